@@ -1,0 +1,1 @@
+"""machdev: the protocol of the virtual Ethernet, generated from the .proto files beside it."""

@@ -1,0 +1,200 @@
+from machdev.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ("network",)
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    def __init__(self, network: _Optional[str] = ...) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("server_version", "uptime_s", "networks", "nodes")
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    NETWORKS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    server_version: str
+    uptime_s: float
+    networks: _containers.RepeatedCompositeFieldContainer[Network]
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    def __init__(self, server_version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., networks: _Optional[_Iterable[_Union[Network, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ...) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("path", "network", "connections")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    network: str
+    connections: int
+    def __init__(self, path: _Optional[str] = ..., network: _Optional[str] = ..., connections: _Optional[int] = ...) -> None: ...
+
+class Network(_message.Message):
+    __slots__ = ("name", "mode", "guard", "mtu_bytes", "subnets", "devices", "opens", "tasks", "pool_frames", "pool_free_frames", "pool_bytes", "pool_free_bytes", "held_reads", "held_writes", "frames", "bytes", "copies_delivered", "drops", "fdb_entries", "fdb_capacity")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    GUARD_FIELD_NUMBER: _ClassVar[int]
+    MTU_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SUBNETS_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    OPENS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    POOL_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    POOL_FREE_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    POOL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    POOL_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HELD_READS_FIELD_NUMBER: _ClassVar[int]
+    HELD_WRITES_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    COPIES_DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
+    FDB_ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    FDB_CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    mode: str
+    guard: str
+    mtu_bytes: int
+    subnets: _containers.RepeatedScalarFieldContainer[str]
+    devices: int
+    opens: int
+    tasks: int
+    pool_frames: int
+    pool_free_frames: int
+    pool_bytes: int
+    pool_free_bytes: int
+    held_reads: int
+    held_writes: int
+    frames: int
+    bytes: int
+    copies_delivered: int
+    drops: _containers.RepeatedCompositeFieldContainer[_types_pb2.DropCount]
+    fdb_entries: int
+    fdb_capacity: int
+    def __init__(self, name: _Optional[str] = ..., mode: _Optional[str] = ..., guard: _Optional[str] = ..., mtu_bytes: _Optional[int] = ..., subnets: _Optional[_Iterable[str]] = ..., devices: _Optional[int] = ..., opens: _Optional[int] = ..., tasks: _Optional[int] = ..., pool_frames: _Optional[int] = ..., pool_free_frames: _Optional[int] = ..., pool_bytes: _Optional[int] = ..., pool_free_bytes: _Optional[int] = ..., held_reads: _Optional[int] = ..., held_writes: _Optional[int] = ..., frames: _Optional[int] = ..., bytes: _Optional[int] = ..., copies_delivered: _Optional[int] = ..., drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., fdb_entries: _Optional[int] = ..., fdb_capacity: _Optional[int] = ...) -> None: ...
+
+class ListDevicesRequest(_message.Message):
+    __slots__ = ("network",)
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    def __init__(self, network: _Optional[str] = ...) -> None: ...
+
+class ListDevicesResponse(_message.Message):
+    __slots__ = ("devices",)
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedCompositeFieldContainer[Device]
+    def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
+
+class Device(_message.Message):
+    __slots__ = ("network", "owner", "name", "mac_address", "addresses", "flags", "mtu_bytes", "opens", "link", "tx_frames", "tx_bytes", "rx_frames", "rx_bytes", "tx_drops", "rx_drops", "held_reads", "held_writes", "rx_slots_used", "stalled")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MAC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    MTU_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OPENS_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    TX_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    TX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RX_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    RX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TX_DROPS_FIELD_NUMBER: _ClassVar[int]
+    RX_DROPS_FIELD_NUMBER: _ClassVar[int]
+    HELD_READS_FIELD_NUMBER: _ClassVar[int]
+    HELD_WRITES_FIELD_NUMBER: _ClassVar[int]
+    RX_SLOTS_USED_FIELD_NUMBER: _ClassVar[int]
+    STALLED_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    owner: str
+    name: str
+    mac_address: bytes
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    flags: int
+    mtu_bytes: int
+    opens: int
+    link: str
+    tx_frames: int
+    tx_bytes: int
+    rx_frames: int
+    rx_bytes: int
+    tx_drops: _containers.RepeatedCompositeFieldContainer[_types_pb2.DropCount]
+    rx_drops: _containers.RepeatedCompositeFieldContainer[_types_pb2.DropCount]
+    held_reads: int
+    held_writes: int
+    rx_slots_used: int
+    stalled: bool
+    def __init__(self, network: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., flags: _Optional[int] = ..., mtu_bytes: _Optional[int] = ..., opens: _Optional[int] = ..., link: _Optional[str] = ..., tx_frames: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_frames: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., tx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., rx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., held_reads: _Optional[int] = ..., held_writes: _Optional[int] = ..., rx_slots_used: _Optional[int] = ..., stalled: _Optional[bool] = ...) -> None: ...
+
+class ListFdbEntriesRequest(_message.Message):
+    __slots__ = ("network",)
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    def __init__(self, network: _Optional[str] = ...) -> None: ...
+
+class ListFdbEntriesResponse(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[FdbEntry]
+    def __init__(self, entries: _Optional[_Iterable[_Union[FdbEntry, _Mapping]]] = ...) -> None: ...
+
+class FdbEntry(_message.Message):
+    __slots__ = ("network", "mac_address", "owner", "device", "is_static", "age_s")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    MAC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    IS_STATIC_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    mac_address: bytes
+    owner: str
+    device: str
+    is_static: bool
+    age_s: float
+    def __init__(self, network: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., owner: _Optional[str] = ..., device: _Optional[str] = ..., is_static: _Optional[bool] = ..., age_s: _Optional[float] = ...) -> None: ...
+
+class WatchEventsRequest(_message.Message):
+    __slots__ = ("network",)
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    def __init__(self, network: _Optional[str] = ...) -> None: ...
+
+class WatchEventsResponse(_message.Message):
+    __slots__ = ("event", "lost")
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    event: Event
+    lost: Lost
+    def __init__(self, event: _Optional[_Union[Event, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ...) -> None: ...
+
+class Lost(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: int
+    def __init__(self, events: _Optional[int] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("unix_time_s", "network", "kind", "owner", "device", "detail", "repetitions")
+    UNIX_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    REPETITIONS_FIELD_NUMBER: _ClassVar[int]
+    unix_time_s: float
+    network: str
+    kind: str
+    owner: str
+    device: str
+    detail: str
+    repetitions: int
+    def __init__(self, unix_time_s: _Optional[float] = ..., network: _Optional[str] = ..., kind: _Optional[str] = ..., owner: _Optional[str] = ..., device: _Optional[str] = ..., detail: _Optional[str] = ..., repetitions: _Optional[int] = ...) -> None: ...
