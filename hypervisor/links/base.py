@@ -1,0 +1,59 @@
+"""What every link owes: the one interface behind which all kernel objects stand.
+
+A link carries whole Ethernet frames without FCS. Where ``vnet_header`` is true, each frame it
+yields or takes starts with a 12-byte virtio_net_hdr_v1 (see :mod:`hypervisor.wire.virtio_net`).
+
+Ownership: frames read belong to the caller; frames written are only borrowed during the call.
+A link is used by one thread for reading and by one (maybe another) for writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class LinkGone(Exception):
+    """The kernel object behind the link is gone or unusable: close it and detach the device.
+
+    The message says what happened in words for an operator.
+    """
+
+
+class Link(Protocol):
+    """A bidirectional carrier of frames: a lent TAP, later a NIC or a guest's socket."""
+
+    #: What it is, for status and events: "tap", "memory".
+    kind: str
+    #: Frames carry a 12-byte offload header, both ways.
+    vnet_header: bool
+    #: Offload bits (hypervisor.wire.virtio_net.Offload) a frame given to write() may need.
+    accepts: int
+
+    def fileno(self) -> int:
+        """Return the descriptor that polls readable when read_burst() would yield frames."""
+        ...
+
+    def read_burst(self, max_frames: int, max_bytes: int) -> list[bytes]:
+        """Return the frames that are there, at most ``max_frames`` and about ``max_bytes``.
+
+        Never blocks; an empty list means there is nothing now. Raises LinkGone.
+        """
+        ...
+
+    def write(self, frame: bytes, header_bytes: int) -> str | None:
+        """Give one frame to the other side; ``header_bytes`` of it are an offload header (0 or 12).
+
+        Returns None when it was taken, else the reason of the drop ("link_down", "link_error").
+        Raises LinkGone. May run the receiver's network stack before it returns.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the kernel object. May block for tens of milliseconds; twice is allowed."""
+        ...
+
+
+#: One frame and the bytes of offload header in front of it.
+Outgoing = tuple[bytes, int]
+Batch = Sequence[Outgoing]
