@@ -26,7 +26,20 @@ if _version_not_supported:
 
 
 class DeviceServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Is the Mach device interface (device.defs, subsystem `device` 2800) for virtual Ethernet devices.
+
+    Each routine is one call. Where device.defs lets the server answer later (`sreplyport`), the
+    call is held: it stays open until the request has completed, and cancelling the call cancels
+    the request. A cancelled read has taken nothing; a cancelled write withdraws the frames that have
+    not been switched yet. Calls that run at the same time have no order among themselves.
+
+    Frames are whole Ethernet frames without FCS: 14 to 14 + MTU bytes, and 4 more for each VLAN tag
+    that the device is allowed.
+
+    Errors of every call, beside its own: MACH_SEND_INVALID_DEST (NOT_FOUND) for a port that is
+    dead, unknown or another task's; MIG_SERVER_DIED (UNAVAILABLE) when the server stops, which also
+    ends held calls. types.proto has the whole table.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -117,100 +130,242 @@ class DeviceServiceStub:
 
 
 class DeviceServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Is the Mach device interface (device.defs, subsystem `device` 2800) for virtual Ethernet devices.
+
+    Each routine is one call. Where device.defs lets the server answer later (`sreplyport`), the
+    call is held: it stays open until the request has completed, and cancelling the call cancels
+    the request. A cancelled read has taken nothing; a cancelled write withdraws the frames that have
+    not been switched yet. Calls that run at the same time have no order among themselves.
+
+    Frames are whole Ethernet frames without FCS: 14 to 14 + MTU bytes, and 4 more for each VLAN tag
+    that the device is allowed.
+
+    Errors of every call, beside its own: MACH_SEND_INVALID_DEST (NOT_FOUND) for a port that is
+    dead, unknown or another task's; MIG_SERVER_DIED (UNAVAILABLE) when the server stops, which also
+    ends held calls. types.proto has the whole table.
+    """
 
     def DeviceOpen(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Opens a device and gives a port to it. device_open, routine 2800 (mode, name), and
+        device_open_new, routine 2806, which has the same arguments.
+
+        Makes the owner's device of that name or finds it; further opens share the device and its
+        state, and each has its own port, mode and slots. Never held. Not idempotent: each call gives
+        another port.
+
+        Errors: D_NO_SUCH_DEVICE (NOT_FOUND) for a name that is not 0 to 127 bytes of [A-Za-z0-9._-];
+        D_ALREADY_OPEN (ALREADY_EXISTS) if either open is exclusive, or both are its stack; D_NO_MEMORY
+        (RESOURCE_EXHAUSTED) at 64 devices or 256 opens of an owner; D_INVALID_OPERATION
+        (INVALID_ARGUMENT) for mode bits that do not exist.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceClose(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Closes a port. device_close, routine 2801 (no arguments).
+
+        Requests held on the port are dropped and its frames freed; the device closes with its last
+        port. Never held. Idempotent: closing it again in the same task succeeds.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceWrite(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Sends one frame. device_write, routine 2802 (mode, recnum, data).
+
+        Held while a receiver that makes progress has no free RX slot, or the pool has no room; after
+        100 ms without progress the copies for that receiver are dropped and counted. With D_NOWAIT it
+        is never held: copies without room are dropped. A frame that nobody receives, or that the guard
+        discards, is counted and still a success with its full length. Cancel the call to withdraw it.
+        Not idempotent: sending again sends another frame.
+
+        Errors: D_INVALID_SIZE (INVALID_ARGUMENT) unless the frame has 14 to 14 + MTU bytes;
+        D_READ_ONLY (PERMISSION_DENIED) on a port opened without D_WRITE; D_DEVICE_DOWN
+        (FAILED_PRECONDITION) when the device is not UP; D_NO_MEMORY (RESOURCE_EXHAUSTED) at 1,024 held
+        requests of an open, 16,384 of a task, or 8 MiB of an open and 32 MiB of an owner.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceWriteInband(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Sends one frame of at most 128 bytes. device_write_inband, routine 2803 (mode, recnum, data).
+
+        Differs from DeviceWrite only in its limit: held, cancelled and refused alike, not idempotent.
+
+        Errors: those of DeviceWrite; MIG_ARRAY_TOO_LARGE (INVALID_ARGUMENT) over 128 bytes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceRead(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Takes the next frame. device_read, routine 2804 (mode, recnum, bytes_wanted).
+
+        Held until there is a frame, without limit of time. With D_NOWAIT it is never held. Reads of
+        one port are served in the order in which the server accepted them. Cancel the call to give up
+        the place in the queue; no frame is lost by it. Not idempotent: a frame is taken once.
+
+        Errors: D_WOULD_BLOCK (ABORTED) with D_NOWAIT when nothing is there; D_INVALID_SIZE
+        (INVALID_ARGUMENT) if the next frame is longer than bytes_wanted, which stays; D_INVALID_OPERATION
+        (INVALID_ARGUMENT) on a port opened without D_READ; D_NO_MEMORY (RESOURCE_EXHAUSTED) at 1,024
+        held requests of an open or 16,384 of a task.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceReadInband(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Takes the next frame if it has at most 128 bytes. device_read_inband, routine 2805 (mode,
+        recnum, bytes_wanted).
+
+        Differs from DeviceRead only in its limit: held, cancelled and refused alike, not idempotent.
+
+        Errors: those of DeviceRead; D_INVALID_SIZE (INVALID_ARGUMENT) if the next frame is longer than
+        128 bytes or bytes_wanted; it stays, and DeviceRead gets it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceWriteVector(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Sends several frames in order. Extension: what Mach's trap device_writev_request and Minix's
+        DL_WRITEV do.
+
+        The whole vector is checked first; one bad element refuses all of it and nothing is sent. The
+        reply comes when the last frame has left its TX slot. Held, cancelled, and with D_NOWAIT not
+        held, like DeviceWrite; cancelling withdraws the frames that have not been switched. Not
+        idempotent. Limits: 1 to 1,024 frames, 3.5 MiB in all.
+
+        Errors: those of DeviceWrite; the message of D_INVALID_SIZE (INVALID_ARGUMENT) names the index
+        of the bad element.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceReadVector(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Takes the frames that are there, at least one. Extension: what Minix's DL_READV does.
+
+        Held until there is a frame, and not until there are max_frames; with D_NOWAIT never. Cancel
+        the call to give up the place in the queue; no frame is lost by it. Not idempotent. Limits: at
+        most 1,024 frames and 3.5 MiB.
+
+        Errors: those of DeviceRead; a frame longer than bytes_wanted ends the vector before it, and
+        is D_INVALID_SIZE (INVALID_ARGUMENT) only if it would be the first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceGetStatus(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Asks the device about itself. device_get_status, routine 2811 (flavor, status).
+
+        Flavors: NET_STATUS 0x6E0001 (7 words: least and largest frame, header format, header size,
+        address size, flags, mapped size), NET_ADDRESS 0x6E0002 (2 words: the MAC, most significant
+        byte first), NET_FLAGS 0x6E0004 (1 word). Never held. Idempotent.
+
+        Errors: D_INVALID_OPERATION (INVALID_ARGUMENT) for another flavor, or fewer than 7 words for
+        NET_STATUS or 2 for NET_ADDRESS; D_INVALID_SIZE (INVALID_ARGUMENT) if status_count is not 1 for
+        NET_FLAGS.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceSetStatus(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Changes the device. device_set_status, routine 2810 (flavor, status).
+
+        NET_FLAGS changes UP, DEBUG, PROMISC and ALLMULTI for every open of the device; PROMISC and
+        NET_ADDRESS only where policy lets the device. Never held. Idempotent.
+
+        Errors: D_INVALID_OPERATION (INVALID_ARGUMENT) for another flavor, other bits, or what policy
+        forbids; D_INVALID_SIZE (INVALID_ARGUMENT) for a wrong number of words; MIG_ARRAY_TOO_LARGE
+        (INVALID_ARGUMENT) over 1,024 words.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceClaim(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Takes an IP address for the device. Extension: in the Hurd nobody asks.
+
+        The claim is a lease of the owner, kept over restarts, that lapses 24 hours after its last use.
+        Never held. Idempotent: claiming one's own address again renews the lease.
+
+        Errors: KERN_INVALID_ARGUMENT (INVALID_ARGUMENT) for text that is no address, or an address
+        outside the network's subnets or not unicast; D_ALREADY_OPEN (ALREADY_EXISTS) if it is
+        another's; D_NO_MEMORY (RESOURCE_EXHAUSTED) at 8 addresses of a device or 32 of an owner.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceUnclaim(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Gives a claimed address back. Extension.
+
+        Never held. Idempotent: an address that the device does not hold is a success.
+
+        Errors: KERN_INVALID_ARGUMENT (INVALID_ARGUMENT) for text that is no address.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceAttach(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Announces that a kernel object will be lent to the server, to carry the device's frames.
+        Extension: the fast way in, with the client out of the data path.
+
+        The call returns a ticket: 32 hex digits, good once, within lifetime_ms, and for the owner who
+        asked. Then the client connects to the node's Unix socket and sends, in one sendmsg, the bytes
+        `machdev-lend/1 TICKET\n` with exactly one descriptor in SCM_RIGHTS. The server answers one
+        line on that socket, `ok\n` or `error CODE REASON message\n`, and closes it. From `ok` on the
+        descriptor is the server's until the port or its task ends; the client may close its own.
+
+        Only on a translator node: a descriptor cannot travel over TCP. Never held. Not idempotent:
+        each call gives another ticket.
+
+        Errors: D_ALREADY_OPEN (ALREADY_EXISTS) if the device has a stack already, which is not this
+        port; D_INVALID_OPERATION (INVALID_ARGUMENT) for an unknown kind; D_READ_ONLY
+        (PERMISSION_DENIED) or D_INVALID_OPERATION if the port was not opened for reading and writing.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceMap(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Would map the device. device_map, routine 2809 (prot, offset, size, unmap).
+
+        Never held. Idempotent.
+
+        Errors: D_INVALID_OPERATION (INVALID_ARGUMENT) always, as from every network device of GNU
+        Mach.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceIntrRegister(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Would deliver a hardware interrupt. device_intr_register, routine 2813 (id, flags,
+        receive_port).
+
+        Never held. Idempotent.
+
+        Errors: D_INVALID_OPERATION (INVALID_ARGUMENT) always, as from every server outside the kernel.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeviceIntrAck(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Would acknowledge a hardware interrupt. device_intr_ack, routine 2814 (receive_port).
+
+        Never held. Idempotent.
+
+        Errors: D_INVALID_OPERATION (INVALID_ARGUMENT) always, as from every server outside the kernel.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -307,7 +462,20 @@ def add_DeviceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeviceService:
-    """Missing associated documentation comment in .proto file."""
+    """Is the Mach device interface (device.defs, subsystem `device` 2800) for virtual Ethernet devices.
+
+    Each routine is one call. Where device.defs lets the server answer later (`sreplyport`), the
+    call is held: it stays open until the request has completed, and cancelling the call cancels
+    the request. A cancelled read has taken nothing; a cancelled write withdraws the frames that have
+    not been switched yet. Calls that run at the same time have no order among themselves.
+
+    Frames are whole Ethernet frames without FCS: 14 to 14 + MTU bytes, and 4 more for each VLAN tag
+    that the device is allowed.
+
+    Errors of every call, beside its own: MACH_SEND_INVALID_DEST (NOT_FOUND) for a port that is
+    dead, unknown or another task's; MIG_SERVER_DIED (UNAVAILABLE) when the server stops, which also
+    ends held calls. types.proto has the whole table.
+    """
 
     @staticmethod
     def DeviceOpen(request,

@@ -26,7 +26,12 @@ if _version_not_supported:
 
 
 class NetworkServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Shows what the server and its networks are doing. It changes nothing.
+
+    Everybody sees the networks of the node he came through and what is his own; the server's
+    operator (its own uid, or root) sees everything. device.defs has nothing like it: every call is
+    an extension. Counters count since the server started and never go back.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -57,28 +62,55 @@ class NetworkServiceStub:
 
 
 class NetworkServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Shows what the server and its networks are doing. It changes nothing.
+
+    Everybody sees the networks of the node he came through and what is his own; the server's
+    operator (its own uid, or root) sees everything. device.defs has nothing like it: every call is
+    an extension. Counters count since the server started and never go back.
+    """
 
     def GetStatus(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Shows the server, its networks and its nodes. Extension.
+
+        Never held. Idempotent.
+
+        Errors: D_NO_SUCH_DEVICE (NOT_FOUND) for a network that does not exist or is not shown to the
+        caller; MIG_SERVER_DIED (UNAVAILABLE) when the server stops.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDevices(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists devices: the caller's own, or everybody's for the operator. Extension.
+
+        Never held. Idempotent.
+
+        Errors: those of GetStatus.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFdbEntries(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists forwarding entries: of the caller's devices, or all for the operator. Extension.
+
+        Never held. Idempotent. A network in hub mode has none.
+
+        Errors: those of GetStatus.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvents(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Streams what happens from now on, until the call is cancelled. Extension.
+
+        A reader that is too slow loses events and is told how many, in the place where they are
+        missing; it never slows the network. Idempotent. Cancel the call to end it.
+
+        Errors: those of GetStatus; D_NO_MEMORY (RESOURCE_EXHAUSTED) if too many watch already.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -115,7 +147,12 @@ def add_NetworkServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NetworkService:
-    """Missing associated documentation comment in .proto file."""
+    """Shows what the server and its networks are doing. It changes nothing.
+
+    Everybody sees the networks of the node he came through and what is his own; the server's
+    operator (its own uid, or root) sees everything. device.defs has nothing like it: every call is
+    an extension. Counters count since the server started and never go back.
+    """
 
     @staticmethod
     def GetStatus(request,

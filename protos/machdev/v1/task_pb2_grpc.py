@@ -26,7 +26,21 @@ if _version_not_supported:
 
 
 class TaskServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Gives a client a task: what holds its ports, and whose death returns everything it held.
+
+    It stands for the Mach task. Device ports live in a task; when the task ends they die with it:
+    filters go, held requests are dropped, frames are freed, lent descriptors are closed, and a
+    device closes with its last port.
+
+    A client attaches once, keeps the stream open, and sends the token it was given as metadata
+    `machdev-task` with every other call. A call without that metadata belongs to the implicit task
+    of its connection, which dies with the connection. Implicit tasks are for scripts of ten lines:
+    gRPC runtimes close a connection that has been idle for about 30 minutes, and two channels to
+    one node may share a connection, hence a task. Whoever keeps ports should attach.
+
+    Who the caller is, is not his to say: on a translator node (a Unix socket) it is his effective
+    uid when he connected, elsewhere the subject of his certificate.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -42,10 +56,33 @@ class TaskServiceStub:
 
 
 class TaskServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Gives a client a task: what holds its ports, and whose death returns everything it held.
+
+    It stands for the Mach task. Device ports live in a task; when the task ends they die with it:
+    filters go, held requests are dropped, frames are freed, lent descriptors are closed, and a
+    device closes with its last port.
+
+    A client attaches once, keeps the stream open, and sends the token it was given as metadata
+    `machdev-task` with every other call. A call without that metadata belongs to the implicit task
+    of its connection, which dies with the connection. Implicit tasks are for scripts of ten lines:
+    gRPC runtimes close a connection that has been idle for about 30 minutes, and two channels to
+    one node may share a connection, hence a task. Whoever keeps ports should attach.
+
+    Who the caller is, is not his to say: on a translator node (a Unix socket) it is his effective
+    uid when he connected, elsewhere the subject of his certificate.
+    """
 
     def Attach(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes a task that lives as long as this stream. Extension: in Mach the kernel knows the task.
+
+        The first message carries the token; no other follows until the stream ends. Cancelling the
+        call, closing the channel or the death of the process ends the task. Not idempotent: each
+        call makes a task.
+
+        Errors: D_NO_MEMORY (RESOURCE_EXHAUSTED) if the owner has 64 tasks already; MIG_SERVER_DIED
+        (UNAVAILABLE) when the server stops. A token that is unknown, dead or another owner's fails
+        the call that carries it with MACH_SEND_INVALID_DEST (NOT_FOUND).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -67,7 +104,21 @@ def add_TaskServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TaskService:
-    """Missing associated documentation comment in .proto file."""
+    """Gives a client a task: what holds its ports, and whose death returns everything it held.
+
+    It stands for the Mach task. Device ports live in a task; when the task ends they die with it:
+    filters go, held requests are dropped, frames are freed, lent descriptors are closed, and a
+    device closes with its last port.
+
+    A client attaches once, keeps the stream open, and sends the token it was given as metadata
+    `machdev-task` with every other call. A call without that metadata belongs to the implicit task
+    of its connection, which dies with the connection. Implicit tasks are for scripts of ten lines:
+    gRPC runtimes close a connection that has been idle for about 30 minutes, and two channels to
+    one node may share a connection, hence a task. Whoever keeps ports should attach.
+
+    Who the caller is, is not his to say: on a translator node (a Unix socket) it is his effective
+    uid when he connected, elsewhere the subject of his certificate.
+    """
 
     @staticmethod
     def Attach(request,
