@@ -1,0 +1,226 @@
+"""Interfaces, addresses and routes of the network namespace this thread is in.
+
+A thin, typed door to pyroute2, which no other module imports. Each :class:`Netlink` opens its own
+socket (and, inside pyroute2, an event loop that runs in the calling thread only: no thread is
+started), so use it after ``unshare`` and within one thread::
+
+    with Netlink() as net:
+        net.set_up("lo")
+        net.set_mtu("eth0", 1500)
+        net.add_address("eth0", IPv4Interface("10.0.0.1/24"))
+
+Every method raises :class:`NetlinkFailure` saying what was asked and what the kernel answered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from socket import AF_INET, AF_INET6
+from types import TracebackType
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_IFF_UP = 0x1
+_IFF_LOWER_UP = 0x10000
+_IFA_F_NODAD = 0x02
+_IN6_ADDR_GEN_MODE_EUI64 = 0
+
+
+class NetlinkFailure(OSError):
+    """The kernel refused; ``str()`` says what was asked of which interface and why not."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStats:
+    """Counters of an interface, as ``ip -s link`` shows them."""
+
+    rx_packets: int
+    rx_bytes: int
+    rx_dropped: int
+    rx_errors: int
+    tx_packets: int
+    tx_bytes: int
+    tx_dropped: int
+    tx_errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFacts:
+    """One interface: ``up`` is the administrator's wish, ``carrier`` whether frames can pass."""
+
+    index: int
+    name: str
+    mac: bytes
+    mtu_bytes: int
+    up: bool
+    carrier: bool
+    stats: LinkStats
+
+
+class Netlink:
+    """A routing socket in the current network namespace; a context manager."""
+
+    def __init__(self) -> None:
+        self._route = IPRoute()
+
+    def __enter__(self) -> Netlink:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; twice is allowed."""
+        self._route.close()
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def links(self) -> list[LinkFacts]:
+        """Return every interface of the namespace, by index."""
+        with _asking("list the interfaces"):
+            return [_facts(message) for message in self._route.get_links()]
+
+    def link(self, name: str) -> LinkFacts:
+        """Return the interface ``name``."""
+        with _asking(f"look at interface {name}"):
+            return _facts(next(iter(self._route.link("get", ifname=name))))
+
+    def stats(self, name: str) -> LinkStats:
+        """Return the counters of interface ``name``."""
+        return self.link(name).stats
+
+    def addresses(self, name: str) -> list[IPInterface]:
+        """Return the addresses of interface ``name`` with their prefix lengths."""
+        index = self._index(name)
+        with _asking(f"list the addresses of {name}"):
+            return [
+                ipaddress.ip_interface(
+                    f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}"
+                    f"/{message['prefixlen']}"
+                )
+                for message in self._route.get_addr(index=index)
+            ]
+
+    # --- changing -----------------------------------------------------------------------------
+
+    def set_up(self, name: str) -> None:
+        """Set the interface's administrative state to up."""
+        self._set(name, "set up", state="up")
+
+    def set_down(self, name: str) -> None:
+        """Set the interface's administrative state to down: its addresses of IPv6 go."""
+        self._set(name, "set down", state="down")
+
+    def set_mtu(self, name: str, mtu_bytes: int) -> None:
+        """Set the largest IP packet the interface takes, in bytes."""
+        self._set(name, f"set an MTU of {mtu_bytes} bytes on", mtu=mtu_bytes)
+
+    def set_mac(self, name: str, mac: bytes) -> None:
+        """Set the interface's 6-byte MAC address."""
+        text = mac.hex(":")
+        self._set(name, f"set the MAC address {text} on", address=text)
+
+    def set_eui64(self, name: str) -> None:
+        """Make IPv6 addresses from the MAC (RFC 4291 appendix A), not from a secret.
+
+        Call it before :meth:`set_up`: the link-local address is made then.
+        """
+        mode = {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_EUI64]]}
+        family = {"attrs": [["AF_INET6", mode]]}
+        self._set(name, "choose EUI-64 addresses on", IFLA_AF_SPEC=family)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Rename an interface that is down."""
+        self._set(name, f"rename to {new_name}", ifname=new_name)
+
+    def add_address(self, name: str, address: IPInterface, *, nodad: bool = True) -> None:
+        """Add an address with its prefix.
+
+        IPv6 addresses are usable at once with ``nodad``: without it they are tentative for a second
+        or more, while duplicate address detection (RFC 4862) listens.
+        """
+        index = self._index(name)
+        options: dict[str, Any] = {}
+        if address.version == 6 and nodad:
+            options["flags"] = _IFA_F_NODAD
+        with _asking(f"add the address {address} to {name}"):
+            self._route.addr(
+                "add",
+                index=index,
+                family=AF_INET if address.version == 4 else AF_INET6,
+                address=str(address.ip),
+                prefixlen=address.network.prefixlen,
+                **options,
+            )
+
+    def remove_address(self, name: str, address: IPInterface) -> None:
+        """Remove an address."""
+        index = self._index(name)
+        with _asking(f"remove the address {address} from {name}"):
+            self._route.addr(
+                "del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen
+            )
+
+    def add_default_route(self, name: str, gateway: IPAddress) -> None:
+        """Send what has no other route to ``gateway``, which must be on the link of ``name``."""
+        index = self._index(name)
+        with _asking(f"route everything through {gateway} on {name}"):
+            self._route.route(
+                "add",
+                family=AF_INET if gateway.version == 4 else AF_INET6,
+                dst="default",
+                gateway=str(gateway),
+                oif=index,
+            )
+
+    def remove_link(self, name: str) -> None:
+        """Delete an interface (``ip link del``)."""
+        index = self._index(name)
+        with _asking(f"delete interface {name}"):
+            self._route.link("del", index=index)
+
+    def _index(self, name: str) -> int:
+        with _asking(f"find interface {name}"):
+            return int(next(iter(self._route.link("get", ifname=name)))["index"])
+
+    def _set(self, name: str, what: str, **attributes: Any) -> None:
+        index = self._index(name)
+        with _asking(f"{what} interface {name}"):
+            self._route.link("set", index=index, **attributes)
+
+
+@contextmanager
+def _asking(what: str) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        reason = os.strerror(error.code)
+        raise NetlinkFailure(error.code, f"cannot {what}: {reason}") from None
+
+
+def _facts(message: Any) -> LinkFacts:
+    counters = message.get_attr("IFLA_STATS64") or message.get_attr("IFLA_STATS") or {}
+    names = LinkStats.__slots__
+    return LinkFacts(
+        index=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        mac=bytes.fromhex((message.get_attr("IFLA_ADDRESS") or "").replace(":", "")),
+        mtu_bytes=message.get_attr("IFLA_MTU"),
+        up=bool(message["flags"] & _IFF_UP),
+        carrier=bool(message["flags"] & _IFF_LOWER_UP),
+        stats=LinkStats(*(counters.get(name, 0) for name in names)),
+    )
