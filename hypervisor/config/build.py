@@ -1,0 +1,211 @@
+"""The whole configuration: sources laid over each other, defaults filled in, everything judged.
+
+Flags win over the file, setting by setting: ``--network lan,mtu=9000`` changes the MTU of the
+file's network "lan" and leaves the rest of it; a name that the file has not is a new network.
+Translators go by path likewise. ``--guard`` and ``--mac-scheme`` win over what the file says for
+any network, and lose against the same setting inside a ``--network``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hypervisor.config.checks import check_devices, check_networks, check_translators
+from hypervisor.config.files import read_file
+from hypervisor.config.flags import FlagValues, read_flags
+from hypervisor.config.model import (
+    DEFAULT_NETWORK,
+    DeviceConfig,
+    ListenConfig,
+    NetworkConfig,
+    ServerConfig,
+    TranslatorConfig,
+)
+from hypervisor.config.places import current_places
+from hypervisor.config.problems import Origin, Problems, closest
+from hypervisor.config.tables import Draft, Setting, Table
+
+_DEFAULTS = Origin("the defaults")
+# Settings of the server that are defaults for its networks.
+_SHARED = ("guard", "mac_scheme")
+
+
+def load_config(
+    path: Path | None, flags: FlagValues, inherited: Mapping[Path, str] | None = None
+) -> ServerConfig:
+    """Read a file (None: no file) and flags into a configuration.
+
+    ``inherited`` are the nodes that a service manager has made already, each with the name it
+    gave (a network's name says which network is meant). Those that nothing configures are added,
+    and with any the default node is left out. Raises ConfigError with every mistake found.
+    """
+    problems = Problems()
+    above = read_flags(flags, problems)
+    below = read_file(path, problems) if path is not None else Draft(Table(_DEFAULTS))
+    node, state = current_places()
+    return build_config(above, below, node, state, problems, inherited)
+
+
+def build_config(
+    above: Draft,
+    below: Draft,
+    default_node: Path,
+    default_state: Path,
+    problems: Problems,
+    inherited: Mapping[Path, str] | None = None,
+) -> ServerConfig:
+    """Lay ``above`` over ``below`` and the defaults, and judge the whole; raises ConfigError.
+
+    ``problems`` holds what reading the drafts found; more is added before it is raised.
+    """
+    networks = _networks(above, below, problems)
+    names = [str(table.value("name")) for table in networks]
+    translators = _overlay(above.translators, below.translators, "path", problems)
+    _add_inherited(translators, inherited or {}, names)
+    if not translators:
+        origin = above.server.origin
+        translators = [Table(origin, {"path": Setting(default_node, origin)})]
+    devices = list(below.devices)
+    listen = (above.listen or below.listen)[:1]
+    for what, tables in (("node", translators), ("device", devices), ("listener", listen)):
+        for table in tables:
+            _settle_network(table, what, names, problems)
+    server = above.server.over(below.server)
+    _check_listener(server, listen, problems)
+    check_networks(networks, problems)
+    check_translators(translators, problems)
+    check_devices(devices, networks, problems)
+    problems.raise_if_any()
+    return _frozen(server, networks, translators, devices, listen, default_state)
+
+
+def _networks(above: Draft, below: Draft, problems: Problems) -> list[Table]:
+    """Return all networks, or the default one, with what the server says for all filled in."""
+    _need(above.networks + below.networks, "network", "name", problems)
+    upper = _unique(above.networks, "name", problems)
+    lower = _unique(below.networks, "name", problems)
+    shared_below = _shared(below.server)
+    lower = {name: table.over(shared_below) for name, table in lower.items()}
+    shared_above = _shared(above.server)
+    networks = {name: shared_above.over(table) for name, table in lower.items()}
+    for name, table in upper.items():
+        networks[name] = table.over(networks.get(name, shared_above.over(shared_below)))
+    if not networks:
+        origin = above.server.origin
+        table = Table(origin, {"name": Setting(DEFAULT_NETWORK, origin)})
+        networks[DEFAULT_NETWORK] = table.over(shared_above.over(shared_below))
+    return list(networks.values())
+
+
+def _shared(server: Table) -> Table:
+    settings = {key: value for key, value in server.settings.items() if key in _SHARED}
+    return Table(server.origin, settings)
+
+
+def _overlay(
+    above: Sequence[Table], below: Sequence[Table], key: str, problems: Problems
+) -> list[Table]:
+    _need(below, "translator", key, problems)
+    merged: dict[Any, Table] = _unique(below, key, problems)
+    for value, table in _unique(above, key, problems).items():
+        merged[value] = table.over(merged[value]) if value in merged else table
+    return list(merged.values())
+
+
+def _add_inherited(
+    translators: list[Table], inherited: Mapping[Path, str], names: Sequence[str]
+) -> None:
+    known = {table.value("path") for table in translators}
+    for path, name in inherited.items():
+        if path not in known:
+            origin = Origin(f"inherited socket {path}")
+            table = Table(origin, {"path": Setting(path, origin)})
+            if name in names:
+                table.settings["network"] = Setting(name, origin)
+            translators.append(table)
+
+
+def _need(tables: Sequence[Table], what: str, key: str, problems: Problems) -> None:
+    for table in tables:
+        if key not in table.settings:
+            problems.add(table.origin, f'this {what} has no "{key}"')
+
+
+def _unique(tables: Sequence[Table], key: str, problems: Problems) -> dict[Any, Table]:
+    """Return tables by the value of a key; tables without it are left out, second ones named."""
+    unique: dict[Any, Table] = {}
+    for table in tables:
+        value = table.value(key)
+        if value is None:
+            continue
+        if value in unique:
+            problems.add(table.where(key), f'"{value}" is also at {unique[value].where(key)}')
+        else:
+            unique[value] = table
+    return unique
+
+
+def _settle_network(table: Table, what: str, names: Sequence[str], problems: Problems) -> None:
+    """See that a table names a network that there is; one network needs no naming."""
+    name = table.value("network")
+    if name is not None and name not in names:
+        problems.add(table.where("network"), f'there is no network "{name}"', closest(name, names))
+    elif name is None and len(names) == 1:
+        table.settings["network"] = Setting(names[0], table.origin)
+    elif name is None:
+        choices = " or ".join(f"network={one}" for one in names)
+        problems.add(table.origin, f"this {what} names none of several networks", f"add {choices}")
+
+
+def _check_listener(server: Table, listen: Sequence[Table], problems: Problems) -> None:
+    insecure = bool(server.value("insecure_loopback"))
+    if listen and not insecure:
+        problems.add(
+            listen[0].origin,
+            "TCP without TLS lets every local user in as one owner",
+            "add --insecure-loopback if that is what you want",
+        )
+    elif insecure and not listen:
+        problems.add(
+            server.where("insecure_loopback"),
+            "nothing listens on TCP",
+            "add --listen 127.0.0.1:7331, or leave --insecure-loopback out",
+        )
+
+
+def _frozen(
+    server: Table,
+    networks: Sequence[Table],
+    translators: Sequence[Table],
+    devices: Sequence[Table],
+    listen: Sequence[Table],
+    default_state: Path,
+) -> ServerConfig:
+    return ServerConfig(
+        translators=tuple(_translator(table) for table in translators),
+        networks=_each(NetworkConfig, networks),
+        state=server.value("state") or default_state,
+        devices=_each(DeviceConfig, devices),
+        listen=_listener(listen[0]) if listen else None,
+        insecure_loopback=bool(server.value("insecure_loopback")),
+        log_format=server.value("log_format") or "text",
+        ready_fd=server.value("ready_fd"),
+    )
+
+
+def _each(make: Callable[..., Any], tables: Sequence[Table]) -> tuple[Any, ...]:
+    return tuple(make(**table.values()) for table in tables)
+
+
+def _translator(table: Table) -> TranslatorConfig:
+    """Fill in the mode: a node given to a group is for that group."""
+    values = table.values()
+    values.setdefault("mode", 0o660 if "group" in values else 0o600)
+    return TranslatorConfig(**values)
+
+
+def _listener(table: Table) -> ListenConfig:
+    host, port = table.value("endpoint")
+    return ListenConfig(host, port, table.value("network"))

@@ -1,0 +1,316 @@
+"""What a value may be: one :class:`Kind` for each sort of setting.
+
+A kind reads the value that TOML gives (typed) or the text of a flag, and raises
+:class:`BadValue` with a sentence and a hint. Reading is pure but for users and groups, which are
+looked up by name.
+"""
+
+from __future__ import annotations
+
+import grp
+import ipaddress
+import json
+import math
+import os
+import pwd
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypervisor.config.model import Address, Subnet
+from hypervisor.config.problems import closest
+
+#: A peer with this uid is a stranger to the server's user namespace (kernel overflowuid).
+OVERFLOW_UID = 65_534
+_MAX_ID = 2**32 - 2
+
+_NETWORK_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}")
+_DEVICE_NAME = re.compile(r"[A-Za-z0-9._-]{1,127}")
+_MAC = re.compile(r"[0-9a-fA-F]{1,2}(?:[:-][0-9a-fA-F]{1,2}){5}")
+_OCTAL = re.compile(r"(?:0o?)?[0-7]{3}")
+
+
+class BadValue(ValueError):
+    """A value that its kind refuses; ``hint`` says what to write instead, if that is known."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one sort of value is read. ``many`` means a list of them (a repeated flag)."""
+
+    read: Callable[[object], Any]
+    from_text: Callable[[str], object] = str
+    many: bool = False
+
+
+def shown(value: object) -> str:
+    """Write a value as TOML would, shortened, so that the reader recognises it."""
+    if isinstance(value, str | bool | int | float):
+        text = json.dumps(value, ensure_ascii=False)
+    elif isinstance(value, dict):
+        text = "a table"
+    elif isinstance(value, list):
+        text = "an array"
+    else:
+        text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        hint = f'write it in quotes: "{value}"' if isinstance(value, int) else ""
+        raise BadValue(f"{shown(value)} is not {what}", hint)
+    if "\0" in value:
+        raise BadValue(f"{shown(value)} holds a NUL byte")
+    return value
+
+
+def _integer_text(text: str) -> object:
+    """Return the number that the text is, else the text, for :func:`integer` to refuse."""
+    return int(text) if re.fullmatch(r"[+-]?[0-9]{1,19}", text) else text
+
+
+def integer(low: int, high: int) -> Kind:
+    """A whole number from ``low`` to ``high``."""
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            quoted = isinstance(value, str) and value.isdigit()
+            raise BadValue(
+                f"{shown(value)} is not a whole number from {low} to {high}",
+                "leave out the quotes" if quoted else "",
+            )
+        if not low <= value <= high:
+            raise BadValue(f"{shown(value)} is not between {low} and {high}")
+        return value
+
+    return Kind(read, _integer_text)
+
+
+def _seconds_text(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def seconds(low: float, high: float) -> Kind:
+    """A duration in seconds from ``low`` to ``high``."""
+
+    def read(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            raise BadValue(f"{shown(value)} is not a number of seconds from {low} to {high}")
+        if not low <= value <= high:
+            raise BadValue(f"{shown(value)} is not between {low} and {high} seconds")
+        return float(value)
+
+    return Kind(read, _seconds_text)
+
+
+def _truth_text(text: str) -> object:
+    return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text)
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadValue(f"{shown(value)} is not true or false", "write true or false, no quotes")
+    return value
+
+
+def word(*choices: str) -> Kind:
+    """One of some words."""
+
+    def read(value: object) -> str:
+        if value not in choices:
+            raise BadValue(
+                f"{shown(value)} is not one of {', '.join(choices)}", closest(str(value), choices)
+            )
+        return str(value)
+
+    return Kind(read)
+
+
+def _path(value: object) -> Path:
+    text = _text(value, "a path")
+    if not text.startswith("/"):
+        hint = "write out your home directory" if text.startswith("~") else ""
+        raise BadValue(f"{shown(value)} is not an absolute path", hint or "begin it with /")
+    return Path(os.path.normpath(text))
+
+
+def _path_text(text: str) -> object:
+    """Make a path of a flag absolute; ``~`` is left to the shell."""
+    return os.path.abspath(text) if text and not text.startswith("~") else text
+
+
+def _network_name(value: object) -> str:
+    text = _text(value, "a network's name")
+    if not _NETWORK_NAME.fullmatch(text):
+        raise BadValue(
+            f"{shown(value)} is not a network's name",
+            "use 1 to 63 of A-Z a-z 0-9 . _ - and do not begin with a dot",
+        )
+    return text
+
+
+def _device_name(value: object) -> str:
+    text = _text(value, "a device's name")
+    if not _DEVICE_NAME.fullmatch(text):
+        raise BadValue(
+            f"{shown(value)} is not a device's name", "use 1 to 127 of A-Z a-z 0-9 . _ -"
+        )
+    return text
+
+
+def _mac(value: object) -> bytes:
+    text = _text(value, "a MAC address")
+    if not _MAC.fullmatch(text):
+        raise BadValue(f"{shown(value)} is not a MAC address", 'write it as "52:54:00:12:34:56"')
+    mac = bytes(int(part, 16) for part in re.split("[:-]", text))
+    if mac[0] & 1:
+        raise BadValue(
+            f"{shown(value)} is a group address, which no device can have",
+            f'clear the lowest bit of the first byte: "{mac[0] & 0xFE:02x}:..."',
+        )
+    if not any(mac):
+        raise BadValue(f"{shown(value)} is nobody's address", "leave mac out to have one made")
+    return mac
+
+
+def _subnet(value: object) -> Subnet:
+    text = _text(value, "a subnet")
+    if "/" not in text:
+        raise BadValue(f"{shown(value)} has no prefix length", f'write for example "{text}/24"')
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        try:
+            exact = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise BadValue(
+                f"{shown(value)} is not a subnet", 'write for example "10.0.0.0/24" or "fd00::/64"'
+            ) from error
+        raise BadValue(
+            f"{shown(value)} has bits set behind its prefix", f'did you mean "{exact}"?'
+        ) from error
+
+
+def _address(value: object) -> Address:
+    text = _text(value, "an IP address")
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError as error:
+        if "/" in text:
+            raise BadValue(
+                f"{shown(value)} has a prefix length",
+                f'write the address alone: "{text.partition("/")[0]}"',
+            ) from error
+        raise BadValue(f"{shown(value)} is not an IPv4 or IPv6 address") from error
+    if what := _unusable(address):
+        raise BadValue(f"{shown(value)} is {what}, which no device can have")
+    return address
+
+
+def _unusable(address: Address) -> str:
+    """Say why no device may have the address, "" if one may (semantics of claims)."""
+    if address.is_unspecified or (address.version == 4 and address.packed[0] == 0):
+        return "the unspecified address"
+    if address.is_multicast:
+        return "a multicast address"
+    if address.is_loopback:
+        return "a loopback address"
+    if address.is_link_local:
+        return "a link-local address"
+    if address.version == 4 and address.packed[0] >= 240:
+        return "a reserved address"
+    if address.version == 6 and address.ipv4_mapped is not None:
+        return "an IPv4 address in disguise"
+    return ""
+
+
+def _number(value: object, look_up: Callable[[str], int], what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise BadValue(f"{shown(value)} is not a {what}'s name or number")
+    if isinstance(value, str) and not value.isdigit():
+        try:
+            return look_up(value)
+        except (KeyError, ValueError) as error:
+            raise BadValue(f"there is no {what} {shown(value)} on this machine") from error
+    number = int(value)
+    if not 0 <= number <= _MAX_ID:
+        raise BadValue(f"{shown(value)} is not between 0 and {_MAX_ID}")
+    return number
+
+
+def _user(value: object) -> int:
+    return _number(value, lambda name: pwd.getpwnam(name).pw_uid, "user")
+
+
+def _group(value: object) -> int:
+    return _number(value, lambda name: grp.getgrnam(name).gr_gid, "group")
+
+
+def _owner(value: object) -> str:
+    if value == "tcp:loopback":
+        return "tcp:loopback"
+    if isinstance(value, str):
+        value = value.removeprefix("uid:")
+    uid = _user(value)
+    if uid == OVERFLOW_UID:
+        raise BadValue(
+            f"{shown(value)} is uid {OVERFLOW_UID}, which stands for strangers and owns nothing"
+        )
+    return f"uid:{uid}"
+
+
+def _mode(value: object) -> int:
+    if not isinstance(value, str) or not _OCTAL.fullmatch(value):
+        raise BadValue(f"{shown(value)} is not a file mode", 'write it in octal: "0660"')
+    mode = int(value.removeprefix("0o"), 8)
+    if not mode & 0o222:
+        raise BadValue(
+            f"{shown(value)} lets nobody connect", 'connecting needs the write bit: "0660"'
+        )
+    return mode
+
+
+def _endpoint(value: object) -> tuple[str, int]:
+    """Read HOST:PORT, HOST a loopback address or "localhost"."""
+    text = _text(value, "HOST:PORT")
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
+        raise BadValue(f"{shown(value)} is not HOST:PORT", 'write for example "127.0.0.1:7331"')
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError as error:
+        raise BadValue(
+            f"{shown(value)} names a host that is no address", 'write "127.0.0.1" or "[::1]"'
+        ) from error
+    if not address.is_loopback:
+        raise BadValue(
+            f"{shown(value)} is not on loopback, and TCP without TLS goes nowhere else",
+            'use "127.0.0.1" or "[::1]", and a tunnel for other machines',
+        )
+    return str(address), int(port)
+
+
+TRUTH = Kind(_truth, _truth_text)
+PATH = Kind(_path, _path_text)
+NETWORK_NAME = Kind(_network_name)
+DEVICE_NAME = Kind(_device_name)
+MAC = Kind(_mac)
+SUBNETS = Kind(_subnet, many=True)
+ADDRESSES = Kind(_address, many=True)
+USER = Kind(_user)
+GROUP = Kind(_group)
+OWNER = Kind(_owner)
+FILE_MODE = Kind(_mode)
+ENDPOINT = Kind(_endpoint)

@@ -1,0 +1,93 @@
+"""The frozen result of configuration: what a server is asked to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Literal
+
+Address = IPv4Address | IPv6Address
+Subnet = IPv4Network | IPv6Network
+
+NetworkMode = Literal["hub", "switch"]
+GuardPreset = Literal["mac", "off"]
+MacScheme = Literal["keyed", "hurd"]
+LogFormat = Literal["text", "json"]
+
+#: The name of the network that a server holds when none is configured.
+DEFAULT_NETWORK = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class TranslatorConfig:
+    """A node that clients connect to, and the network behind it.
+
+    ``owner`` and ``group`` are numbers, None to leave them the server's; ``mode`` are the
+    permission bits (connecting needs the write bit).
+    """
+
+    path: Path
+    owner: int | None = None
+    group: int | None = None
+    mode: int = 0o600
+    network: str = DEFAULT_NETWORK
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """One virtual Ethernet. ``mtu`` counts the bytes of IP; slots are per open."""
+
+    name: str = DEFAULT_NETWORK
+    mode: NetworkMode = "switch"
+    mtu: int = 1500
+    subnets: tuple[Subnet, ...] = ()
+    guard: GuardPreset = "mac"
+    mac_scheme: MacScheme = "keyed"
+    pool_frames: int = 16_384
+    pool_bytes: int = 256 * 2**20
+    tx_slots: int = 256
+    rx_slots: int = 1_024
+    rx_bytes: int = 4 * 2**20
+    hold_timeout_s: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """Policy for one device, whether it is open or not.
+
+    ``owner`` is written as the server writes owners ("uid:1000"); ``mac`` is 6 bytes, None for
+    the one made by the network's scheme. A trunk may send from any MAC; the lent TAP of a trusted
+    owner is written to without a thread of its own.
+    """
+
+    owner: str
+    name: str
+    network: str = DEFAULT_NETWORK
+    mac: bytes | None = None
+    addresses: tuple[Address, ...] = ()
+    trunk: bool = False
+    trusted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListenConfig:
+    """A TCP listener on loopback; ``host`` is a literal address."""
+
+    host: str
+    port: int
+    network: str = DEFAULT_NETWORK
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Everything `hypervisor serve` needs to know; made by :func:`~hypervisor.config.build`."""
+
+    translators: tuple[TranslatorConfig, ...]
+    networks: tuple[NetworkConfig, ...]
+    state: Path
+    devices: tuple[DeviceConfig, ...] = ()
+    listen: ListenConfig | None = None
+    insecure_loopback: bool = False
+    log_format: LogFormat = "text"
+    ready_fd: int | None = None

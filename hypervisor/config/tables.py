@@ -1,0 +1,198 @@
+"""Which keys a table has, and settings that remember where they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypervisor.config import kinds
+from hypervisor.config.kinds import BadValue, Kind, shown
+from hypervisor.config.problems import Origin, Problems, closest
+
+# What `key=value` calls a key, where that differs: `subnet=` is written once for each subnet.
+_SINGULAR = {"subnets": "subnet", "addresses": "address"}
+
+#: Largest MTU: a TAP's, 65,535 bytes less the Ethernet header.
+MAX_MTU = 65_521
+
+#: Bounds of slots and pool. A 14-byte header is the least a frame can be.
+MAX_SLOTS = 65_536
+MAX_POOL_FRAMES = 2**20
+MAX_POOL_BYTES = 2**36
+
+NETWORK_KEYS: Mapping[str, Kind] = {
+    "name": kinds.NETWORK_NAME,
+    "mode": kinds.word("hub", "switch"),
+    "mtu": kinds.integer(68, MAX_MTU),
+    "subnets": kinds.SUBNETS,
+    "guard": kinds.word("mac", "off"),
+    "mac_scheme": kinds.word("keyed", "hurd"),
+    "pool_frames": kinds.integer(2, MAX_POOL_FRAMES),
+    "pool_bytes": kinds.integer(4_096, MAX_POOL_BYTES),
+    "tx_slots": kinds.integer(1, MAX_SLOTS),
+    "rx_slots": kinds.integer(1, MAX_SLOTS),
+    "rx_bytes": kinds.integer(1_024, MAX_POOL_BYTES),
+    "hold_timeout_s": kinds.seconds(0.001, 60.0),
+}
+TRANSLATOR_KEYS: Mapping[str, Kind] = {
+    "path": kinds.PATH,
+    "owner": kinds.USER,
+    "group": kinds.GROUP,
+    "mode": kinds.FILE_MODE,
+    "network": kinds.NETWORK_NAME,
+}
+DEVICE_KEYS: Mapping[str, Kind] = {
+    "owner": kinds.OWNER,
+    "name": kinds.DEVICE_NAME,
+    "network": kinds.NETWORK_NAME,
+    "mac": kinds.MAC,
+    "addresses": kinds.ADDRESSES,
+    "trunk": kinds.TRUTH,
+    "trusted": kinds.TRUTH,
+}
+LISTEN_KEYS: Mapping[str, Kind] = {"endpoint": kinds.ENDPOINT, "network": kinds.NETWORK_NAME}
+SERVER_KEYS: Mapping[str, Kind] = {
+    "guard": NETWORK_KEYS["guard"],
+    "mac_scheme": NETWORK_KEYS["mac_scheme"],
+    "insecure_loopback": kinds.TRUTH,
+    "state": kinds.PATH,
+    "log_format": kinds.word("text", "json"),
+    "ready_fd": kinds.integer(0, 2**31 - 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value that was read, and where it was written; ``items`` are the places of a list's."""
+
+    value: Any
+    origin: Origin
+    items: tuple[Origin, ...] = ()
+
+
+@dataclass(slots=True)
+class Table:
+    """Settings of one network, translator, device or of the server, by key."""
+
+    origin: Origin
+    settings: dict[str, Setting] = field(default_factory=dict)
+
+    def value(self, key: str) -> Any:
+        """Return the value of a key, None if it was not written."""
+        setting = self.settings.get(key)
+        return setting.value if setting is not None else None
+
+    def where(self, key: str) -> Origin:
+        """Return where a key was written, or where the table was."""
+        setting = self.settings.get(key)
+        return setting.origin if setting is not None else self.origin
+
+    def values(self) -> dict[str, Any]:
+        """Return all values by key."""
+        return {key: setting.value for key, setting in self.settings.items()}
+
+    def over(self, below: Table) -> Table:
+        """Return this table laid over another: its settings win, its place stays."""
+        return Table(self.origin, below.settings | self.settings)
+
+
+@dataclass(slots=True)
+class Draft:
+    """All tables of one source, or of several laid over each other."""
+
+    server: Table
+    networks: list[Table] = field(default_factory=list)
+    translators: list[Table] = field(default_factory=list)
+    devices: list[Table] = field(default_factory=list)
+    listen: list[Table] = field(default_factory=list)
+
+
+def read_table(
+    raw: Mapping[str, object],
+    keys: Mapping[str, Kind],
+    origin: Origin,
+    locate: Callable[..., Origin],
+    problems: Problems,
+) -> Table:
+    """Read the keys of a TOML table; ``locate(key, ...)`` tells where a key or element is."""
+    table = Table(origin)
+    for key, value in raw.items():
+        kind = keys.get(key)
+        if kind is None:
+            problems.add(locate(key), f'unknown key "{key}"', closest(key, keys))
+        elif kind.many:
+            _read_many(table, key, value, kind, locate, problems)
+        else:
+            try:
+                table.settings[key] = Setting(kind.read(value), locate(key))
+            except BadValue as bad:
+                problems.add(locate(key), f"{key}: {bad.message}", bad.hint)
+    return table
+
+
+def _read_many(
+    table: Table,
+    key: str,
+    value: object,
+    kind: Kind,
+    locate: Callable[..., Origin],
+    problems: Problems,
+) -> None:
+    if not isinstance(value, list):
+        hint = f'write {key} = ["{value}"]' if isinstance(value, str) else ""
+        problems.add(locate(key), f"{key}: {shown(value)} is not an array", hint)
+        return
+    values, places = [], []
+    for index, element in enumerate(value):
+        try:
+            values.append(kind.read(element))
+            places.append(locate(key, index))
+        except BadValue as bad:
+            problems.add(locate(key, index), f"{key}: {bad.message}", bad.hint)
+    table.settings[key] = Setting(tuple(values), locate(key), tuple(places))
+
+
+def read_words(
+    text: str, head: str, keys: Mapping[str, Kind], origin: Origin, problems: Problems
+) -> Table | None:
+    """Read ``HEAD,key=value,...``, how a flag writes a table; None if even the head is wrong.
+
+    A value cannot hold a comma; the file has no such limit.
+    """
+    first, *rest = text.split(",")
+    table = Table(origin)
+    try:
+        table.settings[head] = Setting(keys[head].read(keys[head].from_text(first)), origin)
+    except BadValue as bad:
+        problems.add(origin, bad.message, bad.hint)
+        return None
+    by_word = {_SINGULAR.get(key, key): key for key in keys if key != head}
+    for part in rest:
+        word, equals, value = part.partition("=")
+        key = by_word.get(word)
+        if not equals:
+            problems.add(origin, f'"{part}" is not a setting', "write key=value after each comma")
+        elif key is None:
+            problems.add(origin, f'unknown setting "{word}"', closest(word, by_word))
+        else:
+            _set_word(table, key, word, value, keys[key], problems)
+    return table
+
+
+def _set_word(table: Table, key: str, word: str, text: str, kind: Kind, problems: Problems) -> None:
+    before = table.settings.get(key)
+    if before is not None and not kind.many:
+        problems.add(table.origin, f'"{word}" is given twice')
+        return
+    try:
+        value = kind.read(kind.from_text(text))
+    except BadValue as bad:
+        problems.add(table.origin, f"{word}: {bad.message}", bad.hint)
+        return
+    if not kind.many:
+        table.settings[key] = Setting(value, table.origin)
+        return
+    values = before.value if before is not None else ()
+    places = before.items if before is not None else ()
+    table.settings[key] = Setting((*values, value), table.origin, (*places, table.origin))

@@ -1,0 +1,282 @@
+"""The state directory: what a server must remember when it is gone.
+
+Three things live in it, mode 0700 and owned by the server:
+
+``lock``            held with flock(2) by the one server that uses the directory;
+``NAME.secret``     32 random bytes a network, from which its devices' MACs are made: whoever
+                    knows them can choose a name to get a MAC, so nobody else may read them;
+``leases.sqlite``   who holds which claimed address, and when it was last used.
+
+A secret appears whole or not at all (written aside, synced, linked). Leases are SQLite rows in
+write-ahead mode: a transaction is there or not after kill -9; a power cut may take the last ones
+and never damages the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import sqlite3
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+#: A lease outlives the last use of its address by a day (semantics of addresses).
+LEASE_LIFE_S = 24 * 3_600
+
+#: Bytes of a network's secret: as many as the keyed hash takes.
+SECRET_BYTES = 32
+
+# Stored in the SQLite file, so that a later layout is recognised.
+_LAYOUT = 1
+_CREATE = """
+CREATE TABLE IF NOT EXISTS leases (
+    network TEXT NOT NULL,
+    address TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    last_used_s REAL NOT NULL,
+    PRIMARY KEY (network, address)
+) WITHOUT ROWID
+"""
+
+
+class StoreError(Exception):
+    """The state directory cannot be used; the message says why and what to do."""
+
+
+def private_directory(path: Path) -> None:
+    """Make a directory that only this user can use, or see that an existing one is so.
+
+    Missing parents are made too. Raises StoreError if the path is not a directory, is a symbolic
+    link, belongs to someone else or is open to others: whoever can write there could put a node
+    or a secret of his own in our place.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        status = path.lstat()
+    except OSError as error:
+        raise StoreError(f"cannot make the directory {path}: {error.strerror}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise StoreError(f"{path} is not a directory: move it away or choose another place")
+    if status.st_uid != os.geteuid():
+        raise StoreError(
+            f"the directory {path} belongs to uid {status.st_uid}, not to uid {os.geteuid()}: "
+            "choose another place"
+        )
+    if status.st_mode & 0o077:
+        raise StoreError(
+            f"others may enter the directory {path} (mode {stat.S_IMODE(status.st_mode):04o}): "
+            f"close it with chmod 700 {path}"
+        )
+
+
+class StateDirectory:
+    """The state directory of one server, locked while it is open.
+
+    Raises StoreError if the directory cannot be made or trusted, or another server has it. Use it
+    as a context manager, or close() it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        private_directory(path)
+        self.path = path
+        self._lock_fd = _lock(path)
+
+    def secret(self, network: str) -> bytes:
+        """Return the network's 32 secret bytes, made on first use. Raises StoreError."""
+        path = self.path / f"{network}.secret"
+        if not os.path.lexists(path):
+            try:
+                _create_whole(path, secrets.token_bytes(SECRET_BYTES))
+            except OSError as error:
+                raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        return _read_secret(path)
+
+    def leases(self) -> LeaseStore:
+        """Open the lease file. Raises StoreError."""
+        return LeaseStore(self.path / "leases.sqlite")
+
+    def close(self) -> None:
+        """Give the lock back; twice is allowed."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def __enter__(self) -> StateDirectory:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _lock(directory: Path) -> int:
+    """Take the directory's lock and leave our process id in it; return its descriptor."""
+    path = directory / "lock"
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as error:
+        holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(fd)
+        raise StoreError(
+            f"another server (process {holder}) uses the state directory {directory}: "
+            "give this one its own with --state DIR"
+        ) from error
+    except OSError as error:
+        os.close(fd)
+        raise StoreError(f"cannot lock {path}: {error.strerror}") from error
+    return fd
+
+
+def _create_whole(path: Path, content: bytes) -> None:
+    """Create a file of mode 0600 that is never seen half written; an existing one stays."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    fd = os.open(aside, flags, 0o600)
+    try:
+        try:
+            os.write(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    finally:
+        os.unlink(aside)
+
+
+def _read_secret(path: Path) -> bytes:
+    remedy = "move it away, and the network's devices get new MACs"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise StoreError(f"cannot read the secret {path}: {error.strerror}") from error
+    try:
+        status = os.fstat(fd)
+        private = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        if not stat.S_ISREG(status.st_mode) or not private:
+            raise StoreError(f"the secret {path} may be known to others: {remedy}")
+        content = os.read(fd, SECRET_BYTES + 1)
+    finally:
+        os.close(fd)
+    if len(content) != SECRET_BYTES:
+        raise StoreError(f"the secret {path} is not {SECRET_BYTES} bytes long: {remedy}")
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An address that an owner holds; ``last_used_s`` is Unix time."""
+
+    network: str
+    address: str
+    owner: str
+    last_used_s: float
+
+
+class LeaseStore:
+    """Leases of claimed addresses, kept in one SQLite file.
+
+    Times are Unix times in seconds given by the caller. Every change is on disk when the call
+    returns (see the module for what a power cut may take). Not for use by two threads. Raises
+    StoreError when the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._explained():
+            # Created before SQLite would, since SQLite would use the umask's mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            self._db = sqlite3.connect(path, isolation_level=None)
+        try:
+            with self._explained():
+                self._prepare()
+        except StoreError:
+            self._db.close()
+            raise
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        layout = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if layout not in (0, _LAYOUT):
+            raise StoreError(
+                f"{self._path} was written by a later version (layout {layout}): "
+                "use that version, or another --state DIR"
+            )
+        self._db.execute(_CREATE)
+        self._db.execute(f"PRAGMA user_version = {_LAYOUT}")
+
+    def load(self, now_s: float) -> list[Lease]:
+        """Forget the leases that lapsed before ``now_s`` and return the others."""
+        with self._explained():
+            self._db.execute("DELETE FROM leases WHERE last_used_s < ?", (now_s - LEASE_LIFE_S,))
+            rows = self._db.execute(
+                "SELECT network, address, owner, last_used_s FROM leases ORDER BY network, address"
+            ).fetchall()
+        return [Lease(*row) for row in rows]
+
+    def save(self, lease: Lease) -> None:
+        """Remember a lease, in place of any other of the same address."""
+        with self._explained():
+            self._db.execute(
+                "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)",
+                (lease.network, lease.address, lease.owner, lease.last_used_s),
+            )
+
+    def delete(self, network: str, address: str) -> None:
+        """Forget a lease; one that is not there is success."""
+        with self._explained():
+            self._db.execute(
+                "DELETE FROM leases WHERE network = ? AND address = ?", (network, address)
+            )
+
+    def touch(self, network: str, addresses: Iterable[str], now_s: float) -> None:
+        """Note that addresses are in use, all in one transaction; unknown ones are left alone."""
+        rows = [(now_s, network, address) for address in addresses]
+        with self._explained(), self._transaction():
+            self._db.executemany(
+                "UPDATE leases SET last_used_s = ? WHERE network = ? AND address = ?", rows
+            )
+
+    def close(self) -> None:
+        """Close the file; twice is allowed."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what SQLite and the kernel say into words for an operator."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(
+                f"the leases in {self._path} cannot be used ({error}): move the file away if it "
+                "is damaged, and addresses are free for anyone to claim again"
+            ) from error
