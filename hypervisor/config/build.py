@@ -129,7 +129,7 @@ def _add_inherited(
 
 def _need(tables: Sequence[Table], what: str, key: str, problems: Problems) -> None:
     for table in tables:
-        if key not in table.settings:
+        if table.lacks(key):
             problems.add(table.origin, f'this {what} has no "{key}"')
 
 
@@ -152,10 +152,11 @@ def _settle_network(table: Table, what: str, names: Sequence[str], problems: Pro
     name = table.value("network")
     if name is not None and name not in names:
         problems.add(table.where("network"), f'there is no network "{name}"', closest(name, names))
-    elif name is None and len(names) == 1:
+    elif table.lacks("network") and len(names) == 1:
         table.settings["network"] = Setting(names[0], table.origin)
-    elif name is None:
-        choices = " or ".join(f"network={one}" for one in names)
+    elif table.lacks("network"):
+        form = 'network = "{}"' if table.origin.line else "network={}"
+        choices = " or ".join(form.format(one) for one in names)
         problems.add(table.origin, f"this {what} names none of several networks", f"add {choices}")
 
 

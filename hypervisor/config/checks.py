@@ -77,7 +77,7 @@ def check_devices(devices: Sequence[Table], networks: Sequence[Table], problems:
     for table in devices:
         network = table.value("network")
         for key in ("owner", "name"):
-            if key not in table.settings:
+            if table.lacks(key):
                 problems.add(table.origin, f'this device has no "{key}"')
         if {"owner", "name"} <= table.settings.keys():
             owner, name = table.value("owner"), table.value("name")

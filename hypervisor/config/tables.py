@@ -77,6 +77,12 @@ class Table:
 
     origin: Origin
     settings: dict[str, Setting] = field(default_factory=dict)
+    # Keys that were written with a value that was refused: named once, not missing as well.
+    refused: set[str] = field(default_factory=set)
+
+    def lacks(self, key: str) -> bool:
+        """Tell whether a key was not written at all."""
+        return key not in self.settings and key not in self.refused
 
     def value(self, key: str) -> Any:
         """Return the value of a key, None if it was not written."""
@@ -94,7 +100,7 @@ class Table:
 
     def over(self, below: Table) -> Table:
         """Return this table laid over another: its settings win, its place stays."""
-        return Table(self.origin, below.settings | self.settings)
+        return Table(self.origin, below.settings | self.settings, below.refused | self.refused)
 
 
 @dataclass(slots=True)
@@ -127,6 +133,7 @@ def read_table(
             try:
                 table.settings[key] = Setting(kind.read(value), locate(key))
             except BadValue as bad:
+                table.refused.add(key)
                 problems.add(locate(key), f"{key}: {bad.message}", bad.hint)
     return table
 
@@ -188,6 +195,7 @@ def _set_word(table: Table, key: str, word: str, text: str, kind: Kind, problems
     try:
         value = kind.read(kind.from_text(text))
     except BadValue as bad:
+        table.refused.add(key)
         problems.add(table.origin, f"{word}: {bad.message}", bad.hint)
         return
     if not kind.many:
