@@ -1,0 +1,319 @@
+"""The offload edge: judge a sender's offload header, and do the work a receiver cannot.
+
+A frame from a TAP or a guest arrives behind a header (:mod:`hypervisor.wire.virtio_net`) that tells
+the receiver's kernel where to write a checksum and how to cut the frame up. The sender may be
+hostile: a ``csum_start`` that points at the IP addresses would rewrite them after the guard has
+looked. So nothing of it is believed. :func:`check` parses the frame, works out the only header that
+is right for it, and refuses any that says something else. What it returns carries that *canonical*
+header:
+
+* nothing left undone: twelve zero bytes;
+* checksum left undone: NEEDS_CSUM, csum_start the transport header, csum_offset the protocol's own,
+  hdr_len 0 (as Linux writes it);
+* segmentation left undone: the same, and gso_type that of the packet, hdr_len the end of the TCP
+  header, gso_size the payload of each segment. A frame that needs no cutting loses its gso_type.
+
+DATA_VALID, "the checksum has been looked at", is cleared: it would be believed by the receiver.
+
+:func:`finish` trusts a checked header and turns the frame into plain ones. What the checksum field
+holds (Linux: the sum of the pseudo header) does not matter to it: the sum is made anew.
+
+Limits, said out loud: partial checksums are for TCP and UDP only; not in fragments, not behind an
+IPv6 routing header with segments left (its pseudo header has another destination); gso_size under
+500 is refused, so a sender behind a path MTU under about 550 must cut for itself; no UDP GSO,
+no tunnels, no BIG TCP, since no receiver here is told that we offer them.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from hypervisor.wire import ipv6, protocols
+from hypervisor.wire.errors import WireError
+from hypervisor.wire.ethernet import (
+    ETHERNET_HEADER_BYTES,
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    VLAN_TAG_BYTES,
+    l2_header,
+)
+from hypervisor.wire.segmentation import complete, segment
+from hypervisor.wire.virtio_net import (
+    FLAG_DATA_VALID,
+    FLAG_NEEDS_CSUM,
+    GSO_ECN,
+    GSO_NONE,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    HEADER,
+    PLAIN_HEADER,
+    VNET_HEADER_BYTES,
+    Offload,
+)
+
+#: Smallest segment payload: smaller ones make one frame cost the work of hundreds.
+MIN_GSO_SIZE_BYTES = 500
+MAX_GSO_SEGMENTS = 128
+
+CSUM_BAD = "csum_bad"
+GSO_BAD = "gso_bad"
+TOO_SHORT = "too_short"
+
+# Plain ints: arithmetic on IntFlag members costs more than the whole fast path.
+_CSUM = int(Offload.CSUM)
+_TSO4 = int(Offload.CSUM | Offload.TSO4)
+_TSO6 = int(Offload.CSUM | Offload.TSO6)
+_ECN = int(Offload.ECN)
+_TSO = int(Offload.TSO4 | Offload.TSO6)
+
+_TCP_CSUM = 16
+_UDP_CSUM = 6
+
+# Untagged frames without IPv4 options and IPv6 extension headers, from the EtherType (byte 12) on:
+# EtherType, version and IHL, total length, fragment word, protocol, then the TCP data offset.
+_FAST_TCP4 = struct.Struct(">HBxHxxHxB22xB")
+# EtherType, version, payload length, next header, then the TCP data offset.
+_FAST_TCP6 = struct.Struct(">HBxxxHB45xB")
+_ETHERTYPE_AT = VNET_HEADER_BYTES + 12
+_TCP4_START = ETHERNET_HEADER_BYTES + 20
+_TCP6_START = ETHERNET_HEADER_BYTES + 40
+_FAST_TCP4_BYTES = VNET_HEADER_BYTES + _TCP4_START + 20
+_FAST_TCP6_BYTES = VNET_HEADER_BYTES + _TCP6_START + 20
+
+
+class OffloadError(ValueError):
+    """A frame whose offload header does not fit it. ``reason`` names the counter of the drop.
+
+    ``reason`` is CSUM_BAD, GSO_BAD or TOO_SHORT; ``detail`` says in words what was wrong.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def check(frame: bytes, mtu: int) -> tuple[bytes, int]:
+    """Judge the offload header in front of an Ethernet frame from an untrusted sender.
+
+    ``frame`` is 12 bytes of header and the frame; ``mtu`` bounds the IP packets that segmentation
+    makes, in bytes. Returns the frame behind its canonical header (the very same object if it had
+    one) and what it still needs, as an int of :class:`~hypervisor.wire.virtio_net.Offload` bits: a
+    receiver that accepts all of them may have it as it is, others take :func:`finish`. With 0 the
+    header is all zeros.
+
+    Raises OffloadError. A frame that needs nothing is not looked into: whether its length and its
+    contents are acceptable is for others to say.
+    """
+    if frame.startswith(PLAIN_HEADER):
+        return frame, 0
+    size = len(frame)
+    if size < _FAST_TCP4_BYTES:
+        return _check_any(frame, mtu)
+    flags, gso_type, hdr_len, gso_size, start, offset, num_buffers = HEADER.unpack_from(frame)
+    if flags != FLAG_NEEDS_CSUM or offset != _TCP_CSUM or num_buffers:
+        return _check_any(frame, mtu)
+    if start == _TCP4_START:
+        ethertype, version, length, fragment, protocol, data_offset = _FAST_TCP4.unpack_from(
+            frame, _ETHERTYPE_AT
+        )
+        if (
+            ethertype != ETHERTYPE_IPV4
+            or version != 0x45
+            or fragment & 0x3FFF
+            or protocol != protocols.TCP
+            or length != size - (VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES)
+        ):
+            return _check_any(frame, mtu)
+        tso_type, tso = GSO_TCPV4, _TSO4
+    elif start == _TCP6_START and size >= _FAST_TCP6_BYTES:
+        ethertype, version, length, protocol, data_offset = _FAST_TCP6.unpack_from(
+            frame, _ETHERTYPE_AT
+        )
+        if (
+            ethertype != ETHERTYPE_IPV6
+            or version >> 4 != 6
+            or protocol != protocols.TCP
+            or length != size - (VNET_HEADER_BYTES + _TCP6_START)
+        ):
+            return _check_any(frame, mtu)
+        tso_type, tso = GSO_TCPV6, _TSO6
+    else:
+        return _check_any(frame, mtu)
+    headers = start + (data_offset >> 4 << 2)
+    payload = size - VNET_HEADER_BYTES - headers
+    if data_offset < 0x50 or payload < 0:
+        return _check_any(frame, mtu)
+    if gso_type == GSO_NONE and not hdr_len and not gso_size:
+        return frame, _CSUM
+    if (
+        gso_type == tso_type
+        and hdr_len == headers
+        and MIN_GSO_SIZE_BYTES <= gso_size <= ETHERNET_HEADER_BYTES + mtu - headers
+        and gso_size < payload <= gso_size * MAX_GSO_SEGMENTS
+    ):
+        return frame, tso
+    return _check_any(frame, mtu)
+
+
+def _check_any(frame: bytes, mtu: int) -> tuple[bytes, int]:
+    """Do what :func:`check` promises for any frame at all, step by step."""
+    if len(frame) < VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES:
+        raise OffloadError(TOO_SHORT, f"{len(frame)} bytes hold no offload header and frame")
+    flags, gso_type, _, gso_size, start, offset, _ = HEADER.unpack_from(frame)
+    if flags & ~(FLAG_NEEDS_CSUM | FLAG_DATA_VALID):
+        raise OffloadError(CSUM_BAD, f"unknown flags {flags:#x} in the offload header")
+    if not flags & FLAG_NEEDS_CSUM:
+        if gso_type != GSO_NONE:
+            raise OffloadError(GSO_BAD, "segmentation asked for without NEEDS_CSUM")
+        return _with_header(frame, PLAIN_HEADER), 0
+    reason = CSUM_BAD if gso_type == GSO_NONE else GSO_BAD
+    try:
+        version, protocol, transport, headers, tags = _transport(frame)
+    except WireError as error:
+        raise OffloadError(reason, str(error)) from None
+    expected = _TCP_CSUM if protocol == protocols.TCP else _UDP_CSUM
+    if start != transport or offset != expected:
+        raise OffloadError(
+            CSUM_BAD,
+            f"csum_start {start} and csum_offset {offset} where the packet has "
+            f"{transport} and {expected}",
+        )
+    needs = _CSUM
+    if gso_type != GSO_NONE:
+        payload = len(frame) - VNET_HEADER_BYTES - headers
+        limit = ETHERNET_HEADER_BYTES + mtu + tags * VLAN_TAG_BYTES
+        needs = _check_gso(gso_type, gso_size, version, protocol, headers, payload, limit)
+    if needs == _CSUM:
+        header = HEADER.pack(FLAG_NEEDS_CSUM, GSO_NONE, 0, 0, transport, expected, 0)
+    else:
+        header = HEADER.pack(FLAG_NEEDS_CSUM, gso_type, headers, gso_size, transport, expected, 0)
+    return _with_header(frame, header), needs
+
+
+def _with_header(frame: bytes, header: bytes) -> bytes:
+    """Return ``frame`` with ``header`` as its first 12 bytes; no copy if it has them already."""
+    return frame if frame.startswith(header) else header + frame[VNET_HEADER_BYTES:]
+
+
+def _check_gso(
+    gso_type: int,
+    gso_size: int,
+    version: int,
+    protocol: int,
+    headers: int,
+    payload: int,
+    limit: int,
+) -> int:
+    """Return what a frame with this ``gso_type`` needs, or raise OffloadError.
+
+    ``headers`` is the length of all headers of a segment, ``payload`` that of the payload to cut,
+    ``limit`` that of the longest frame the network takes, all in bytes.
+    """
+    tso_type, needs = (GSO_TCPV4, _TSO4) if version == 4 else (GSO_TCPV6, _TSO6)
+    if protocol != protocols.TCP or gso_type & ~GSO_ECN != tso_type:
+        raise OffloadError(GSO_BAD, f"gso_type {gso_type:#x} on IPv{version} protocol {protocol}")
+    if gso_size < MIN_GSO_SIZE_BYTES:
+        raise OffloadError(GSO_BAD, f"gso_size {gso_size} is under {MIN_GSO_SIZE_BYTES} bytes")
+    if headers + gso_size > limit:
+        raise OffloadError(
+            GSO_BAD, f"segments of {headers + gso_size} bytes where frames have at most {limit}"
+        )
+    if payload > gso_size * MAX_GSO_SEGMENTS:
+        raise OffloadError(GSO_BAD, f"more than {MAX_GSO_SEGMENTS} segments")
+    if payload <= gso_size:
+        return _CSUM
+    return needs | _ECN if gso_type & GSO_ECN else needs
+
+
+def _transport(frame: bytes) -> tuple[int, int, int, int, int]:
+    """Find the TCP or UDP header of a frame behind its offload header.
+
+    Returns (IP version, protocol, start of the transport header, its end, VLAN tags); start and end
+    count from the Ethernet header. Raises WireError where there is none, where the packet is a
+    fragment, and where a length says anything but what is there: a checksum that is summed to the
+    end of the frame must not cover padding.
+    """
+    end = len(frame)
+    ethertype, at, tags = l2_header(frame, VNET_HEADER_BYTES)
+    if ethertype == ETHERTYPE_IPV4:
+        version = 4
+        protocol, at = _upper_layer4(frame, at, end)
+    elif ethertype == ETHERTYPE_IPV6:
+        version = 6
+        protocol, at = _upper_layer6(frame, at, end)
+    else:
+        raise WireError("ethernet", "EtherType", hex(ethertype), "that of IPv4 or IPv6")
+    if protocol == protocols.TCP:
+        if end - at < 20:
+            raise WireError("tcp", "length", end - at, "at least 20")
+        header_bytes = frame[at + 12] >> 4 << 2
+        if not 20 <= header_bytes <= end - at:
+            raise WireError("tcp", "data offset", header_bytes, f"20 to {end - at}")
+    elif protocol == protocols.UDP:
+        if end - at < 8:
+            raise WireError("udp", "length", end - at, "at least 8")
+        header_bytes = 8
+        length = frame[at + 4] << 8 | frame[at + 5]
+        if length != end - at:
+            raise WireError("udp", "length", length, end - at)
+    else:
+        raise WireError("ip", "protocol of a partial checksum", protocol, "TCP or UDP")
+    start = at - VNET_HEADER_BYTES
+    return version, protocol, start, start + header_bytes, tags
+
+
+def _upper_layer4(frame: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return (protocol, offset of its header) of the whole IPv4 packet in ``frame[at:end]``."""
+    if end - at < 20:
+        raise WireError("ipv4", "length", end - at, "at least 20")
+    header_bytes = (frame[at] & 15) * 4
+    if frame[at] >> 4 != 4 or not 20 <= header_bytes <= end - at:
+        raise WireError("ipv4", "version and header length", hex(frame[at]), "those of IPv4")
+    total = frame[at + 2] << 8 | frame[at + 3]
+    if total != end - at:
+        raise WireError("ipv4", "total length", total, end - at)
+    if (frame[at + 6] << 8 | frame[at + 7]) & 0x3FFF:
+        raise WireError("ipv4", "a partial checksum", "in a fragment", "in a whole packet")
+    return frame[at + 9], at + header_bytes
+
+
+def _upper_layer6(frame: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return (protocol, offset of its header) of the whole IPv6 packet in ``frame[at:end]``."""
+    payload = at + ipv6.IPV6_HEADER_BYTES
+    if payload > end:
+        raise WireError("ipv6", "length", end - at, "at least 40")
+    if frame[at] >> 4 != 6:
+        raise WireError("ipv6", "version", frame[at] >> 4, 6)
+    length = frame[at + 4] << 8 | frame[at + 5]
+    if length != end - payload:
+        raise WireError("ipv6", "payload length", length, end - payload)
+    upper = ipv6.walk_extensions(frame, payload, end, frame[at + 6])
+    if upper.is_fragment:
+        raise WireError("ipv6", "a partial checksum", "in a fragment", "in a whole packet")
+    if upper.segments_left:
+        raise WireError("ipv6", "segments left with a partial checksum", upper.segments_left, 0)
+    return upper.protocol, upper.offset
+
+
+def finish(frame: bytes, needs: int) -> list[bytes]:
+    """Return the plain Ethernet frames that a checked frame stands for, without offload header.
+
+    ``frame`` and ``needs`` are what :func:`check` returned. Checksums are completed and TCP is cut
+    into segments, so that any receiver can take the result. ``needs`` 0 costs one copy.
+    """
+    if not needs:
+        return [frame[VNET_HEADER_BYTES:]]
+    _, _, headers, gso_size, start, offset, _ = HEADER.unpack_from(frame)
+    ethertype, l3, _ = l2_header(frame, VNET_HEADER_BYTES)
+    l3 -= VNET_HEADER_BYTES
+    is_ipv4 = ethertype == ETHERTYPE_IPV4
+    if is_ipv4:
+        addresses = frame[VNET_HEADER_BYTES + l3 + 12 : VNET_HEADER_BYTES + l3 + 20]
+    else:
+        addresses = frame[VNET_HEADER_BYTES + l3 + 8 : VNET_HEADER_BYTES + l3 + 40]
+    protocol = protocols.TCP if offset == _TCP_CSUM else protocols.UDP
+    pseudo = int.from_bytes(addresses, "big") + protocol
+    if needs & _TSO:
+        return segment(frame, pseudo, l3, start, headers, gso_size, is_ipv4=is_ipv4)
+    return [complete(frame, pseudo, start, offset)]
