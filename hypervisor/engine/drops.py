@@ -1,0 +1,41 @@
+"""Why a frame or a copy did not arrive: each is counted under exactly one of these reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# --- copies: a receiver was chosen, and did not get it ---
+RX_FULL = "rx_full"  #: no free RX slot, and the receiver cannot or may not hold the sender
+POOL_FULL = "pool_full"  #: RX slots were free, the frame pool had no share left
+RECLAIMED = "reclaimed"  #: taken back from RX slots because the pool ran out
+CLOSED = "closed"  #: the receiver closed with the copy undelivered
+WITHDRAWN = "withdrawn"  #: the sender cancelled or died before the copy was switched
+LINK_DOWN = "link_down"  #: the receiver's interface is down
+LINK_ERROR = "link_error"  #: the receiver's kernel object refused the frame
+
+# --- frames: no receiver was chosen ---
+NO_RECEIVER = "no_receiver"  #: nobody here has that destination
+HAIRPIN = "hairpin"  #: the destination is the sender itself
+RESERVED_GROUP = "reserved_group"  #: 01-80-C2-00-00-00..0F, never forwarded (IEEE 802.1Q 8.6.3)
+DEVICE_DOWN = "device_down"  #: the sender's device is not UP
+RUNT = "runt"  #: shorter than an Ethernet header
+GIANT = "giant"  #: longer than the network's MTU allows
+SOURCE_MAC = "source_mac"  #: the source address is not the sender's own
+GROUP_SOURCE = "group_source"  #: a group address as source (IEEE 802.3 3.2.3)
+CSUM_BAD = "csum_bad"  #: the offload header asks for an impossible checksum
+GSO_BAD = "gso_bad"  #: the offload header asks for an impossible segmentation
+
+
+class Tally(dict[str, int]):
+    """Counters by reason."""
+
+    __slots__ = ()
+
+    def count(self, reason: str, amount: int = 1) -> None:
+        """Add ``amount`` to the counter of ``reason``."""
+        self[reason] = self.get(reason, 0) + amount
+
+    def merge(self, other: Mapping[str, int]) -> None:
+        """Add another tally to this one."""
+        for reason, amount in other.items():
+            self.count(reason, amount)

@@ -1,0 +1,444 @@
+"""Submit, cancel, poll, tick: the verbs of the engine.
+
+Single writer, never re-entered. Every method takes ``now`` in monotonic seconds and leaves its
+results in lists for the caller to take: ``completions``, ``notices``, ``links_ready`` (a link
+has frames to write) and ``links_readable`` (a link may be read again).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hypervisor.engine.drops import CLOSED, RX_FULL, WITHDRAWN, Tally
+from hypervisor.engine.holding import Holding
+from hypervisor.engine.opens import Choice, Open, ReadRequest, TxFrame, WriteRequest
+from hypervisor.engine.quotas import HeldBudget, Limits
+from hypervisor.errors import DeviceError, InvalidSize, WouldBlock
+from hypervisor.frames import Frame
+from hypervisor.requests import Completion
+
+#: (sender, first 12 bytes, a frame with these, bytes of offload header, now) -> who gets it.
+Classifier = Callable[[Open, bytes, bytes, int, float], Choice]
+#: (frame with a 12-byte offload header, its needs) -> plain frames, right without offloads.
+Finisher = Callable[[bytes, int], list[bytes]]
+
+
+class _Vector:
+    """A vector that was accepted and whose frames have not all taken their TX slots."""
+
+    __slots__ = ("frames", "header_bytes", "needs", "next", "request", "sender")
+
+    def __init__(
+        self,
+        sender: Open,
+        request: WriteRequest,
+        frames: Sequence[bytes],
+        header_bytes: int = 0,
+        needs: Sequence[int] | None = None,
+    ) -> None:
+        self.sender = sender
+        self.request = request
+        self.frames = frames
+        self.header_bytes = header_bytes
+        self.needs = needs
+        self.next = 0
+
+
+class Engine(Holding):
+    """MHVED's driver for one network, without I/O; the package says how it works."""
+
+    def __init__(self, limits: Limits, classify: Classifier, finish: Finisher) -> None:
+        super().__init__(limits)
+        self._classify = classify
+        self._finish = finish
+        self._vectors: deque[_Vector] = deque()
+        self.opens: dict[Open, None] = {}
+        self.held_reads = 0
+        self.frames_switched = 0
+        self.bytes_switched = 0
+        #: Frames for which no receiver was chosen, by reason.
+        self.discards = Tally()
+
+    # --- opens --------------------------------------------------------------------------------
+
+    def open(self, name: str, device: Any, owner: str, task_budget: HeldBudget) -> Open:
+        """Give an open its slots and its share of the pool."""
+        new = Open(name, device, task_budget, self.limits)
+        self.shares.enter(new, owner)
+        self.opens[new] = None
+        return new
+
+    def close(self, each: Open, why: DeviceError, now: float) -> None:
+        """Take an open out: its held requests end with ``why``, its frames are freed."""
+        each.may_hold = False
+        for request_id, request in list(each.writes.items()):
+            self._forget_write(each, request_id, request, CLOSED)
+            self.completions.append(Completion(request_id, error=why))
+        self.withdraw(each, None, CLOSED)
+        for read in list(each.reads):
+            self.cancel_read(each, read.request_id)
+            self.completions.append(Completion(read.request_id, error=why))
+        self.drop_waiters(each, CLOSED)
+        self.flush(each)
+        self.forget(each)
+        del self.opens[each]
+        self.shares.leave(each)
+        self.poll(now)
+
+    # --- writes -------------------------------------------------------------------------------
+
+    def submit_write(
+        self, sender: Open, request_id: int, frames: Sequence[bytes], nowait: bool, now: float
+    ) -> None:
+        """Accept a vector of plain frames whose lengths were checked (MHVED step 1).
+
+        Completes with :class:`Written` when the last frame has left its TX slot. Raises
+        NoMemory, having sent nothing, if the sender has too much held already.
+        """
+        size_bytes = sum(map(len, frames))
+        for budget in (sender.budget, sender.task_budget, sender.account.budget):
+            budget.check(size_bytes)
+        request = WriteRequest(request_id, size_bytes, nowait)
+        sender.writes[request_id] = request
+        self.count_write(sender, 1, size_bytes)
+        self._vectors.append(_Vector(sender, request, frames))
+        self.poll(now)
+
+    def ingress(
+        self,
+        sender: Open,
+        frames: Sequence[bytes],
+        header_bytes: int,
+        needs: Sequence[int] | None,
+        now: float,
+    ) -> None:
+        """Take frames that a link brought: the same way, but nobody waits for a reply."""
+        request = WriteRequest(None, 0, nowait=False)
+        self._vectors.append(_Vector(sender, request, frames, header_bytes, needs))
+        self.poll(now)
+
+    def can_ingress(self, sender: Open) -> bool:
+        """Tell whether a TX slot is free, so that reading the sender's link makes sense."""
+        return sender.tx_used < self.limits.tx_slots
+
+    def cancel_write(self, sender: Open, request_id: int, now: float) -> bool:
+        """Withdraw what has not been switched. False if no such write is held (any more)."""
+        request = sender.writes.get(request_id)
+        if request is None:
+            return False
+        self._forget_write(sender, request_id, request, WITHDRAWN)
+        self.poll(now)
+        return True
+
+    def _forget_write(
+        self, sender: Open, request_id: int, request: WriteRequest, reason: str
+    ) -> None:
+        del sender.writes[request_id]
+        self.count_write(sender, -1, -request.size_bytes)
+        self.withdraw(sender, request, reason)
+
+    # --- reads --------------------------------------------------------------------------------
+
+    def submit_read(self, reader: Open, read: ReadRequest, nowait: bool, now: float) -> None:
+        """Accept a read (MHVED step 2). Completes with a list of frames, at least one.
+
+        Fails by completion with InvalidSize if the next frame is longer than wanted; the frame
+        stays. Raises WouldBlock if ``nowait`` and nothing is there, NoMemory if too many
+        requests are held.
+        """
+        if nowait and (reader.reads or not reader.rx):
+            raise WouldBlock(f"{reader.name} has no frame to read, and D_NOWAIT was set")
+        reader.budget.check(0)
+        reader.task_budget.check(0)
+        self._count_read(reader, 1)
+        reader.reads.append(read)
+        if reader.rx:
+            self._readers[reader] = None
+            self.poll(now)
+
+    def cancel_read(self, reader: Open, request_id: int) -> bool:
+        """Give up a held read's place; it has taken nothing. False if it is not held."""
+        for read in reader.reads:
+            if read.request_id == request_id:
+                reader.reads.remove(read)
+                self._count_read(reader, -1)
+                return True
+        return False
+
+    def _count_read(self, reader: Open, requests: int) -> None:
+        self.held_reads += requests
+        reader.budget.requests += requests
+        reader.task_budget.requests += requests
+        reader.account.budget.requests += requests
+
+    def written_to_link(
+        self, receiver: Open, frames: int, drops: Mapping[str, int], now: float
+    ) -> None:
+        """A link finished with the first ``frames`` frames handed to it, ``drops`` of them lost."""
+        receiver.handed -= frames
+        taken, size_bytes = self.drain(receiver, frames)
+        for reason, copies in drops.items():
+            self.count_drop(receiver, reason, copies, None)
+            self.copies_delivered -= copies
+            receiver.delivered_frames -= copies
+        self.progressed(receiver, frames, size_bytes)
+        self.deliver(receiver, taken, size_bytes)
+        if self._roomy:
+            self.poll(now)
+
+    # --- the poll cycle -----------------------------------------------------------------------
+
+    def poll(self, now: float) -> None:
+        """Sends, reads, and sends again for what the reads freed, until nothing moves."""
+        while self._vectors or self._readers or self._roomy:
+            while self._vectors:
+                self._send_quantum(now)
+            while self._readers:
+                reader = next(iter(self._readers))
+                del self._readers[reader]
+                self._serve(reader)
+            self.pull_round(now)
+            if self._unslotted:
+                self.refill_slots()
+
+    def poll_at(self) -> float | None:
+        """Return when tick() must be called next, in monotonic seconds, or None."""
+        return self.windows_end_at()
+
+    def tick(self, now: float) -> None:
+        """Give up the receivers whose window ended without progress."""
+        self.expire_windows(now)
+        self.poll(now)
+
+    def _send_quantum(self, now: float) -> None:
+        """Send a quantum of the vector at the head; all of it if no other sender is ready."""
+        vector = self._vectors.popleft()
+        frames, header_bytes, sender = vector.frames, vector.header_bytes, vector.sender
+        start, end = vector.next, len(frames)
+        if self._vectors:
+            end = self._quantum_end(frames, start)
+        after = header_bytes + 12
+        while start < end:
+            # A run: consecutive frames with the same addresses share verdict and receivers.
+            first = frames[start]
+            head = first[header_bytes:after]
+            stop = start + 1
+            while stop < end and frames[stop][header_bytes:after] == head:
+                stop += 1
+            whole = stop - start == len(frames)
+            run = frames if whole else frames[start:stop]
+            needs = vector.needs if whole or vector.needs is None else vector.needs[start:stop]
+            choice = self._classify(sender, head, first, header_bytes, now)
+            self._dispatch(sender, vector.request, run, header_bytes, needs, choice, now)
+            start = stop
+        if start < len(frames):
+            vector.next = start
+            self._vectors.append(vector)
+            return
+        vector.request.outstanding -= 1
+        if not vector.request.outstanding:
+            self.finish_write(sender, vector.request)
+
+    def _quantum_end(self, frames: Sequence[bytes], start: int) -> int:
+        end, size_bytes = start, 0
+        limit = min(len(frames), start + self.limits.quantum_frames)
+        while end < limit and size_bytes < self.limits.quantum_bytes:
+            size_bytes += len(frames[end])
+            end += 1
+        return end
+
+    def _dispatch(
+        self,
+        sender: Open,
+        request: WriteRequest,
+        run: Sequence[bytes],
+        header_bytes: int,
+        needs: Sequence[int] | None,
+        choice: Choice,
+        now: float,
+    ) -> None:
+        """Give one run to those chosen, by the cheapest way that is right for them."""
+        count = len(run)
+        size_bytes = sum(map(len, run))
+        self.frames_switched += count
+        self.bytes_switched += size_bytes - header_bytes * count
+        sender.sent_frames += count
+        sender.sent_bytes += size_bytes - header_bytes * count
+        if choice.discard is not None:
+            self.discards.count(choice.discard, count)
+            sender.sent_drops.count(choice.discard, count)
+            request.drops.count(choice.discard, count)
+            return
+        if len(choice.holding) == 1 and not choice.flooded:
+            receiver = choice.holding[0]
+            if header_bytes == 0 or all(
+                receiver.takes_unchanged(header_bytes, need) for need in needs or (0,)
+            ):
+                self._send_run(sender, receiver, request, run, header_bytes, needs, now)
+                return
+        for index, data in enumerate(run):
+            need = 0 if needs is None else needs[index]
+            self._send_one(sender, request, data, header_bytes, need, choice, now)
+
+    def _send_run(
+        self,
+        sender: Open,
+        receiver: Open,
+        request: WriteRequest,
+        run: Sequence[bytes],
+        header_bytes: int,
+        needs: Sequence[int] | None,
+        now: float,
+    ) -> None:
+        """Give a run to its only receiver, unchanged: the common case, in few steps."""
+        self.copies_chosen += len(run)
+        start = 0
+        reason = RX_FULL
+        if not receiver.waiters and not receiver.stalled:
+            start, size_bytes = self._prefix(receiver, run)
+            refused = self.refusal(receiver, start, size_bytes, new=True) if start else None
+            if refused is None and start == len(run):
+                self.admit_run(receiver, run, size_bytes, header_bytes, needs)
+                return
+            if refused is not None:
+                start, reason = 0, refused
+            elif start:
+                head_needs = None if needs is None else needs[:start]
+                self.admit_run(receiver, run[:start], size_bytes, header_bytes, head_needs)
+            if len(receiver.rx) < self.limits.rx_slots and start < len(run):
+                reason = self.refusal(receiver, 1, len(run[start]), new=True) or reason
+        for index in range(start, len(run)):
+            need = 0 if needs is None else needs[index]
+            if not self.may_wait(receiver, request, reason, now) or not self.wait(
+                sender, receiver, TxFrame(request), run[index], header_bytes, need
+            ):
+                self.count_drop(receiver, reason, 1, request)
+
+    def _prefix(self, receiver: Open, run: Sequence[bytes]) -> tuple[int, int]:
+        """Return how many frames of a run the receiver has room for, and their bytes."""
+        room_frames, room_bytes = self.room(receiver)
+        size_bytes = sum(map(len, run))
+        if len(run) <= room_frames and size_bytes <= room_bytes:
+            return len(run), size_bytes
+        count = size_bytes = 0
+        for data in run[: max(0, room_frames)]:
+            if size_bytes + len(data) > room_bytes:
+                break
+            size_bytes += len(data)
+            count += 1
+        return count, size_bytes
+
+    def _send_one(
+        self,
+        sender: Open,
+        request: WriteRequest,
+        data: bytes,
+        header_bytes: int,
+        needs: int,
+        choice: Choice,
+        now: float,
+    ) -> None:
+        """Give one frame to each receiver: unchanged, or as the plain frames it stands for.
+
+        Each variant is stored once and shared by all who get it.
+        """
+        tx = TxFrame(request)
+        unchanged = _Variant([data], header_bytes, needs)
+        plain: _Variant | None = None
+        for receivers, may_wait in ((choice.holding, True), (choice.flooded, False)):
+            for receiver in receivers:
+                if receiver.takes_unchanged(header_bytes, needs):
+                    variant = unchanged
+                else:
+                    if plain is None:
+                        plain = _Variant(self._finish(data, needs), 0, 0)
+                    variant = plain
+                self.copies_chosen += len(variant.payloads)
+                for index in range(len(variant.payloads)):
+                    self._give(sender, receiver, tx, variant, index, may_wait, now)
+        for form in (unchanged, plain):
+            if form is not None:
+                self.release([frame for frame in form.frames if frame is not None])
+
+    def _give(
+        self,
+        sender: Open,
+        receiver: Open,
+        tx: TxFrame,
+        variant: _Variant,
+        index: int,
+        may_wait: bool,
+        now: float,
+    ) -> None:
+        """Put one copy into an RX slot, or let it wait, or drop it: exactly one of them."""
+        data = variant.payloads[index]
+        frame = variant.frames[index]
+        reason: str | None = RX_FULL
+        if not receiver.waiters and not receiver.stalled:
+            reason = self.refusal(receiver, 1, len(data), new=frame is None)
+            if reason is None:
+                if frame is None:
+                    frame = self.pool.alloc(data, variant.header_bytes, variant.needs)
+                    variant.frames[index] = frame
+                self.pool.retain(frame)
+                self.admit(receiver, frame)
+                return
+        if (
+            may_wait
+            and self.may_wait(receiver, tx.request, reason or RX_FULL, now)
+            and self.wait(sender, receiver, tx, data, variant.header_bytes, variant.needs)
+        ):
+            return
+        self.count_drop(receiver, reason or RX_FULL, 1, tx.request)
+
+    def _serve(self, reader: Open) -> None:
+        """Answer an open's reads with what is in its RX slots (MHVED step 4)."""
+        rx, reads = reader.rx, reader.reads
+        while reads and rx:
+            read = reads.popleft()
+            self._count_read(reader, -1)
+            count = self._fitting(reader, read)
+            if not count:
+                self.completions.append(Completion(read.request_id, error=_too_long(reader, read)))
+                continue
+            frames, size_bytes = self.drain(reader, count)
+            payloads = [frame.data for frame in frames]
+            self.progressed(reader, count, size_bytes)
+            self.deliver(reader, frames, size_bytes)
+            self.completions.append(Completion(read.request_id, payloads))
+
+    def _fitting(self, reader: Open, read: ReadRequest) -> int:
+        """Return how many of the next frames a read takes; 0 if the first one is too long."""
+        rx = reader.rx
+        count = min(len(rx), read.max_frames, self.limits.vector_frames)
+        if reader.rx_bytes <= read.bytes_wanted and reader.rx_bytes <= self.limits.vector_bytes:
+            return count
+        size_bytes = 0
+        for index in range(count):
+            length = len(rx[index].data)
+            size_bytes += length
+            if length > read.bytes_wanted or (index and size_bytes > self.limits.vector_bytes):
+                return index
+        return count
+
+
+class _Variant:
+    """One form of a frame: its payloads, and the pool frames that hold them once stored."""
+
+    __slots__ = ("frames", "header_bytes", "needs", "payloads")
+
+    def __init__(self, payloads: list[bytes], header_bytes: int, needs: int) -> None:
+        self.payloads = payloads
+        self.header_bytes = header_bytes
+        self.needs = needs
+        self.frames: list[Frame | None] = [None] * len(payloads)
+
+
+def _too_long(reader: Open, read: ReadRequest) -> InvalidSize:
+    length = len(reader.rx[0].data)
+    return InvalidSize(
+        f"the next frame of {reader.name} has {length} bytes and {read.bytes_wanted} were "
+        "wanted; it stays: read again with more room"
+    )

@@ -1,0 +1,307 @@
+"""What waits, for how long, and who pulls it: TX slots, wait queues, progress windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hypervisor.engine.drops import POOL_FULL, RX_FULL
+from hypervisor.engine.opens import Copy, Open, TxFrame, WaitQueue, WriteRequest
+from hypervisor.engine.quotas import Limits
+from hypervisor.engine.slots import Notice, NoticeKind, Slots
+from hypervisor.frames import Frame
+from hypervisor.requests import Completion, Written
+
+
+class Holding(Slots):
+    """Holds copies for receivers without room, and gives up receivers that do not drain."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self.held_writes = 0
+        self.tx_per_receiver = max(1, limits.tx_slots // 4)
+        #: Ends of the open progress windows, earliest first: all windows are equally long.
+        self._windows: dict[Open, float] = {}
+        self._unslotted: dict[Open, None] = {}
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    def may_wait(self, receiver: Open, request: WriteRequest, reason: str, now: float) -> bool:
+        """Tell whether a copy refused for ``reason`` may wait for ``receiver``.
+
+        Opens the receiver's window if none is open; a window that ended already stalls it.
+        """
+        if request.nowait or not receiver.may_hold or receiver.stalled:
+            return False
+        ends = receiver.window_ends
+        if ends is None:
+            self._open_window(receiver, now)
+        elif now >= ends:
+            if reason != POOL_FULL:
+                self._stall(receiver)
+            return False
+        if reason == POOL_FULL:
+            self._starved[receiver] = None
+        return True
+
+    def wait(
+        self, sender: Open, receiver: Open, tx: TxFrame, data: bytes, header_bytes: int, needs: int
+    ) -> bool:
+        """Queue one copy. False if it came from a link and no TX slot is left for it."""
+        queue = sender.waiting.get(receiver) or WaitQueue()
+        copy = Copy(tx, data, header_bytes, needs)
+        if not queue.queued and self._take_slot(sender, queue, copy):
+            queue.slotted.append(copy)
+        elif tx.request.request_id is None:
+            return False
+        else:
+            queue.queued.append(copy)
+        if receiver not in sender.waiting:
+            sender.waiting[receiver] = queue
+            receiver.waiters.append(sender)
+        if not tx.copies:
+            tx.request.outstanding += 1
+        tx.copies += 1
+        return True
+
+    def _take_slot(self, sender: Open, queue: WaitQueue, copy: Copy) -> bool:
+        """Move a copy into a TX slot (MHVED steps a to c) if one is left for this receiver."""
+        if len(queue.slotted) >= self.tx_per_receiver:
+            return False
+        if not copy.tx.slotted and sender.tx_used >= self.limits.tx_slots:
+            return False
+        size_bytes = len(copy.data)
+        account = sender.account
+        if (
+            sender.held_frames >= account.guaranteed_frames
+            or sender.held_bytes + size_bytes > account.guaranteed_bytes
+        ):
+            room_frames, room_bytes = self.shares.room(sender)
+            if not room_frames or size_bytes > room_bytes:
+                return False
+        if not self.pool.has_room(1, size_bytes):
+            return False
+        copy.frame = self.pool.alloc(copy.data, copy.header_bytes, copy.needs)
+        self.shares.charge(sender, 1, size_bytes)
+        if not copy.tx.slotted:
+            copy.tx.slotted = True
+            sender.tx_used += 1
+        return True
+
+    def _left(self, sender: Open, copy: Copy) -> None:
+        """A copy stopped waiting: free its slot, and complete its request if it was the last."""
+        tx = copy.tx
+        tx.copies -= 1
+        if tx.copies:
+            return
+        if tx.slotted:
+            if sender.is_link and sender.tx_used >= self.limits.tx_slots:
+                self.links_readable[sender] = None
+            sender.tx_used -= 1
+            self._unslotted[sender] = None
+        request = tx.request
+        request.outstanding -= 1
+        if not request.outstanding:
+            self.finish_write(sender, request)
+
+    def _unslot(self, sender: Open, copy: Copy) -> None:
+        """Free the pool frame of a copy that will not be delivered."""
+        if copy.frame is not None:
+            self.shares.charge(sender, -1, -len(copy.data))
+            self.release((copy.frame,))
+            copy.frame = None
+
+    def refill_slots(self) -> None:
+        """Let unslotted copies into TX slots that have become free, in their order."""
+        while self._unslotted:
+            sender, _ = self._unslotted.popitem()
+            for queue in sender.waiting.values():
+                while queue.queued and self._take_slot(sender, queue, queue.queued[0]):
+                    queue.slotted.append(queue.queued.popleft())
+
+    def finish_write(self, sender: Open, request: WriteRequest) -> None:
+        """Reply: the last frame has left. Does nothing for a link's or a withdrawn request."""
+        if request.request_id is None or sender.writes.pop(request.request_id, None) is None:
+            return
+        self.count_write(sender, -1, -request.size_bytes)
+        self.completions.append(
+            Completion(request.request_id, Written(request.size_bytes, request.drops))
+        )
+
+    def count_write(self, sender: Open, requests: int, size_bytes: int) -> None:
+        """Add a held write to, or take it from, every budget it counts against."""
+        self.held_writes += requests
+        for budget in (sender.budget, sender.task_budget, sender.account.budget):
+            budget.requests += requests
+            budget.bytes += size_bytes
+
+    # --- pulling ------------------------------------------------------------------------------
+
+    def pull_round(self, now: float) -> None:
+        """Give every receiver with new room one round of its waiting senders."""
+        roomy, self._roomy = self._roomy, {}
+        for receiver in roomy:
+            if self._pull(receiver):
+                self._roomy[receiver] = None
+            elif receiver.waiters and receiver.window_ends is None:
+                self._open_window(receiver, now)
+
+    def _pull(self, receiver: Open) -> bool:
+        """One round of deficit round robin (Shreedhar and Varghese 1995). True: go on."""
+        for _ in range(len(receiver.waiters)):
+            sender = receiver.waiters[0]
+            queue = sender.waiting[receiver]
+            if not queue.turn_frames:
+                queue.turn_frames = self.limits.quantum_frames
+                queue.deficit_bytes += self.limits.quantum_bytes
+            if not self._pull_turn(sender, receiver, queue):
+                return False
+            queue.turn_frames = 0
+            receiver.waiters.popleft()
+            if queue:
+                receiver.waiters.append(sender)
+            else:
+                del sender.waiting[receiver]
+        return bool(receiver.waiters)
+
+    def _pull_turn(self, sender: Open, receiver: Open, queue: WaitQueue) -> bool:
+        """Deliver what is left of one sender's turn. False if the receiver's room ended first."""
+        room_frames, room_bytes = self.room(receiver)
+        taken: list[Copy] = []
+        frames: list[Frame] = []
+        total_bytes = slotted = slotted_bytes = 0
+        roomy = True
+        while queue and queue.turn_frames:
+            copy = queue.head()
+            size_bytes = len(copy.data)
+            if size_bytes > queue.deficit_bytes:
+                break
+            if len(taken) >= room_frames or total_bytes + size_bytes > room_bytes:
+                roomy = False
+                break
+            frame = copy.frame
+            if frame is None:
+                if self.refusal(receiver, 1, size_bytes, new=True) is not None:
+                    roomy = False
+                    break
+                frame = self.pool.alloc(copy.data, copy.header_bytes, copy.needs)
+            else:
+                slotted += 1
+                slotted_bytes += size_bytes
+            frames.append(frame)
+            taken.append(copy)
+            queue.pop()
+            queue.turn_frames -= 1
+            queue.deficit_bytes -= size_bytes
+            total_bytes += size_bytes
+        if taken:
+            self.shares.charge(sender, -slotted, -slotted_bytes)
+            self.admit_stored(receiver, frames, total_bytes)
+            for copy in taken:
+                self._left(sender, copy)
+        if not roomy and len(receiver.rx) < self.limits.rx_slots:
+            self._starved[receiver] = None
+        return roomy
+
+    # --- giving up ----------------------------------------------------------------------------
+
+    def withdraw(self, sender: Open, request: WriteRequest | None, reason: str) -> None:
+        """Drop what waits of ``request`` (of all requests if None)."""
+        for receiver, queue in list(sender.waiting.items()):
+            gone = [
+                copy
+                for copy in (*queue.slotted, *queue.queued)
+                if request is None or copy.tx.request is request
+            ]
+            if gone:
+                self._drop_copies(sender, receiver, queue, gone, reason)
+
+    def drop_waiters(self, receiver: Open, reason: str) -> None:
+        """Drop every copy that waits for ``receiver``."""
+        for sender in list(receiver.waiters):
+            queue = sender.waiting[receiver]
+            self._drop_copies(sender, receiver, queue, [*queue.slotted, *queue.queued], reason)
+
+    def _drop_copies(
+        self, sender: Open, receiver: Open, queue: WaitQueue, gone: Iterable[Copy], reason: str
+    ) -> None:
+        dropped = dict.fromkeys(gone)
+        for line in (queue.slotted, queue.queued):
+            kept = [copy for copy in line if copy not in dropped]
+            line.clear()
+            line.extend(kept)
+        if not queue:
+            del sender.waiting[receiver]
+            receiver.waiters.remove(sender)
+        for copy in dropped:
+            self.count_drop(receiver, reason, 1, copy.tx.request)
+            self._unslot(sender, copy)
+            self._left(sender, copy)
+
+    # --- progress windows ---------------------------------------------------------------------
+
+    def _open_window(self, receiver: Open, now: float) -> None:
+        ends = now + self.limits.hold_timeout_s
+        receiver.window_ends = self._windows[receiver] = ends
+        receiver.window_frames = receiver.window_bytes = 0
+
+    def _close_window(self, receiver: Open) -> None:
+        receiver.window_ends = None
+        self._windows.pop(receiver, None)
+
+    def progressed(self, receiver: Open, frames: int, size_bytes: int) -> None:
+        """Account what a receiver drained; called before anything refills its slots."""
+        if receiver.stalled:
+            limits = self.limits
+            if (
+                len(receiver.rx) <= limits.rx_slots // 2
+                and receiver.rx_bytes <= limits.rx_bytes // 2
+            ):
+                receiver.stalled = False
+                self._close_window(receiver)
+                self.notices.append(Notice(NoticeKind.RESUMED, receiver))
+        elif receiver.window_ends is not None:
+            receiver.window_frames += frames
+            receiver.window_bytes += size_bytes
+            if (
+                not receiver.rx
+                or receiver.window_frames >= self.limits.progress_frames
+                or receiver.window_bytes >= self.limits.progress_bytes
+            ):
+                self._close_window(receiver)
+
+    def _stall(self, receiver: Open) -> None:
+        """Give a receiver up until it has drained half its slots."""
+        limits = self.limits
+        receiver.stalled = (
+            len(receiver.rx) > limits.rx_slots // 2 or receiver.rx_bytes > limits.rx_bytes // 2
+        )
+        self._windows.pop(receiver, None)
+        if receiver.stalled:
+            self.notices.append(Notice(NoticeKind.STALLED, receiver))
+        self.drop_waiters(receiver, RX_FULL)
+
+    def expire_windows(self, now: float) -> None:
+        """Stall the receivers whose window ended while somebody waited for them."""
+        for receiver, ends in list(self._windows.items()):
+            if ends > now:
+                break
+            del self._windows[receiver]
+            if receiver.waiters:
+                self._stall(receiver)
+
+    def windows_end_at(self) -> float | None:
+        """Return when the earliest window ends, in monotonic seconds."""
+        return next(iter(self._windows.values()), None)
+
+    def forget(self, each: Open) -> None:
+        """Remove an open from every ready list."""
+        self._close_window(each)
+        for ready in (
+            self._readers,
+            self._roomy,
+            self._starved,
+            self._unslotted,
+            self.links_ready,
+            self.links_readable,
+        ):
+            ready.pop(each, None)

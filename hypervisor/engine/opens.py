@@ -1,0 +1,191 @@
+"""The state of one open, and of what waits in it. Plain data; the engine moves it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hypervisor.engine.drops import Tally
+from hypervisor.engine.quotas import HeldBudget, Limits
+
+if TYPE_CHECKING:
+    from hypervisor.engine.quotas import Account
+    from hypervisor.frames import Frame
+
+
+class WriteRequest:
+    """A write on its way: ``outstanding`` counts its frames that wait, and 1 for the vector
+    itself until all its frames have been looked at.
+
+    ``request_id`` is None for frames a link brought: nobody waits for their reply, and they
+    have no request to wait in, only TX slots.
+    """
+
+    __slots__ = ("drops", "nowait", "outstanding", "request_id", "size_bytes")
+
+    def __init__(self, request_id: int | None, size_bytes: int, nowait: bool) -> None:
+        self.request_id = request_id
+        self.size_bytes = size_bytes
+        self.nowait = nowait
+        self.outstanding = 1
+        self.drops = Tally()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """A read that waits for 1 to ``max_frames`` frames of at most ``bytes_wanted`` each."""
+
+    request_id: int
+    bytes_wanted: int
+    max_frames: int = 1
+
+
+class TxFrame:
+    """One frame of a request that could not leave at once: ``copies`` of it still wait."""
+
+    __slots__ = ("copies", "request", "slotted")
+
+    def __init__(self, request: WriteRequest) -> None:
+        self.request = request
+        self.copies = 0
+        self.slotted = False
+
+
+class Copy:
+    """A copy that waits for one receiver; ``frame`` is set while it occupies a TX slot."""
+
+    __slots__ = ("data", "frame", "header_bytes", "needs", "tx")
+
+    def __init__(self, tx: TxFrame, data: bytes, header_bytes: int, needs: int) -> None:
+        self.tx = tx
+        self.data = data
+        self.header_bytes = header_bytes
+        self.needs = needs
+        self.frame: Frame | None = None
+
+
+class WaitQueue:
+    """What one sender has waiting for one receiver: first the slotted copies, then the rest."""
+
+    __slots__ = ("deficit_bytes", "queued", "slotted", "turn_frames")
+
+    def __init__(self) -> None:
+        self.slotted: deque[Copy] = deque()
+        self.queued: deque[Copy] = deque()
+        # What is left of this queue's turn; kept when the receiver's room ends in mid-turn.
+        self.deficit_bytes = 0
+        self.turn_frames = 0
+
+    def __len__(self) -> int:
+        return len(self.slotted) + len(self.queued)
+
+    def head(self) -> Copy:
+        """Return the copy whose turn it is."""
+        return (self.slotted or self.queued)[0]
+
+    def pop(self) -> Copy:
+        """Remove and return the copy whose turn it is."""
+        return (self.slotted or self.queued).popleft()
+
+
+class Open:
+    """One open of a device, with its own slots. Compared and hashed by identity.
+
+    ``device`` belongs to the network; the engine only passes it back to the classifier.
+    """
+
+    def __init__(self, name: str, device: Any, task_budget: HeldBudget, limits: Limits) -> None:
+        self.name = name
+        self.device = device
+        self.account: Account
+        self.budget = HeldBudget(
+            f"open {name}", limits.held_requests_per_open, limits.held_bytes_per_open
+        )
+        self.task_budget = task_budget
+        # RX slots; the first ``handed`` frames are in the hands of a link that is writing them.
+        self.rx: deque[Frame] = deque()
+        self.rx_bytes = 0
+        self.handed = 0
+        self.reads: deque[ReadRequest] = deque()
+        self.notify = False
+        # A link behind this open takes frames with an offload header, and these offloads.
+        self.is_link = False
+        self.vnet_header = False
+        self.accepts = 0
+        # Only who drains may make senders wait: a link, or an open that has read.
+        self.may_hold = False
+        # TX slots in use; waiting copies by receiver; which senders wait for this one.
+        self.tx_used = 0
+        self.waiting: dict[Open, WaitQueue] = {}
+        self.waiters: deque[Open] = deque()
+        self.writes: dict[int, WriteRequest] = {}
+        # Progress window (see the package's theory of operation).
+        self.stalled = False
+        self.window_ends: float | None = None
+        self.window_frames = 0
+        self.window_bytes = 0
+        # Charges against the pool, and counters since the open.
+        self.held_frames = 0
+        self.held_bytes = 0
+        self.sent_frames = 0
+        self.sent_bytes = 0
+        self.delivered_frames = 0
+        self.delivered_bytes = 0
+        self.sent_drops = Tally()
+        self.rx_drops = Tally()
+
+    __slots__ = (
+        "accepts",
+        "account",
+        "budget",
+        "delivered_bytes",
+        "delivered_frames",
+        "device",
+        "handed",
+        "held_bytes",
+        "held_frames",
+        "is_link",
+        "may_hold",
+        "name",
+        "notify",
+        "reads",
+        "rx",
+        "rx_bytes",
+        "rx_drops",
+        "sent_bytes",
+        "sent_drops",
+        "sent_frames",
+        "stalled",
+        "task_budget",
+        "tx_used",
+        "vnet_header",
+        "waiters",
+        "waiting",
+        "window_bytes",
+        "window_ends",
+        "window_frames",
+        "writes",
+    )
+
+    def __repr__(self) -> str:
+        return f"<Open {self.name}: {len(self.rx)} rx, {self.tx_used} tx>"
+
+    def takes_unchanged(self, header_bytes: int, needs: int) -> bool:
+        """Tell whether a frame can go into the RX slots without finishing its offloads."""
+        return header_bytes == 0 or (self.vnet_header and not needs & ~self.accepts)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Who gets a frame.
+
+    ``holding`` receivers were addressed and may hold the sender; ``flooded`` ones get a copy
+    only if they have room at once. Both empty means the frame went nowhere, for the reason
+    that ``discard`` names.
+    """
+
+    holding: Sequence[Open] = ()
+    flooded: Sequence[Open] = ()
+    discard: str | None = None

@@ -1,0 +1,214 @@
+"""RX slots: who may take a frame, what happens when one is drained, and the books of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+
+from hypervisor.engine.drops import CLOSED, POOL_FULL, RECLAIMED, RX_FULL, Tally
+from hypervisor.engine.opens import Open, WriteRequest
+from hypervisor.engine.quotas import Limits, PoolShares
+from hypervisor.frames import Frame, FramePool
+from hypervisor.requests import Completion
+
+
+class NoticeKind(Enum):
+    """What an open wants its owner or the operator to know."""
+
+    FRAME_ARRIVED = "frame-arrived"  #: edge-triggered: into empty RX slots, no read pending
+    STALLED = "stalled"
+    RESUMED = "resumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One notice about one open."""
+
+    kind: NoticeKind
+    open: Open
+
+
+class Slots:
+    """The pool, the RX slots of all opens, and the counters that must always agree.
+
+    For every copy: chosen == delivered + dropped + waiting (in RX slots or for one).
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.pool = FramePool(limits.pool_frames, limits.pool_bytes)
+        self.shares = PoolShares(self.pool, limits)
+        self.completions: list[Completion] = []
+        self.notices: list[Notice] = []
+        #: Opens whose link has frames to write, and those whose link may be read again.
+        self.links_ready: dict[Open, None] = {}
+        self.links_readable: dict[Open, None] = {}
+        self.copies_chosen = 0
+        self.copies_delivered = 0
+        self.drops = Tally()
+        #: Opens with reads pending and frames to give; receivers with room and waiters.
+        self._readers: dict[Open, None] = {}
+        self._roomy: dict[Open, None] = {}
+        self._starved: dict[Open, None] = {}
+
+    # --- into RX slots ------------------------------------------------------------------------
+
+    def refusal(self, receiver: Open, frames: int, size_bytes: int, new: bool) -> str | None:
+        """Return why ``receiver`` cannot take that many frames now, or None if it can.
+
+        ``new`` frames are not in the pool yet. Taking within the receiver's guarantee may
+        reclaim frames of the biggest holder.
+        """
+        limits = self.limits
+        if (
+            len(receiver.rx) + frames > limits.rx_slots
+            or receiver.rx_bytes + size_bytes > limits.rx_bytes
+        ):
+            return RX_FULL
+        account = receiver.account
+        if (
+            receiver.held_frames + frames > account.guaranteed_frames
+            or receiver.held_bytes + size_bytes > account.guaranteed_bytes
+        ):
+            room_frames, room_bytes = self.shares.room(receiver)
+            if frames > room_frames or size_bytes > room_bytes:
+                return POOL_FULL
+        if new and not self.pool.has_room(frames, size_bytes):
+            self._reclaim(receiver, frames, size_bytes)
+            if not self.pool.has_room(frames, size_bytes):
+                return POOL_FULL
+        return None
+
+    def room(self, receiver: Open) -> tuple[int, int]:
+        """Return how many frames and bytes ``receiver`` may take now, by slots and shares.
+
+        The pool itself may hold less, if its guarantees were cut lately.
+        """
+        frames = self.limits.rx_slots - len(receiver.rx)
+        size_bytes = self.limits.rx_bytes - receiver.rx_bytes
+        account = receiver.account
+        if (
+            receiver.held_frames + frames > account.guaranteed_frames
+            or receiver.held_bytes + size_bytes > account.guaranteed_bytes
+        ):
+            room_frames, room_bytes = self.shares.room(receiver)
+            return min(frames, room_frames), min(size_bytes, room_bytes)
+        return frames, size_bytes
+
+    def admit_run(
+        self,
+        receiver: Open,
+        run: Sequence[bytes],
+        size_bytes: int,
+        header_bytes: int,
+        needs: Sequence[int] | None,
+    ) -> None:
+        """Put new frames into RX slots that refusal() said are there (MHVED steps b to d)."""
+        if receiver.is_link or not receiver.rx:
+            self._wake(receiver)
+        receiver.rx.extend(self.pool.alloc_run(run, size_bytes, header_bytes, needs))
+        receiver.rx_bytes += size_bytes
+        self.shares.charge(receiver, len(run), size_bytes)
+
+    def admit(self, receiver: Open, frame: Frame) -> None:
+        """Put a stored frame into an RX slot; the caller's reference goes with it."""
+        self.admit_stored(receiver, (frame,), len(frame.data))
+
+    def admit_stored(self, receiver: Open, frames: Sequence[Frame], size_bytes: int) -> None:
+        """The same for several frames of ``size_bytes`` in all."""
+        if receiver.is_link or not receiver.rx:
+            self._wake(receiver)
+        receiver.rx.extend(frames)
+        receiver.rx_bytes += size_bytes
+        self.shares.charge(receiver, len(frames), size_bytes)
+
+    def _wake(self, receiver: Open) -> None:
+        """Something arrives in empty slots, or for a link: wake whoever drains them."""
+        if receiver.is_link:
+            self.links_ready[receiver] = None
+        elif receiver.reads:
+            self._readers[receiver] = None
+        elif receiver.notify:
+            self.notices.append(Notice(NoticeKind.FRAME_ARRIVED, receiver))
+
+    def count_drop(
+        self, receiver: Open, reason: str, copies: int, request: WriteRequest | None
+    ) -> None:
+        """Count copies that will not arrive, everywhere they are accounted for."""
+        self.drops.count(reason, copies)
+        receiver.rx_drops.count(reason, copies)
+        if request is not None:
+            request.drops.count(reason, copies)
+
+    # --- out of RX slots ----------------------------------------------------------------------
+
+    def drain(self, receiver: Open, frames: int) -> tuple[list[Frame], int]:
+        """Take frames out of the first RX slots; returns them and their size in bytes.
+
+        The caller owns their references and releases them after use.
+        """
+        rx = receiver.rx
+        if frames == len(rx):
+            taken = list(rx)
+            rx.clear()
+        else:
+            taken = [rx.popleft() for _ in range(frames)]
+        size_bytes = sum([len(frame.data) for frame in taken])
+        receiver.rx_bytes -= size_bytes
+        self.shares.charge(receiver, -frames, -size_bytes)
+        if receiver.waiters:
+            self._roomy[receiver] = None
+        return taken, size_bytes
+
+    def release(self, frames: Sequence[Frame]) -> None:
+        """Free frames (MHVED: counter--, and at 0 free_frame); wake who waits for the pool."""
+        self.pool.release_run(frames)
+        if self._starved:
+            self._roomy.update(self._starved)
+            self._starved.clear()
+
+    def deliver(self, receiver: Open, frames: Sequence[Frame], size_bytes: int) -> None:
+        """Count frames as delivered and release them."""
+        count = len(frames)
+        self.copies_delivered += count
+        receiver.delivered_frames += count
+        receiver.delivered_bytes += size_bytes
+        if receiver.vnet_header:
+            receiver.delivered_bytes -= sum([frame.header_bytes for frame in frames])
+        self.release(frames)
+
+    def hand_to_link(self, receiver: Open, max_frames: int) -> list[tuple[bytes, int]]:
+        """Return the next frames for a link, each with the bytes of its offload header.
+
+        They keep their slots until written_to_link() says that they are done.
+        """
+        start = receiver.handed
+        handed = [
+            (frame.data, frame.header_bytes)
+            for frame in islice(receiver.rx, start, start + max_frames)
+        ]
+        receiver.handed = start + len(handed)
+        return handed
+
+    def flush(self, receiver: Open) -> None:
+        """Drop everything in RX slots: the receiver is closing."""
+        if receiver.rx:
+            receiver.handed = 0
+            frames, _ = self.drain(receiver, len(receiver.rx))
+            self.count_drop(receiver, CLOSED, len(frames), None)
+            self.release(frames)
+
+    def _reclaim(self, receiver: Open, frames: int, size_bytes: int) -> None:
+        """Make room by dropping the oldest RX frames of the owner who holds most."""
+        for victim in self.shares.biggest_holders():
+            while len(victim.rx) > victim.handed and victim is not receiver:
+                if self.pool.has_room(frames, size_bytes):
+                    return
+                frame = victim.rx[victim.handed]
+                del victim.rx[victim.handed]
+                victim.rx_bytes -= len(frame.data)
+                self.shares.charge(victim, -1, -len(frame.data))
+                self.count_drop(victim, RECLAIMED, 1, None)
+                self.pool.release(frame)
