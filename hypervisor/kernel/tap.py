@@ -25,6 +25,7 @@ TUNSETOFFLOAD = 0x400454D0
 TUNGETIFF = 0x800454D2
 TUNGETVNETHDRSZ = 0x800454D7
 TUNSETVNETHDRSZ = 0x400454D8
+TUNSETVNETLE = 0x400454DC
 SIOCSIFHWADDR = 0x8924
 SIOCGIFHWADDR = 0x8927
 
@@ -99,6 +100,11 @@ def create_tap(name: str, *, vnet_header: bool = True, node: str = TUN_NODE) -> 
 def set_vnet_header_size(fd: int, size_bytes: int) -> None:
     """Set how many bytes of offload header stand before each frame (TUNSETVNETHDRSZ)."""
     fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", size_bytes))
+
+
+def set_vnet_little_endian(fd: int, little: bool) -> None:
+    """Set the byte order of the offload header: little, or that of the host (TUNSETVNETLE)."""
+    fcntl.ioctl(fd, TUNSETVNETLE, struct.pack("i", little))
 
 
 def set_offload(fd: int, features: int = OFFLOADS) -> None:

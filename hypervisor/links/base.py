@@ -4,7 +4,14 @@ A link carries whole Ethernet frames without FCS. Where ``vnet_header`` is true,
 yields or takes starts with a 12-byte virtio_net_hdr_v1 (see :mod:`hypervisor.wire.virtio_net`).
 
 Ownership: frames read belong to the caller; frames written are only borrowed during the call.
-A link is used by one thread for reading and by one (maybe another) for writing.
+A link is used by one thread for reading and by one (maybe another) for writing. close() comes
+last, after both: whoever polls fileno() stops before, since a poll set remembers the open file, of
+which others may hold copies.
+
+Ending: LinkGone is final. A loop's reader that meets it removes itself, detaches the device and has
+the link closed (in a helper thread; by its :class:`~hypervisor.links.sink.ThreadedSink` if it has
+one). read_burst() must be called whenever fileno() polls readable *or in error*, and tells the two
+apart itself.
 """
 
 from __future__ import annotations
@@ -37,7 +44,9 @@ class Link(Protocol):
     def read_burst(self, max_frames: int, max_bytes: int) -> list[bytes]:
         """Return the frames that are there, at most ``max_frames`` and about ``max_bytes``.
 
-        Never blocks; an empty list means there is nothing now. Raises LinkGone.
+        Never blocks; an empty list means there is nothing now (or that a wrapper lost what was
+        there). The last frame may exceed ``max_bytes``, and with both at least 1 a frame that is
+        there is returned. Raises LinkGone, after which nothing more comes.
         """
         ...
 

@@ -1,0 +1,257 @@
+"""A TAP that a client made in its own network namespace and lent: a hostile kernel object.
+
+The client keeps every right over it. What that means here, all of it tried on Linux 6.18
+(tests/integration/test_tap_*.py):
+
+- *Anyone who holds a copy can change it* after :meth:`LentTap.adopt` has looked: the offload
+  header's size (reads and writes then say EINVAL: counted, and :class:`LinkGone` after
+  :data:`MAX_ERRORS` in a row), O_NONBLOCK (never trusted: RWF_NOWAIT makes each single call
+  non-blocking, in both directions), the send buffer (with RWF_NOWAIT a full one is a drop, never
+  a wait).
+- *A write runs the receiver's network stack*, with its rules, before it returns. Write inline only
+  for owners who are trusted; for others use :class:`hypervisor.links.sink.ThreadedSink`.
+- *The descriptor keeps the interface and its namespace alive*, so the lender's death is not seen
+  here. Whoever ends the port closes the link; close() blocks for 16-44 ms: do it in a helper
+  thread.
+- *Deleting the interface* (``ip link del``) makes the descriptor poll as EPOLLERR for ever, and
+  reads and writes fail with EBADFD. asyncio then calls the reader without end; uvloop calls it
+  once and never again, and that once can come up to 20 ms too early, when a read still says EAGAIN.
+  So each EAGAIN is followed by a look at POLLERR (0.7 µs a burst), and the runtime's recipe is:
+  on LinkGone remove the reader first, then detach. A TAP whose reader is removed for a while
+  (back-pressure) shows its end when the reader comes back, in write(), or in :meth:`alive`.
+- *The poll set remembers the open file, not the number*: remove the reader before close(), or the
+  lender's copy keeps waking the loop for a number that may be another file by then.
+
+A TAP has no EAGAIN for writing: as a receiver it holds nobody. As a sender it cannot be pushed
+back; while nobody reads, its kernel drops at the tail of a queue of 500 frames and counts there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import sys
+
+from hypervisor.errors import DeviceError, InvalidArgument, InvalidOperation
+from hypervisor.kernel import tap
+from hypervisor.links.base import LinkGone
+from hypervisor.wire.virtio_net import ALL_OFFLOADS, PLAIN_HEADER
+
+#: Failed reads, or failed writes, in a row that end the link.
+MAX_ERRORS = 64
+
+#: The largest frame a TAP yields: 64 KiB of unsegmented TCP, its headers, the offload header.
+_BUFFER_BYTES = 65536 + 256
+
+_preadv = os.preadv
+_pwritev = os.pwritev
+_NOWAIT = os.RWF_NOWAIT
+
+
+class LentTap:
+    """A :class:`~hypervisor.links.base.Link` over an adopted TAP. Make one with :meth:`adopt`."""
+
+    kind = "tap"
+
+    __slots__ = (
+        "_buffers",
+        "_errors_poll",
+        "_fd",
+        "_read_errors",
+        "_view",
+        "_write_errors",
+        "accepts",
+        "name",
+        "read_error_total",
+        "vnet_header",
+        "write_error_total",
+    )
+
+    def __init__(self, fd: int, name: str, *, vnet_header: bool) -> None:
+        self._fd = fd
+        #: The interface's name in the lender's namespace, for events; he may rename it.
+        self.name = name
+        self.vnet_header = vnet_header
+        self.accepts = ALL_OFFLOADS if vnet_header else 0
+        # One buffer for the life of the link, used by the one reading thread. Kernels before 6.13
+        # leave bytes 10 and 11 of the header unwritten: being nobody else's they stay zero.
+        buffer = bytearray(_BUFFER_BYTES)
+        self._buffers = (buffer,)
+        self._view = memoryview(buffer)
+        self._errors_poll = select.poll()
+        self._errors_poll.register(fd, 0)
+        self._read_errors = 0
+        self._write_errors = 0
+        #: Calls that failed with something a holder of the TAP can cause, since adoption.
+        self.read_error_total = 0
+        self.write_error_total = 0
+
+    @classmethod
+    def adopt(cls, fd: int, expected_mac: bytes) -> LentTap:
+        """Examine ``fd``, make it ready and take it over; it is closed here if it is refused.
+
+        ``expected_mac`` is the 6-byte address of the device it will serve. Blocks for up to tens
+        of milliseconds (call it in a helper thread). Raises InvalidArgument for a descriptor that
+        is no TAP, is not open for reading and writing or has another MAC; InvalidOperation for a
+        TUN, packet information or multi-queue.
+        """
+        try:
+            facts = _examine(fd, expected_mac)
+            _prepare(fd, facts.vnet_header)
+            return cls(fd, facts.name, vnet_header=facts.vnet_header)
+        except BaseException:
+            _close(fd)
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor, or -1 after close()."""
+        return self._fd
+
+    def read_burst(self, max_frames: int, max_bytes: int) -> list[bytes]:
+        """Return the frames that are there; see :meth:`Link.read_burst`.
+
+        Frames read in the same call in which the interface turns out to be gone are lost with it.
+        """
+        frames: list[bytes] = []
+        append = frames.append
+        fd, buffers, view = self._fd, self._buffers, self._view
+        room = max_bytes
+        while len(frames) < max_frames and room > 0:
+            try:
+                size = _preadv(fd, buffers, -1, _NOWAIT)
+            except BlockingIOError:
+                if self._errors_poll.poll(0):
+                    raise self._gone(errno.EBADFD) from None
+                break
+            except OSError as error:
+                self._count_read_error(error)
+                continue
+            append(view[:size].tobytes())
+            room -= size
+        if frames:
+            self._read_errors = 0
+        return frames
+
+    def write(self, frame: bytes, header_bytes: int) -> str | None:
+        """Give one frame to the lender's stack; see :meth:`Link.write`."""
+        try:
+            if header_bytes or not self.vnet_header:
+                _pwritev(self._fd, (frame,), -1, _NOWAIT)
+            else:
+                _pwritev(self._fd, (PLAIN_HEADER, frame), -1, _NOWAIT)
+        except OSError as error:
+            return self._write_failed(error)
+        if self._write_errors:
+            self._write_errors = 0
+        return None
+
+    def alive(self) -> bool:
+        """Tell whether the interface still exists, without reading or writing (0.7 µs)."""
+        return self._fd >= 0 and not self._errors_poll.poll(0)
+
+    def close(self) -> None:
+        """Close this process's copy; the interface goes if it was the last. Twice is allowed."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            _close(fd)
+
+    def _count_read_error(self, error: OSError) -> None:
+        if error.errno not in _READ_ERRORS:
+            raise self._gone(error.errno) from None
+        # The frame that could not be read is gone from the queue: the next call meets another.
+        self._read_errors += 1
+        self.read_error_total += 1
+        if self._read_errors >= MAX_ERRORS:
+            raise self._misused("reads", error) from None
+
+    def _write_failed(self, error: OSError) -> str:
+        number = error.errno
+        if number == errno.EIO:
+            return "link_down"
+        if number in _NO_ROOM:
+            return "link_error"
+        if number != errno.EINVAL:
+            raise self._gone(number) from None
+        self._write_errors += 1
+        self.write_error_total += 1
+        if self._write_errors >= MAX_ERRORS:
+            raise self._misused("writes", error) from None
+        return "link_error"
+
+    def _gone(self, number: int | None) -> LinkGone:
+        if self._fd < 0:
+            return LinkGone(f"the TAP {self.name} was closed here")
+        if number == errno.EBADFD:
+            return LinkGone(f"the TAP {self.name} was deleted in its namespace")
+        return LinkGone(f"the TAP {self.name} failed: {os.strerror(number or errno.EIO)}")
+
+    def _misused(self, what: str, error: OSError) -> LinkGone:
+        return LinkGone(
+            f"{MAX_ERRORS} {what} in a row failed on the TAP {self.name} ({error.strerror}): "
+            f"its lender changed it after lending it"
+        )
+
+
+#: What a holder can make a read say by turning knobs, without the interface being gone.
+_READ_ERRORS = frozenset((errno.EINVAL, errno.EFAULT, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE))
+_NO_ROOM = frozenset((errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS))
+
+
+def _examine(fd: int, expected_mac: bytes) -> tap.TapFacts:
+    try:
+        facts = tap.inspect(fd)
+    except tap.NotATap as error:
+        raise InvalidArgument(f"the descriptor lent is no TAP but a {error}: lend a TAP") from None
+    refusal = _refusal(fd, facts, expected_mac)
+    if refusal is not None:
+        raise refusal
+    return facts
+
+
+def _refusal(fd: int, facts: tap.TapFacts, expected_mac: bytes) -> DeviceError | None:
+    name = facts.name
+    if not facts.is_tap:
+        return InvalidOperation(f"{name} is a TUN and carries no Ethernet: make it with IFF_TAP")
+    if facts.packet_information:
+        return InvalidOperation(
+            f"the TAP {name} puts packet information before each frame: make it with IFF_NO_PI"
+        )
+    if facts.multi_queue:
+        return InvalidOperation(
+            f"the TAP {name} has many queues, of which only one was lent: make it without "
+            f"IFF_MULTI_QUEUE"
+        )
+    if facts.mac != expected_mac:
+        return InvalidArgument(
+            f"the TAP {name} has the MAC address {facts.mac.hex(':')}, but the device has "
+            f"{expected_mac.hex(':')}: set that one before lending it"
+        )
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+        return InvalidArgument(
+            f"the TAP {name} was not opened for reading and writing: open it with O_RDWR"
+        )
+    return None
+
+
+def _prepare(fd: int, vnet_header: bool) -> None:
+    os.set_inheritable(fd, False)
+    try:
+        if vnet_header:
+            tap.set_vnet_header_size(fd, tap.VNET_HEADER_BYTES)
+            tap.set_vnet_little_endian(fd, sys.byteorder == "little")
+        # Without a header nothing could say what is left undone, so nothing may be.
+        tap.set_offload(fd, tap.OFFLOADS if vnet_header else 0)
+    except OSError as error:
+        raise InvalidArgument(f"the TAP lent cannot be made ready: {error.strerror}") from None
+
+
+def _close(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError as error:
+        # EBADF: it was closed behind our back, or never was one. Whatever else close() says,
+        # the number is free afterwards (close(2)).
+        if error.errno not in (errno.EBADF, errno.EIO, errno.EINTR):
+            raise
