@@ -1,0 +1,105 @@
+"""Values of the core as messages of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from machdev.v1 import network_pb2, types_pb2
+
+from hypervisor.requests import DeviceInfo, Event, FdbInfo, NetworkInfo, Role
+
+ROLES: Mapping[int, Role] = {
+    types_pb2.OPEN_ROLE_UNSPECIFIED: Role.PLAIN,
+    types_pb2.OPEN_ROLE_STACK: Role.STACK,
+    types_pb2.OPEN_ROLE_MONITOR: Role.MONITOR,
+}
+
+
+def drops(counts: Mapping[str, int]) -> Sequence[types_pb2.DropCount]:
+    """Return drop counters, in the order of their reasons' names."""
+    if not counts:
+        return ()
+    return [types_pb2.DropCount(reason=name, copies=counts[name]) for name in sorted(counts)]
+
+
+def network(info: NetworkInfo) -> network_pb2.Network:
+    """Return one network's state."""
+    return network_pb2.Network(
+        name=info.name,
+        mode=info.mode,
+        guard=info.guard,
+        mtu_bytes=info.mtu,
+        subnets=info.subnets,
+        devices=info.devices,
+        opens=info.opens,
+        tasks=info.tasks,
+        pool_frames=info.pool_frames,
+        pool_free_frames=info.pool_free_frames,
+        pool_bytes=info.pool_bytes,
+        pool_free_bytes=info.pool_free_bytes,
+        held_reads=info.held_reads,
+        held_writes=info.held_writes,
+        frames=info.frames,
+        bytes=info.bytes,
+        copies_delivered=info.copies_delivered,
+        drops=drops(info.drops),
+        fdb_entries=info.fdb_entries,
+        fdb_capacity=info.fdb_capacity,
+    )
+
+
+def device(info: DeviceInfo) -> network_pb2.Device:
+    """Return one device's state."""
+    return network_pb2.Device(
+        network=info.network,
+        owner=info.owner,
+        name=info.name,
+        mac_address=info.mac,
+        addresses=info.addresses,
+        flags=info.flags,
+        mtu_bytes=info.mtu,
+        opens=info.opens,
+        link=info.link,
+        tx_frames=info.tx_frames,
+        tx_bytes=info.tx_bytes,
+        rx_frames=info.rx_frames,
+        rx_bytes=info.rx_bytes,
+        tx_drops=drops(info.tx_drops),
+        rx_drops=drops(info.rx_drops),
+        held_reads=info.held_reads,
+        held_writes=info.held_writes,
+        rx_slots_used=info.rx_slots_used,
+        stalled=info.stalled,
+    )
+
+
+def fdb_entry(network_name: str, info: FdbInfo) -> network_pb2.FdbEntry:
+    """Return one forwarding entry of the network ``network_name``."""
+    return network_pb2.FdbEntry(
+        network=network_name,
+        mac_address=info.mac,
+        owner=info.owner,
+        device=info.device,
+        is_static=info.age_s is None,
+        age_s=info.age_s or 0.0,
+    )
+
+
+def event(unix_time_s: float, happened: Event) -> network_pb2.WatchEventsResponse:
+    """Return one event as a message of the watch stream."""
+    return network_pb2.WatchEventsResponse(
+        event=network_pb2.Event(
+            unix_time_s=unix_time_s,
+            network=happened.network,
+            kind=happened.kind,
+            owner=happened.owner,
+            device=happened.device,
+            detail=happened.detail,
+            repetitions=happened.repetitions,
+        )
+    )
+
+
+def lost(events: int) -> network_pb2.WatchEventsResponse:
+    """Return the message that stands where ``events`` events are missing."""
+    return network_pb2.WatchEventsResponse(lost=network_pb2.Lost(events=events))

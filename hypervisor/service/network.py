@@ -1,0 +1,139 @@
+"""NetworkService: what an operator and an owner may see of the networks.
+
+An owner sees the network of his node and what is his own there; the operator (the server's uid,
+and root) sees every network and everybody's devices.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from machdev.v1 import network_pb2 as pb
+from machdev.v1 import network_pb2_grpc
+
+from hypervisor import requests
+from hypervisor.errors import NoSuchDevice
+from hypervisor.requests import Caller, Event
+from hypervisor.runtime import Runtime
+from hypervisor.service import convert
+from hypervisor.service.identity import Connection, Peers
+from hypervisor.service.status import Context, answers
+from hypervisor.service.waiters import Waiters
+from hypervisor.service.watch import Watchers
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """One node at one moment."""
+
+    path: str
+    network: str
+    connections: int
+
+
+class NetworkService(network_pb2_grpc.NetworkServiceServicer):
+    """NetworkService of machdev.v1."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        peers: Peers,
+        waiters: Waiters,
+        watchers: Watchers,
+        nodes: Callable[[], Sequence[NodeInfo]],
+    ) -> None:
+        self._runtime = runtime
+        self._peers = peers
+        self._ask = waiters.ask
+        self._next_id = waiters.next_id
+        self._watchers = watchers
+        self._nodes = nodes
+        self._started_s = time.monotonic()
+
+    @answers
+    async def GetStatus(
+        self, request: pb.GetStatusRequest, context: Context
+    ) -> pb.GetStatusResponse:
+        """Return the state of the networks the caller may see."""
+        connection = self._peers.behind(context)
+        names = self._visible(connection, request.network)
+        infos = [
+            await self._ask(name, requests.GetNetwork(self._next_id(), _looker(connection)))
+            for name in names
+        ]
+        nodes = [
+            pb.Node(path=node.path, network=node.network, connections=node.connections)
+            for node in self._nodes()
+            if node.network in names
+            and (connection.person.operator or node.path == connection.node)
+        ]
+        return pb.GetStatusResponse(
+            server_version=self._runtime.server_version,
+            uptime_s=time.monotonic() - self._started_s,
+            networks=[convert.network(info) for info in infos],
+            nodes=nodes,
+        )
+
+    @answers
+    async def ListDevices(
+        self, request: pb.ListDevicesRequest, context: Context
+    ) -> pb.ListDevicesResponse:
+        """Return the caller's devices, or everybody's for the operator."""
+        connection = self._peers.behind(context)
+        response = pb.ListDevicesResponse()
+        for name in self._visible(connection, request.network):
+            infos: list[requests.DeviceInfo] = await self._ask(
+                name, requests.ListDevices(self._next_id(), _looker(connection))
+            )
+            response.devices.extend(convert.device(info) for info in infos)
+        return response
+
+    @answers
+    async def ListFdbEntries(
+        self, request: pb.ListFdbEntriesRequest, context: Context
+    ) -> pb.ListFdbEntriesResponse:
+        """Return forwarding entries of the caller's devices, or all for the operator."""
+        connection = self._peers.behind(context)
+        response = pb.ListFdbEntriesResponse()
+        for name in self._visible(connection, request.network):
+            infos: list[requests.FdbInfo] = await self._ask(
+                name, requests.ListFdb(self._next_id(), _looker(connection))
+            )
+            response.entries.extend(convert.fdb_entry(name, info) for info in infos)
+        return response
+
+    @answers
+    async def WatchEvents(self, request: pb.WatchEventsRequest, context: Context) -> None:
+        """Stream events from now on; initial metadata says that the watch has begun."""
+        connection = self._peers.behind(context)
+        names = frozenset(self._visible(connection, request.network))
+        person = connection.person
+
+        def wants(event: Event) -> bool:
+            return event.network in names and (person.operator or event.owner == person.owner)
+
+        watcher = self._watchers.add(person.owner, wants)
+        try:
+            await context.send_initial_metadata(())
+            while True:
+                item = await watcher.get()
+                message = convert.lost(item) if isinstance(item, int) else convert.event(*item)
+                await context.write(message)
+        finally:
+            self._watchers.remove(watcher)
+
+    def _visible(self, connection: Connection, wanted: str) -> tuple[str, ...]:
+        """Return the networks a caller asks about: ``wanted``, or all it may see."""
+        names = self._runtime.network_names if connection.person.operator else (connection.network,)
+        if not wanted:
+            return names
+        if wanted not in names:
+            raise NoSuchDevice(f"there is no network {wanted!r} that you may see here")
+        return (wanted,)
+
+
+def _looker(connection: Connection) -> Caller:
+    """Return who looks: looking takes no task."""
+    return Caller(connection.person.owner, "", connection.person.operator)

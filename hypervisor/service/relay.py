@@ -1,0 +1,125 @@
+"""Two sockets made one: bytes go through unread, in both directions, until one side ends.
+
+Flow control is the transports' own: when one side cannot take more, the other is not read. The end
+of the client's sending is passed on (it may still be receiving); the end of the gRPC server's
+sending is the end of the connection, since gRPC never half-closes. What was read before the end is
+still delivered, to a side that takes it in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import cast
+
+#: How long a side may take to accept what is left for it after the other has gone, in seconds.
+LINGER_S = 1.0
+
+
+class _Side(asyncio.Protocol):
+    """One end of a relay, as asyncio sees it. ``passes_eof``: its end of sending is only that."""
+
+    def __init__(self, on_lost: Callable[[], None], *, passes_eof: bool) -> None:
+        self._on_lost = on_lost
+        self._passes_eof = passes_eof
+        self.transport: asyncio.Transport | None = None
+        self.other: asyncio.Transport | None = None
+        #: Bytes that came before the other side was there; gRPC's greeting, no more.
+        self.early = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is None:
+            self.early += data
+        else:
+            self.other.write(data)
+
+    def eof_received(self) -> bool:
+        if self._passes_eof and self.other is not None and not self.other.is_closing():
+            self.other.write_eof()
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        if self.other is not None and not self.other.is_closing():
+            self.other.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other is not None and not self.other.is_closing():
+            self.other.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_lost()
+
+
+class Relay:
+    """A client's socket joined to the gRPC server's.
+
+    ``on_end`` is called once, when the first of the two is lost; the second is then closed.
+    """
+
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        self._on_end = on_end
+        self._ended = False
+        self._open = 0
+        self._linger: asyncio.TimerHandle | None = None
+        self._client = _Side(self._lost, passes_eof=True)
+        self._server = _Side(self._lost, passes_eof=False)
+
+    async def join(self, client: socket.socket, first: bytes, server: socket.socket) -> None:
+        """Carry bytes between the two connected sockets, ``first`` before all others.
+
+        Takes both sockets over in every case. Raises OSError when one cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_unix_connection(lambda: self._server, sock=server)
+            self._open += 1
+            assert self._server.transport is not None
+            self._server.transport.write(first)
+            self._client.other = self._server.transport
+            await loop.connect_accepted_socket(lambda: self._client, client)
+            self._open += 1
+        except BaseException:
+            for sock, side in ((client, self._client), (server, self._server)):
+                if side.transport is None:
+                    sock.close()
+            self.abort()
+            self._end()
+            raise
+        assert self._client.transport is not None
+        self._client.transport.write(bytes(self._server.early))
+        self._server.early.clear()
+        self._server.other = self._client.transport
+        if self._ended:
+            self._close_both()
+
+    def abort(self) -> None:
+        """Drop both sides at once, with whatever is still buffered."""
+        for side in (self._client, self._server):
+            if side.transport is not None:
+                side.transport.abort()
+
+    def _lost(self) -> None:
+        self._open -= 1
+        if not self._ended:
+            self._end()
+            self._close_both()
+        if self._open == 0 and self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._on_end()
+
+    def _close_both(self) -> None:
+        for side in (self._client, self._server):
+            if side.transport is not None:
+                side.transport.close()
+        if self._open and self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.abort)

@@ -1,0 +1,176 @@
+"""The service put together, started, and stopped in an order that every client understands."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from machdev.v1 import (
+    device_pb2,
+    device_pb2_grpc,
+    network_pb2,
+    network_pb2_grpc,
+    task_pb2,
+    task_pb2_grpc,
+)
+
+from hypervisor.runtime import Runtime
+from hypervisor.service import lending
+from hypervisor.service.device import DeviceService
+from hypervisor.service.front_door import DoorLimits, FrontDoor, Listener
+from hypervisor.service.identity import Peers
+from hypervisor.service.network import NetworkService, NodeInfo
+from hypervisor.service.task import TASKS_PER_OWNER, Tasks, TaskService
+from hypervisor.service.waiters import Waiters
+from hypervisor.service.watch import WATCHERS_PER_OWNER, Watchers
+
+log = logging.getLogger(__name__)
+
+#: Largest message taken from a client, in bytes: gRPC's own default, said aloud.
+MAX_MESSAGE_BYTES = 4 << 20
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),
+    # Held reads are streams; a client that holds more than this on one connection waits its turn.
+    ("grpc.max_concurrent_streams", 4096),
+    # Idle clients stay, and those that ping to notice a dead server are not punished for it.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+_SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (device_pb2, "DeviceService"),
+        (task_pb2, "TaskService"),
+        (network_pb2, "NetworkService"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """Bounds of the service, by owner and in total."""
+
+    door: DoorLimits = field(default_factory=DoorLimits)
+    tasks_per_owner: int = TASKS_PER_OWNER
+    watchers_per_owner: int = WATCHERS_PER_OWNER
+
+
+class Server:
+    """The gRPC service of ``runtime`` on ``listeners``.
+
+    ``withdraw`` unlinks the nodes; it is called first of all when the server stops. The caller
+    keeps the listeners' sockets and the runtime; stop() stops the runtime.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        listeners: Sequence[Listener],
+        withdraw: Callable[[], None] = lambda: None,
+        limits: ServiceLimits | None = None,
+    ) -> None:
+        limits = limits or ServiceLimits()
+        self._runtime = runtime
+        self._listeners = tuple(listeners)
+        self._withdraw = withdraw
+        self._directory = ""
+        self._grpc: aio.Server | None = None
+        self._door: FrontDoor | None = None
+        self._health = health.aio.HealthServicer()
+        self._closing = asyncio.Event()
+        self._limits = limits
+        self.waiters = Waiters(runtime)
+        self.watchers = Watchers(limits.watchers_per_owner)
+        self.peers = Peers()
+        self.tasks = Tasks(self.peers, self.waiters, limits.tasks_per_owner)
+
+    async def start(self) -> None:
+        """Serve. Raises OSError when the private socket cannot be made."""
+        self._runtime.bind(self.waiters.complete, self.watchers.publish)
+        # 0700: only the server's own uid can reach gRPC without passing the door.
+        self._directory = tempfile.mkdtemp(prefix="machdev-")
+        path = f"{self._directory}/grpc"
+        self._grpc = self._build()
+        try:
+            self._grpc.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on the private socket {path}: {error}") from error
+        await self._grpc.start()
+        for service in ("", *_SERVICES):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._door = FrontDoor(
+            path, self.peers, self._lend, self.tasks.end_all_of, self._limits.door
+        )
+        for listener in self._listeners:
+            self._door.open(listener)
+
+    async def stop(self, grace_s: float = 1.0) -> None:
+        """Stop within about ``grace_s`` seconds, whatever the clients do.
+
+        The nodes go first, then health says NOT_SERVING, held requests and streams end with
+        UNAVAILABLE, gRPC ends, and what is left of the connections is closed.
+        """
+        if self._door is not None:
+            self._door.stop_accepting()
+        self._withdraw()
+        await self._health.enter_graceful_shutdown()
+        await _within(grace_s / 2, "stopping the networks", self._runtime.stop())
+        self.waiters.close()
+        self.watchers.close()
+        self._closing.set()
+        if self._grpc is not None:
+            await _within(grace_s, "stopping gRPC", self._grpc.stop(grace_s / 4))
+            self._grpc = None
+        if self._door is not None:
+            await _within(grace_s / 4, "closing connections", self._door.close())
+            self._door = None
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = ""
+
+    def _build(self) -> aio.Server:
+        server = aio.server(options=_OPTIONS)
+        device_pb2_grpc.add_DeviceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            DeviceService(self.tasks, self.waiters), server
+        )
+        task_pb2_grpc.add_TaskServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            TaskService(self.peers, self.tasks, self._closing, self._runtime.server_version), server
+        )
+        network_pb2_grpc.add_NetworkServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            NetworkService(self._runtime, self.peers, self.waiters, self.watchers, self._nodes),
+            server,
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        return server
+
+    def _nodes(self) -> Sequence[NodeInfo]:
+        assert self._door is not None
+        return [
+            NodeInfo(node.label, node.network, self._door.connections(node.label))
+            for node in self._listeners
+        ]
+
+    async def _lend(
+        self, network: str, owner: str, message: bytes, descriptors: list[int]
+    ) -> bytes:
+        return await lending.lend(self._runtime, network, owner, message, descriptors)
+
+
+async def _within(limit_s: float, what: str, step: Awaitable[None]) -> None:
+    """Wait for a step of the shutdown, but not for ever: the next step follows in any case."""
+    try:
+        await asyncio.wait_for(step, limit_s)
+    except TimeoutError:
+        log.warning("%s took longer than %.1f s; going on", what, limit_s)
