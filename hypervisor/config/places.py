@@ -53,3 +53,16 @@ def current_places() -> tuple[Path, Path]:
     """Return this process's default node and state directory."""
     uid = os.geteuid()
     return default_node(os.environ, uid), default_state(os.environ, uid)
+
+
+def find_node(environ: Mapping[str, str], uid: int) -> Path:
+    """Return the node a command means that is given none.
+
+    ``$MACHDEV_DEVICE``; else the default node of ``uid``; else, if only that is there, root's
+    /dev/veth0.
+    """
+    if named := environ.get("MACHDEV_DEVICE"):
+        return Path(os.path.abspath(named))
+    own = default_node(environ, uid)
+    shared = Path("/dev") / NODE_NAME
+    return shared if not own.is_socket() and shared.is_socket() else own

@@ -27,10 +27,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hypervisor.config.checks import MAX_NODE_PATH_BYTES
 from hypervisor.kernel.process import Capability
-
-#: sun_path has 108 bytes and the last is NUL (unix(7)).
-MAX_PATH_BYTES = 107
 
 #: Connections that may wait to be accepted; more are refused with EAGAIN.
 BACKLOG = 128
@@ -52,6 +50,11 @@ class Node:
     socket: socket.socket
     _identity: tuple[int, int] | None = None
     _lock_fd: int = field(default=-1, repr=False)
+
+    @property
+    def ours(self) -> bool:
+        """Tell whether we made the node, and so remove it."""
+        return self._lock_fd >= 0
 
     def close(self) -> None:
         """Stop listening, remove the node if it is still ours, give the lock back.
@@ -84,10 +87,10 @@ def claim_node(
     while there is one thread. Raises NodeError.
     """
     size = len(os.fsencode(path))
-    if size > MAX_PATH_BYTES:
+    if size > MAX_NODE_PATH_BYTES:
         raise NodeError(
             f"the node's path {path} has {size} bytes, and a Unix socket has room for "
-            f"{MAX_PATH_BYTES}: choose a shorter path"
+            f"{MAX_NODE_PATH_BYTES}: choose a shorter path"
         )
     lock_fd = _lock(path)
     try:

@@ -1,0 +1,269 @@
+"""The command line: ``hypervisor serve|check-config|status|devices|fdb|events|demo``.
+
+Only what a command needs is imported, when it runs: --help knows nothing of gRPC. Exit status: 0
+for success, 1 for a failure, 2 for a mistake in the command line or the configuration, 130 when
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hypervisor import __version__
+from hypervisor.config import ConfigError, FlagValues, load_config
+from hypervisor.config.places import find_node
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (None: this process's) and return its exit status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    parser = build_parser()
+    if arguments[:1] == ["demo"]:
+        return _demo(arguments[1:])
+    parsed = parser.parse_args(arguments)
+    run: Command = parsed.run
+    try:
+        status = run(parsed)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) had enough. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="hypervisor",
+        description="A rootless Ethernet switch with a guard that any language can plug into.",
+        epilog="`hypervisor COMMAND --help` explains a command; `hypervisor demo` shows it all.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"hypervisor {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_check_config(commands)
+    _add_lookers(commands)
+    _add(commands, "demo", "see two unprivileged network stacks talk, in 20 seconds", "")
+    return parser
+
+
+def _add(commands: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    return parser
+
+
+_SERVE_EXAMPLES = """\
+  hypervisor serve
+      one switch for you, on $XDG_RUNTIME_DIR/veth0
+  hypervisor serve --network lan,subnet=10.0.0.0/24,mtu=9000
+  sudo hypervisor serve --translator /dev/veth0,group=net,mode=0660
+      for every member of the group net
+  hypervisor serve --config /etc/machdev.toml --log-format json
+"""
+
+
+def _add_serve(commands: Any) -> None:
+    parser = _add(commands, "serve", "run a virtual Ethernet until SIGTERM or ^C", _SERVE_EXAMPLES)
+    add = parser.add_argument
+    add(
+        "--translator",
+        action="append",
+        default=[],
+        metavar="PATH[,owner=U][,group=G][,mode=0660][,network=N]",
+        help="publish a node for clients to connect to (repeatable; default: veth0 in "
+        "$XDG_RUNTIME_DIR, /run/user/UID or /tmp/machdev-UID)",
+    )
+    add(
+        "--network",
+        action="append",
+        default=[],
+        metavar="NAME[,mode=hub|switch][,mtu=N][,subnet=CIDR]...",
+        help='make a network (repeatable; default: a switch called "default", mtu 1500)',
+    )
+    add("--config", type=Path, metavar="FILE.toml", help="read settings from a file; flags win")
+    add("--guard", metavar="mac|off", help="what to check of frames that devices send (mac)")
+    add("--mac-scheme", metavar="keyed|hurd", help="how devices get their MACs (keyed)")
+    add("--state", metavar="DIR", help="where MACs and leases are remembered")
+    add("--listen", metavar="HOST:PORT[,network=N]", help="listen on loopback TCP as well")
+    add(
+        "--insecure-loopback",
+        action="store_true",
+        help="allow --listen: every local user gets in, as one owner",
+    )
+    add("--log-format", metavar="text|json", help="how the log on stderr is written (text)")
+    add("--ready-fd", metavar="N", help='write "ready" to this descriptor and close it')
+    parser.set_defaults(run=_serve)
+
+
+def _add_check_config(commands: Any) -> None:
+    examples = "  hypervisor check-config /etc/machdev.toml\n"
+    parser = _add(commands, "check-config", "explain every mistake in a config file", examples)
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.set_defaults(run=_check_config)
+
+
+def _add_lookers(commands: Any) -> None:
+    """Add the commands that look at a running server."""
+    lookers: Sequence[tuple[str, str, Command]] = (
+        ("status", "show a running server and its networks", _status),
+        ("devices", "list devices: yours, or all for the server's operator", _devices),
+        ("fdb", "list forwarding entries: yours, or all for the operator", _fdb),
+        ("events", "follow what happens on the networks, until ^C", _events),
+    )
+    for name, summary, run in lookers:
+        examples = f"  hypervisor {name}\n  hypervisor {name} --device /dev/veth0 --json\n"
+        parser = _add(commands, name, summary, examples)
+        parser.add_argument(
+            "--device",
+            type=Path,
+            metavar="PATH",
+            help="the server's node (default: $MACHDEV_DEVICE, else where serve puts it)",
+        )
+        parser.add_argument("--network", default="", metavar="NAME", help="only this network")
+        parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+        if name == "events":
+            parser.add_argument(
+                "-n", "--count", type=_count, metavar="N", help="stop after N events"
+            )
+        parser.set_defaults(run=run)
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of events")
+    return number
+
+
+# --- commands ---------------------------------------------------------------------------------
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from hypervisor.serve import StartError, run_server
+
+    flags = FlagValues(
+        translators=parsed.translator,
+        networks=parsed.network,
+        listen=parsed.listen,
+        insecure_loopback=parsed.insecure_loopback,
+        guard=parsed.guard,
+        mac_scheme=parsed.mac_scheme,
+        state=parsed.state,
+        log_format=parsed.log_format,
+        ready_fd=parsed.ready_fd,
+    )
+    try:
+        return run_server(parsed.config, flags)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except StartError as error:
+        return _failed(str(error))
+
+
+def _check_config(parsed: argparse.Namespace) -> int:
+    try:
+        config = load_config(parsed.file, FlagValues())
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    networks = ", ".join(network.name for network in config.networks)
+    nodes = ", ".join(os.fspath(translator.path) for translator in config.translators)
+    print(
+        f"{parsed.file}: good; networks {networks}; nodes {nodes}; "
+        f"{len(config.devices)} devices with a policy"
+    )
+    return EXIT_OK
+
+
+def _looking(parsed: argparse.Namespace, act: Callable[[Any], None]) -> int:
+    """Connect to the server that is meant, act on it, and explain what fails."""
+    from hypervisor.service.inspect import InspectError, Inspector
+
+    device = parsed.device
+    node = Path(os.path.abspath(device)) if device else find_node(os.environ, os.geteuid())
+    try:
+        with Inspector(node) as inspector:
+            act(inspector)
+    except InspectError as error:
+        return _failed(str(error))
+    return EXIT_OK
+
+
+def _show(answer: Any, as_json: bool, write: Callable[[Any], str]) -> None:
+    print(json.dumps(answer, indent=2) if as_json else write(answer))
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    from hypervisor import report
+
+    return _looking(
+        parsed, lambda server: _show(server.status(parsed.network), parsed.json, report.status)
+    )
+
+
+def _devices(parsed: argparse.Namespace) -> int:
+    from hypervisor import report
+
+    return _looking(
+        parsed, lambda server: _show(server.devices(parsed.network), parsed.json, report.devices)
+    )
+
+
+def _fdb(parsed: argparse.Namespace) -> int:
+    from hypervisor import report
+
+    return _looking(
+        parsed, lambda server: _show(server.fdb(parsed.network), parsed.json, report.fdb)
+    )
+
+
+def _events(parsed: argparse.Namespace) -> int:
+    from hypervisor import report
+
+    def follow(server: Any) -> None:
+        for number, one in enumerate(server.events(parsed.network), start=1):
+            print(json.dumps(one) if parsed.json else report.event(one), flush=True)
+            if number == parsed.count:
+                return
+
+    try:
+        return _looking(parsed, follow)
+    except KeyboardInterrupt:
+        return EXIT_OK  # the only way to say "enough"
+
+
+def _demo(arguments: Sequence[str]) -> int:
+    from hypervisor.demo import main as demo
+
+    return int(demo(list(arguments)))
+
+
+def _failed(message: str) -> int:
+    print(f"hypervisor: {message}", file=sys.stderr)
+    return EXIT_FAILURE

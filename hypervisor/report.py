@@ -1,0 +1,119 @@
+"""What `hypervisor status|devices|fdb|events` print: a server's answers as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hypervisor import console
+
+# Words for the flags of a device, as ip-link(8) writes them (if.h of the Hurd and Linux agree).
+_FLAG_WORDS = ((0x1, "UP"), (0x4, "DEBUG"), (0x100, "PROMISC"), (0x200, "ALLMULTI"))
+
+
+def status(answer: Mapping[str, Any]) -> str:
+    """Return the server in a few lines and its networks in a table."""
+    lines = [f"hypervisor {answer['server_version']}, up {console.duration(answer['uptime_s'])}"]
+    for node in answer["nodes"]:
+        path = console.printable(node["path"])
+        lines.append(f"node {path} on network {node['network']}, {node['connections']} connected")
+    heads = (
+        *("NETWORK", "MODE", "GUARD", "MTU", "DEVICES", "OPENS", "TASKS", "HELD", "POOL"),
+        *("FDB", "FRAMES", "BYTES", "DELIVERED", "DROPPED", "SUBNETS"),
+    )
+    rows = [
+        (
+            one["name"],
+            one["mode"],
+            one["guard"],
+            str(one["mtu_bytes"]),
+            str(one["devices"]),
+            str(one["opens"]),
+            str(one["tasks"]),
+            f"{one['held_reads']}r {one['held_writes']}w",
+            f"{one['pool_frames'] - one['pool_free_frames']}/{one['pool_frames']}",
+            f"{one['fdb_entries']}/{one['fdb_capacity']}",
+            str(one["frames"]),
+            console.size(one["bytes"]),
+            str(one["copies_delivered"]),
+            str(sum(one["drops"].values())),
+            " ".join(one["subnets"]) or "any",
+        )
+        for one in answer["networks"]
+    ]
+    lines += ["", console.table(heads, rows, right=heads[3:14])]
+    for one in answer["networks"]:
+        if one["drops"]:
+            lines.append(f"dropped on {one['name']}: {console.counts(one['drops'])}")
+    return "\n".join(lines)
+
+
+def devices(answer: Mapping[str, Any]) -> str:
+    """Return a table of devices."""
+    if not answer["devices"]:
+        return "no devices of yours"
+    heads = (
+        *("NETWORK", "OWNER", "NAME", "MAC", "FLAGS", "LINK", "OPENS", "TX FRAMES", "TX BYTES"),
+        *("RX FRAMES", "RX BYTES", "WAITING", "DROPPED", "ADDRESSES"),
+    )
+    rows = [
+        (
+            one["network"],
+            one["owner"],
+            one["name"],
+            one["mac"],
+            _flags(one["flags"]) + (" stalled" if one["stalled"] else ""),
+            one["link"] or "-",
+            str(one["opens"]),
+            str(one["tx_frames"]),
+            console.size(one["tx_bytes"]),
+            str(one["rx_frames"]),
+            console.size(one["rx_bytes"]),
+            str(one["rx_slots_used"]),
+            _drops(one),
+            " ".join(one["addresses"]) or "-",
+        )
+        for one in answer["devices"]
+    ]
+    return console.table(heads, rows, right=heads[6:12])
+
+
+def fdb(answer: Mapping[str, Any]) -> str:
+    """Return a table of forwarding entries."""
+    if not answer["entries"]:
+        return "no forwarding entries of yours"
+    heads = ("NETWORK", "MAC", "OWNER", "DEVICE", "AGE")
+    rows = [
+        (
+            one["network"],
+            one["mac"],
+            one["owner"],
+            one["device"],
+            "static" if one["age_s"] is None else console.duration(one["age_s"]),
+        )
+        for one in answer["entries"]
+    ]
+    return console.table(heads, rows)
+
+
+def event(one: Mapping[str, Any]) -> str:
+    """Return one event as a line."""
+    if "lost" in one:
+        return f"({one['lost']} events lost: this reader was too slow)"
+    words = [one["network"], one["kind"], one["owner"], one["device"], one["detail"]]
+    line = " ".join([console.timestamp(one["unix_time_s"]), *(word for word in words if word)])
+    again = f" (and {one['repetitions']} more)" if one["repetitions"] else ""
+    return console.printable(line + again)
+
+
+def _flags(bits: int) -> str:
+    return ",".join(word for bit, word in _FLAG_WORDS if bits & bit) or "DOWN"
+
+
+def _drops(one: Mapping[str, Any]) -> str:
+    parts = [
+        f"{way} {console.counts(one[key])}"
+        for way, key in (("tx:", "tx_drops"), ("rx:", "rx_drops"))
+        if one[key]
+    ]
+    return " ".join(parts) or "-"

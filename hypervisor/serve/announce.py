@@ -1,0 +1,56 @@
+"""What a server says when it is up: where it is, what it holds, how to plug in."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from hypervisor import __version__
+from hypervisor.config.model import NetworkConfig, ServerConfig, Subnet, TranslatorConfig
+
+#: An address to show when a network takes any.
+_ANY_SUBNET_EXAMPLE = "10.0.0.1/24"
+
+
+def announcement(config: ServerConfig, tcp: str = "") -> str:
+    """Return the lines for people, without a newline at the end; ``tcp`` is the bound endpoint."""
+    return "\n".join(_lines(config, tcp))
+
+
+def _lines(config: ServerConfig, tcp: str) -> Iterator[str]:
+    yield f"hypervisor {__version__} is up; ^C stops it"
+    for network in config.networks:
+        subnets = ", ".join(str(subnet) for subnet in network.subnets) or "any address"
+        yield (
+            f"  network {network.name}: {network.mode}, mtu {network.mtu}, "
+            f"guard {network.guard}, {subnets}"
+        )
+        for translator in config.translators:
+            if translator.network == network.name:
+                yield f"    node {translator.path}"
+        if config.listen is not None and config.listen.network == network.name:
+            yield f"    TCP {tcp}, open to every user of this machine"
+    if config.translators:
+        yield "plug a network stack in with:"
+        yield f"  {example_command(config)}"
+
+
+def example_command(config: ServerConfig) -> str:
+    """Return the command that plugs a shell into the first node's network."""
+    translator: TranslatorConfig = config.translators[0]
+    network = next(one for one in config.networks if one.name == translator.network)
+    words = ["pfinet-client", "run", "--device", str(translator.path)]
+    return shlex.join([*words, "--address", _example_address(network), "--", "bash"])
+
+
+def endpoint(host: str, port: int) -> str:
+    """Write an address and port as gRPC and people do."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _example_address(network: NetworkConfig) -> str:
+    if not network.subnets:
+        return _ANY_SUBNET_EXAMPLE
+    subnet: Subnet = network.subnets[0]
+    first = subnet.network_address + (1 if subnet.num_addresses > 2 else 0)
+    return f"{first}/{subnet.prefixlen}"
