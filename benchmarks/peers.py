@@ -1,0 +1,84 @@
+"""The programs that figures are taken from: how each is started and when it is ready."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+from benchmarks.processes import (
+    BenchmarkError,
+    Crew,
+    Helper,
+    wait_readable,
+    wait_until,
+)
+
+#: Debian's package of each program that may be missing.
+PACKAGES = {
+    "vde_switch": "vde2",
+    "vde_plug2tap": "vde2",
+    "iperf3": "iperf3",
+    "ping": "iputils-ping",
+    "ip": "iproute2",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+}
+
+
+def missing(*programs: str) -> str:
+    """Return why a contestant cannot run ("not installed (apt install vde2)"), empty if it can."""
+    packages = sorted({PACKAGES[program] for program in programs if not shutil.which(program)})
+    return f"not installed (apt install {' '.join(packages)})" if packages else ""
+
+
+def start_hypervisor(crew: Crew, folder: Path) -> Path:
+    """Start a real ``hypervisor serve`` in a new ``folder``; return its node when it is ready.
+
+    Any user who can reach the folder may connect.
+    """
+    folder.mkdir(mode=0o755)
+    node = folder / "veth0"
+    ready, ready_child = os.pipe()
+    try:
+        helper = crew.start(
+            "hypervisor serve",
+            [
+                *(sys.executable, "-m", "hypervisor", "serve"),
+                *("--translator", f"{node},mode=0666"),
+                *("--state", folder / "state"),
+                *("--ready-fd", str(ready_child)),
+            ],
+            pass_fds=[ready_child],
+        )
+        os.close(ready_child)
+        wait_readable(ready, helper, "become ready")
+    finally:
+        os.close(ready)
+        with contextlib.suppress(OSError):
+            os.close(ready_child)
+    return node
+
+
+def start_vde_switch(crew: Crew, folder: Path) -> Path:
+    """Start Debian's vde_switch; return the folder of its sockets when it takes plugs."""
+    switch = folder / "vde"
+    helper = crew.start("vde_switch", ["vde_switch", "--sock", switch])
+    wait_until(lambda: _accepts(switch / "ctl"), helper, "take connections")
+    return switch
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def ready(helper: Helper) -> dict[str, str]:
+    """Wait for a worker's first line and return it."""
+    first = helper.hear()
+    if "ready" not in first:
+        raise BenchmarkError(f"{helper.name} said {first} instead of being ready")
+    return first

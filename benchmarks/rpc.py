@@ -1,0 +1,133 @@
+"""``python -m benchmarks rpc``: what a frame costs over gRPC, beside an echo and vde_switch.
+
+Four contestants, all over Unix sockets, writer and reader in processes of their own:
+
+- a bare grpc.aio echo of 64 bytes, no front door: what any call costs at least;
+- one frame of 64 bytes: DeviceWrite on one device, DeviceRead on another, one after the other;
+- vectors of 64 and of 256 frames of 64 and of 1,500 bytes, writer and reader at the same time,
+  one call outstanding each, every frame checked for its content and its place;
+- vde_switch (C) with the same frames, 256 datagrams a system call.
+
+A rate is delivered frames over the time from the first write to the last arrival.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.peers import missing, ready, start_hypervisor, start_vde_switch
+from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew, Helper
+from benchmarks.report import Ratio, Report, Series
+
+VECTORS = (64, 256)
+SIZES = (64, 1500)
+
+#: The targets: a frame's write and read in echoes, and small vectors against vde's rate.
+ECHOES_AT_MOST = 3.0
+VDE_AT_LEAST = 0.4
+
+
+@dataclass(slots=True)
+class Stream:
+    """A writer and a reader on one switch, and what is known about them."""
+
+    writer: Helper
+    reader: Helper
+    writer_at: dict[str, Any]
+    reader_at: dict[str, Any]
+
+    def run(self, series: Series, size: int, vector: int, seconds: float) -> None:
+        """Carry frames for ``seconds`` and add rate and losses to ``series``.
+
+        Raises BenchmarkError if frames arrive changed or out of order.
+        """
+        order = {"size": size, "vector": vector, "seconds": seconds}
+        self.reader.ask(order | self.writer_at)
+        wrote = self.writer.ask(order | self.reader_at, seconds + PATIENCE_S)
+        read = self.reader.ask({"total": wrote["sent"]}, seconds + PATIENCE_S)
+        received, lost = read["received"], wrote["sent"] - read["received"]
+        if not received:
+            raise BenchmarkError(f"{series.name}: nothing arrived of {wrote['sent']:,} frames")
+        if not lost and not read["in_order"]:
+            raise BenchmarkError(f"{series.name}: frames arrived changed or out of order")
+        series.add(received / (read["last_s"] - wrote["started_s"]))
+        series.count(wrote["sent"], lost)
+
+
+class Rpc:
+    """The contestants of one run."""
+
+    def __init__(self, crew: Crew) -> None:
+        """Start servers and clients, all idle when it returns. Raises BenchmarkError."""
+        echo = crew.folder / "echo"
+        self._echo_server = crew.worker("echo-server", echo)
+        ready(self._echo_server)
+        self.echo = crew.worker("echo-client", echo)
+        node = start_hypervisor(crew, crew.folder / "ours")
+        self.pair = crew.worker("pair", node)
+        self.ours = _stream(crew.worker("writer", node), crew.worker("reader", node))
+        ready(self.echo)
+        ready(self.pair)
+        self.vde_missing = missing("vde_switch")
+        self.vde: Stream | None = None
+        if not self.vde_missing:
+            switch = start_vde_switch(crew, crew.folder)
+            self.vde = _stream(
+                crew.worker("vde-sender", switch, crew.folder / "plug-1"),
+                crew.worker("vde-receiver", switch, crew.folder / "plug-2"),
+            )
+
+
+def _stream(writer: Helper, reader: Helper) -> Stream:
+    return Stream(writer, reader, _at(ready(writer)), _at(ready(reader)))
+
+
+def _at(first: dict[str, str]) -> dict[str, Any]:
+    return {key: first[key] for key in ("mac", "address") if key in first}
+
+
+def _call_time(helper: Helper, series: Series, seconds: float) -> None:
+    took = helper.ask({"seconds": seconds}, seconds + PATIENCE_S)
+    series.add(took["elapsed_s"] / took["calls"] * 1e6)
+
+
+def run(rounds: int, seconds: float) -> Report:
+    """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
+    echo = Series("bare gRPC echo, 64 bytes", "us")
+    one = Series("ours, one frame of 64 bytes, write then read", "us")
+    ours = {
+        (vector, size): Series(f"ours, vectors of {vector} x {size} bytes", "frames/s")
+        for vector in VECTORS
+        for size in SIZES
+    }
+    vde = {size: Series(f"vde_switch, {size} bytes, sendmmsg of 256", "frames/s") for size in SIZES}
+    with Crew() as crew:
+        contest = Rpc(crew)
+        for _ in range(rounds):
+            _call_time(contest.echo, echo, seconds)
+            _call_time(contest.pair, one, seconds)
+            for size in SIZES:
+                if contest.vde:
+                    contest.vde.run(vde[size], size, 256, seconds)
+                for vector in VECTORS:
+                    contest.ours.run(ours[vector, size], size, vector, seconds)
+        for series in vde.values():
+            series.absent = contest.vde_missing
+    lost = sum(series.lost or 0 for series in ours.values())
+    return Report(
+        benchmark="rpc",
+        rounds=rounds,
+        seconds=seconds,
+        series=[echo, one, *ours.values(), *vde.values()],
+        ratios=[
+            Ratio("one frame written and read, in echoes", one, echo, at_most=ECHOES_AT_MOST),
+            Ratio("256 x 64 bytes against vde", ours[256, 64], vde[64], at_least=VDE_AT_LEAST),
+            Ratio("64 x 64 bytes against vde", ours[64, 64], vde[64]),
+            Ratio("256 x 1500 bytes against vde", ours[256, 1500], vde[1500]),
+            Ratio("64 x 1500 bytes against vde", ours[64, 1500], vde[1500]),
+        ],
+        notes=[f"ours lost {lost} frames; every one that arrived was in its place"]
+        if not lost
+        else [f"ours lost {lost} frames: a fault, it should hold the writer instead"],
+    )
