@@ -1,0 +1,142 @@
+"""The inner half of ``pfinet-client run``: makes the namespaces and the TAP, and sets them up.
+
+It runs in a child that was forked before gRPC existed, and talks to its parent over a socket pair
+that keeps message boundaries (SOCK_SEQPACKET), one JSON object a message::
+
+    inner → outer    tap, with the TAP's descriptor        namespaces and TAP exist
+    outer → inner    settings: mac, mtu                    the device is open, addresses claimed
+    inner → outer    ready                                 MAC and MTU are set: lend the TAP
+    outer → inner    go                                    lent: link up, start the command
+    inner → outer    failed | said | exit                  a reason; a remark; the command's code
+
+The order is forced from both sides. The server compares the TAP's MAC with the device's when it
+adopts it, and the link-local address is made from the MAC when the link comes up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import ipaddress
+import json
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from hypervisor.kernel import scm
+from hypervisor.kernel.namespaces import unshare_user_net
+from hypervisor.kernel.netlink import Netlink
+from hypervisor.kernel.process import set_parent_death_signal
+from hypervisor.kernel.tap import create_tap
+from pfinet_client.supervise import supervise
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+#: Exit code of run's own failures, as of env, podman and timeout.
+FAILED = 125
+
+_MAX_MESSAGE_BYTES = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What the inner half needs to know from the start.
+
+    ``interface`` is the TAP's name; ``vnet_header`` is false where this client pumps the frames.
+    """
+
+    command: tuple[str, ...]
+    interface: str
+    addresses: tuple[Interface, ...]
+    gateways: tuple[Address, ...]
+    keep_uid: bool
+    vnet_header: bool
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+def send(sock: socket.socket, kind: str, fds: tuple[int, ...] = (), **values: Any) -> None:
+    """Send one message of ``kind`` with JSON values and descriptors."""
+    scm.send(sock, json.dumps({"kind": kind, **values}).encode(), fds)
+
+
+def receive(sock: socket.socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
+    """Receive one message; kind "" when the other side is gone. Raises BlockingIOError."""
+    try:
+        data, fds = scm.receive(sock, _MAX_MESSAGE_BYTES, max_fds=1, flags=flags)
+    except ConnectionResetError:
+        data, fds = b"", []
+    return (json.loads(data) if data else {"kind": ""}), fds
+
+
+def live_inside(inside: Inside, sock: socket.socket, parent_pid: int) -> NoReturn:
+    """Be the inner half until the command has ended.
+
+    Never returns, and runs no cleanup of the caller's.
+    """
+    code = FAILED
+    try:
+        _close_private_descriptors(sock.fileno())
+        code = _live(inside, sock, parent_pid)
+        send(sock, "exit", code=code)
+    except (OSError, ValueError, RuntimeError) as error:
+        with contextlib.suppress(OSError):  # nobody may be left to hear it
+            send(sock, "failed", text=getattr(error, "strerror", None) or str(error))
+    finally:
+        os._exit(code)
+
+
+def _live(inside: Inside, sock: socket.socket, parent_pid: int) -> int:
+    set_parent_death_signal(parent_pid)
+    unshare_user_net(inside.keep_uid)
+    # A change of credentials clears it, and entering a user namespace is one.
+    set_parent_death_signal(parent_pid)
+    try:
+        tap = create_tap(inside.interface, vnet_header=inside.vnet_header)
+    except OSError as error:
+        text = f"cannot make the TAP {inside.interface} inside: {error.strerror}"
+        raise RuntimeError(text) from None
+    send(sock, "tap", (tap,))
+    # The outer half and the server hold it now; with the last of them the interface goes.
+    os.close(tap)
+    settings = _expect(sock, "settings")
+    with Netlink() as net:
+        net.set_mac(inside.interface, bytes.fromhex(settings["mac"]))
+        net.set_mtu(inside.interface, settings["mtu"])
+        net.set_eui64(inside.interface)
+        send(sock, "ready")
+        _expect(sock, "go")
+        _bring_up(net, inside)
+    os.environ.update(inside.environment)
+    return supervise(inside.command, parent_pid, lambda text: send(sock, "said", text=text))
+
+
+def _close_private_descriptors(kept: int) -> None:
+    """Close what an exec would have closed: this process lives as long as the command.
+
+    The caller's objects that own those descriptors must not be finalized any more, since the
+    numbers will be used again: no frame of his is returned to, and the collector forgets them.
+    """
+    gc.freeze()
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        with contextlib.suppress(OSError):  # the listing's own is gone by now
+            if fd != kept and not os.get_inheritable(fd):
+                os.close(fd)
+
+
+def _bring_up(net: Netlink, inside: Inside) -> None:
+    net.set_up("lo")
+    net.set_up(inside.interface)
+    for address in inside.addresses:
+        net.add_address(inside.interface, address)
+    for gateway in inside.gateways:
+        net.add_default_route(inside.interface, gateway)
+
+
+def _expect(sock: socket.socket, kind: str) -> dict[str, Any]:
+    message, _ = receive(sock)
+    if message["kind"] != kind:
+        os._exit(FAILED)  # the outer half gave up and has said why
+    return message
