@@ -168,7 +168,7 @@ def _check_listener(server: Table, listen: Sequence[Table], problems: Problems) 
             "TCP without TLS lets every local user in as one owner",
             "add --insecure-loopback if that is what you want",
         )
-    elif insecure and not listen:
+    elif insecure and not listen and server.lacks("listen"):
         problems.add(
             server.where("insecure_loopback"),
             "nothing listens on TCP",

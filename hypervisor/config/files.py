@@ -67,6 +67,7 @@ class _Reader:
 
     def draft(self) -> Draft:
         document = dict(self._document)
+        has_listen = "listen" in document
         read: dict[str, list[Table]] = {}
         for name, keys in _ARRAYS.items():
             read[name] = self._array(name, document.pop(name, []), keys)
@@ -78,6 +79,8 @@ class _Reader:
         server = read_table(
             document, _SERVER_KEYS, Origin(self._source), self._locate, self._problems
         )
+        if has_listen and not listen:
+            server.refused.add("listen")
         return Draft(server, read["network"], read["translator"], read["device"], listen)
 
     def _locate(self, *path: str | int) -> Origin:

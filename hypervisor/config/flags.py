@@ -34,7 +34,8 @@ def read_flags(flags: FlagValues, problems: Problems) -> Draft:
     for text in flags.translators:
         draft.translators += _table("--translator", "path", text, tables.TRANSLATOR_KEYS, problems)
     if flags.listen is not None:
-        draft.listen += _table("--listen", "endpoint", flags.listen, tables.LISTEN_KEYS, problems)
+        draft.listen = _table("--listen", "endpoint", flags.listen, tables.LISTEN_KEYS, problems)
+        draft.server.refused |= set() if draft.listen else {"listen"}
     return draft
 
 
