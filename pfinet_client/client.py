@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -262,7 +262,9 @@ class NetworkView:
         request = network_pb2.ListFdbEntriesRequest(network=network)
         return list((await self._call("ListFdbEntries", request)).entries)
 
-    async def events(self, network: str = "") -> AsyncIterator[network_pb2.WatchEventsResponse]:
+    async def events(
+        self, network: str = ""
+    ) -> AsyncGenerator[network_pb2.WatchEventsResponse, None]:
         """Yield events as they happen; a ``lost`` entry counts those a slow reader missed."""
         stream = self._method("WatchEvents")(
             network_pb2.WatchEventsRequest(network=network), metadata=self._client.metadata
