@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 
 #: What a gRPC client says first (RFC 9113, section 3.4).
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-#: How long a visitor may say nothing, in seconds.
-SILENCE_S = 10.0
 #: How long nobody is accepted after the process ran out of descriptors or memory, in seconds.
 EXHAUSTION_PAUSE_S = 0.1
 #: Most visitors taken from one listener in one turn of the loop.
@@ -52,10 +50,14 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class DoorLimits:
-    """How many connections may be open at once, lending ones and silent ones included."""
+    """How many connections may be open at once, lending ones and silent ones included.
+
+    ``silence_s`` is how long a visitor may say nothing, in seconds.
+    """
 
     per_owner: int = 64
     total: int = 4096
+    silence_s: float = 10.0
 
 
 #: Carries out a lending message: (network, owner, message, descriptors) -> line to answer with.
@@ -173,7 +175,7 @@ class FrontDoor:
         self._per_node[listener.label] += 1
         visitor = _Visitor(self, listener, person, sock)
         self._visitors.add(visitor)
-        visitor.wait()
+        visitor.wait(self._limits.silence_s)
 
     def _admits(self, owner: str, label: str) -> bool:
         if self._per_owner[owner] < self._limits.per_owner:
@@ -258,11 +260,11 @@ class _Visitor:
         self._patience: asyncio.TimerHandle | None = None
         self._left = False
 
-    def wait(self) -> None:
-        """Wait for the first message."""
+    def wait(self, silence_s: float) -> None:
+        """Wait for the first message, at most ``silence_s`` seconds."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._socket, self._readable)
-        self._patience = loop.call_later(SILENCE_S, self.leave)
+        self._patience = loop.call_later(silence_s, self.leave)
 
     def leave(self) -> None:
         """Close the socket, whatever it is used for."""

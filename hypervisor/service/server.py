@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -27,7 +28,7 @@ from hypervisor.service.device import DeviceService
 from hypervisor.service.front_door import DoorLimits, FrontDoor, Listener
 from hypervisor.service.identity import Peers
 from hypervisor.service.network import NetworkService, NodeInfo
-from hypervisor.service.task import TASKS_PER_OWNER, Tasks, TaskService
+from hypervisor.service.task import Tasks, TaskService
 from hypervisor.service.waiters import Waiters
 from hypervisor.service.watch import WATCHERS_PER_OWNER, Watchers
 
@@ -61,7 +62,6 @@ class ServiceLimits:
     """Bounds of the service, by owner and in total."""
 
     door: DoorLimits = field(default_factory=DoorLimits)
-    tasks_per_owner: int = TASKS_PER_OWNER
     watchers_per_owner: int = WATCHERS_PER_OWNER
 
 
@@ -92,7 +92,7 @@ class Server:
         self.waiters = Waiters(runtime)
         self.watchers = Watchers(limits.watchers_per_owner)
         self.peers = Peers()
-        self.tasks = Tasks(self.peers, self.waiters, limits.tasks_per_owner)
+        self.tasks = Tasks(self.peers, self.waiters)
 
     async def start(self) -> None:
         """Serve. Raises OSError when the private socket cannot be made."""
@@ -102,7 +102,7 @@ class Server:
         path = f"{self._directory}/grpc"
         self._grpc = self._build()
         try:
-            self._grpc.add_insecure_port(f"unix:{path}")
+            self._grpc.add_insecure_port(f"unix:{quote(path)}")
         except RuntimeError as error:
             raise OSError(f"cannot listen on the private socket {path}: {error}") from error
         await self._grpc.start()

@@ -8,12 +8,11 @@ the loss first.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from dataclasses import dataclass
 
 from machdev.v1 import task_pb2, task_pb2_grpc
 
-from hypervisor.errors import InvalidDest, NoMemory, ServerDied
+from hypervisor.errors import InvalidDest, ServerDied
 from hypervisor.requests import Caller, CreateTask, EndTask
 from hypervisor.service.identity import Connection, Peers
 from hypervisor.service.status import Context, answers
@@ -21,8 +20,6 @@ from hypervisor.service.waiters import Waiters
 
 #: Metadata key under which a call names its task.
 TASK_KEY = "machdev-task"
-#: Most tasks of one owner, attached and implicit.
-TASKS_PER_OWNER = 64
 #: Largest vector a client may send or ask for; stays below the 4 MiB that gRPC clients accept.
 MAX_VECTOR_FRAMES = 1024
 MAX_VECTOR_BYTES = 3_670_016
@@ -40,12 +37,10 @@ class Task:
 class Tasks:
     """The living tasks by their tokens."""
 
-    def __init__(self, peers: Peers, waiters: Waiters, per_owner: int = TASKS_PER_OWNER) -> None:
+    def __init__(self, peers: Peers, waiters: Waiters) -> None:
         self._peers = peers
         self._waiters = waiters
-        self._limit = per_owner
         self._tasks: dict[str, Task] = {}
-        self._per_owner: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -59,28 +54,27 @@ class Tasks:
         connection = self._peers.behind(context)
         token = _token(context) or connection.implicit
         if not token:
-            return await self._implicit(connection)
+            token = await self._implicit(connection)
         task = self._tasks.get(token)
         if (
             task is None
             or task.caller.owner != connection.person.owner
             or task.network != connection.network
         ):
-            raise InvalidDest(f"no such task: the value of {TASK_KEY} is dead or not yours")
+            raise InvalidDest(
+                f"no such task of yours here: what {TASK_KEY} names has ended or never was; "
+                "call TaskService.Attach for a new one"
+            )
         return task
 
     async def create(self, connection: Connection) -> Task:
-        """Make a task that dies with ``connection`` at the latest. Raises NoMemory, InvalidDest."""
+        """Make a task that dies with ``connection`` at the latest.
+
+        Raises NoMemory at the owner's quota, InvalidDest if the connection is lost meanwhile.
+        """
         person = connection.person
-        if self._per_owner[person.owner] >= self._limit:
-            raise NoMemory(f"{person.owner} has its {self._limit} tasks: end one first")
-        self._per_owner[person.owner] += 1
-        try:
-            request = CreateTask(self._waiters.next_id(), person.owner, person.operator)
-            token = await self._waiters.ask(connection.network, request)
-        except BaseException:
-            self._release(person.owner)
-            raise
+        request = CreateTask(self._waiters.next_id(), person.owner, person.operator)
+        token = await self._waiters.ask(connection.network, request)
         task = Task(Caller(person.owner, token, person.operator), connection.network, connection)
         self._tasks[token] = task
         connection.tasks.add(token)
@@ -95,7 +89,6 @@ class Tasks:
         if self._tasks.pop(token, None) is None:
             return
         task.connection.tasks.discard(token)
-        self._release(task.caller.owner)
         self._waiters.tell(task.network, EndTask(self._waiters.next_id(), task.caller))
 
     def end_all_of(self, connection: Connection) -> None:
@@ -103,16 +96,11 @@ class Tasks:
         for token in tuple(connection.tasks):
             self.end(self._tasks[token])
 
-    async def _implicit(self, connection: Connection) -> Task:
+    async def _implicit(self, connection: Connection) -> str:
         async with connection.making:
             if not connection.implicit:
                 connection.implicit = (await self.create(connection)).caller.task
-        return self._tasks[connection.implicit]
-
-    def _release(self, owner: str) -> None:
-        self._per_owner[owner] -= 1
-        if not self._per_owner[owner]:
-            del self._per_owner[owner]
+        return connection.implicit
 
 
 class TaskService(task_pb2_grpc.TaskServiceServicer):

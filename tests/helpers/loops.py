@@ -1,0 +1,38 @@
+"""Run an asyncio test on both event loops the server runs on: asyncio's own and uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+FACTORIES: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a plain test of a coroutine function: pytest runs it once on each loop.
+
+    The coroutine function may ask for fixtures like any test.
+    """
+
+    def run(loop: str, **fixtures: Any) -> None:
+        with asyncio.Runner(loop_factory=FACTORIES[loop]) as runner:
+            runner.run(test(**fixtures))
+
+    run.__name__ = test.__name__
+    run.__doc__ = test.__doc__
+    run.__module__ = test.__module__
+    wanted = inspect.signature(test).parameters.values()
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("loop", keyword), *(p.replace(kind=keyword) for p in wanted)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    for mark in getattr(test, "pytestmark", ()):
+        run = getattr(pytest.mark, mark.name)(*mark.args, **mark.kwargs)(run)
+    return pytest.mark.parametrize("loop", sorted(FACTORIES))(run)
