@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.peers import missing, ready, start_hypervisor, start_vde_switch
 from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew, Helper
-from benchmarks.report import Ratio, Report, Series
+from benchmarks.report import Ratio, Report, Series, rounds_of
 
 VECTORS = (64, 256)
 SIZES = (64, 1500)
@@ -104,7 +104,7 @@ def run(rounds: int, seconds: float) -> Report:
     vde = {size: Series(f"vde_switch, {size} bytes, sendmmsg of 256", "frames/s") for size in SIZES}
     with Crew() as crew:
         contest = Rpc(crew)
-        for _ in range(rounds):
+        for _ in rounds_of(rounds):
             _call_time(contest.echo, echo, seconds)
             _call_time(contest.pair, one, seconds)
             for size in SIZES:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.peers import missing, start_hypervisor, start_vde_switch
 from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew
-from benchmarks.report import Ratio, Report, Series
+from benchmarks.report import Ratio, Report, Series, rounds_of
 from benchmarks.topologies import Joined, join_ours, join_vde, join_veth
 from hypervisor.kernel.namespaces import private_tun_node
 from hypervisor.kernel.preflight import preflight
@@ -167,7 +167,7 @@ def run(rounds: int, seconds: float) -> Report:
         contestants = _contestants(crew)
         for contestant in contestants:
             contestant.start()
-        for _ in range(rounds):
+        for _ in rounds_of(rounds):
             for contestant in contestants:
                 contestant.measure(seconds)
     veth, vde, owner, strangers = contestants
