@@ -230,7 +230,7 @@ def _unusable(address: Address) -> str:
         return "a link-local address"
     if address.version == 4 and address.packed[0] >= 240:
         return "a reserved address"
-    if address.version == 6 and address.ipv4_mapped is not None:
+    if address.version == 6 and (address.ipv4_mapped is not None or int(address) < 2**32):
         return "an IPv4 address in disguise"
     return ""
 

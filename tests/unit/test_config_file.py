@@ -254,7 +254,7 @@ def test_eight_addresses_are_the_most_a_device_has(tmp_path: Path) -> None:
 
 
 def test_what_two_devices_cannot_share_is_found(tmp_path: Path) -> None:
-    device = '[[device]]\nowner = 0\nname = "eth0"\nmac = "52:54:00:00:00:01"\naddresses = ["10.0.0.1"]\n'
+    device = '[[device]]\nowner=0\nname="eth0"\nmac="52:54:00:00:00:01"\naddresses=["10.0.0.1"]\n'
     place = tmp_path / "server.toml"
     found = [str(problem) for problem in mistakes(tmp_path, device + device)]
     assert found == [
@@ -313,14 +313,15 @@ def test_things_without_their_names_are_named_by_their_tables(tmp_path: Path) ->
 
 
 def test_doubles_are_named_with_both_places(tmp_path: Path) -> None:
-    text = '[[network]]\nname="a"\n[[network]]\nname="a"\n[[translator]]\npath="/x"\n[[translator]]\npath="/x"\n'
+    text = '[[network]]\nname="a"\n' * 2 + '[[translator]]\npath="/x"\n' * 2
     found = mistakes(tmp_path, text)
     assert [problem.origin.line for problem in found] == [4, 8]
     assert [problem.message.rpartition(":")[2] for problem in found] == ["2", "6"]
 
 
 def test_with_several_networks_everything_says_which(tmp_path: Path) -> None:
-    text = '[[network]]\nname="a"\n[[network]]\nname="b"\n[[translator]]\npath="/x"\n[[device]]\nowner=0\nname="e"\n'
+    text = '[[network]]\nname="a"\n[[network]]\nname="b"\n'
+    text += '[[translator]]\npath="/x"\n[[device]]\nowner=0\nname="e"\n'
     found = mistakes(tmp_path, text)
     assert [problem.origin.line for problem in found] == [5, 7]
     assert all('add network = "a" or network = "b"' in problem.hint for problem in found)
