@@ -12,6 +12,7 @@ CLOSED = "closed"  #: the receiver closed with the copy undelivered
 WITHDRAWN = "withdrawn"  #: the sender cancelled or died before the copy was switched
 LINK_DOWN = "link_down"  #: the receiver's interface is down
 LINK_ERROR = "link_error"  #: the receiver's kernel object refused the frame
+LINK_GONE = "link_gone"  #: the receiver's kernel object was gone before the frame was written
 
 # --- frames: no receiver was chosen ---
 NO_RECEIVER = "no_receiver"  #: nobody here has that destination

@@ -119,6 +119,13 @@ class Engine(Holding):
         self._vectors.append(_Vector(sender, request, frames, header_bytes, needs))
         self.poll(now)
 
+    def discard(self, sender: Open, reason: str, frames: int) -> None:
+        """Count frames of a link that went no further than the guard."""
+        self.frames_switched += frames
+        sender.sent_frames += frames
+        self.discards.count(reason, frames)
+        sender.sent_drops.count(reason, frames)
+
     def can_ingress(self, sender: Open) -> bool:
         """Tell whether a TX slot is free, so that reading the sender's link makes sense."""
         return sender.tx_used < self.limits.tx_slots

@@ -1,0 +1,100 @@
+"""Ports and the interface of all forwarders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from hypervisor.engine.drops import HAIRPIN, NO_RECEIVER, RESERVED_GROUP
+from hypervisor.engine.opens import Choice, Open
+
+NOWHERE: Final = Choice(discard=NO_RECEIVER)
+BACK: Final = Choice(discard=HAIRPIN)
+RESERVED: Final = Choice(discard=RESERVED_GROUP)
+
+_RESERVED_GROUPS: Final = frozenset(
+    bytes.fromhex("0180c20000") + bytes([last]) for last in range(16)
+)
+
+
+def is_reserved(destination: bytes) -> bool:
+    """Tell whether an address is one that bridges must not forward."""
+    return destination in _RESERVED_GROUPS
+
+
+class Port:
+    """Where one device meets the network.
+
+    ``learns`` is true for trunks and uplinks, behind which there are addresses to learn;
+    ``receivers`` are the opens that get each frame for this port, empty while it is down.
+    """
+
+    __slots__ = ("choice", "device", "learned", "learns", "mac", "promiscuous", "receivers")
+
+    def __init__(self, device: Any, mac: bytes, learns: bool) -> None:
+        self.device = device
+        self.mac = mac
+        self.learns = learns
+        self.promiscuous = False
+        self.receivers: tuple[Open, ...] = ()
+        self.choice: Choice = NOWHERE
+        #: How many addresses have been learned behind this port.
+        self.learned = 0
+
+    def set_receivers(self, receivers: Iterable[Open]) -> None:
+        """Set who gets the frames for this port."""
+        self.receivers = tuple(receivers)
+        self.choice = Choice(holding=self.receivers) if self.receivers else NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of a forwarding table; ``age_s`` is None for a static one."""
+
+    mac: bytes
+    port: Port
+    age_s: float | None
+
+
+class Forwarder(Protocol):
+    """What decides where frames go. One writer, no I/O, ``now`` in monotonic seconds."""
+
+    #: "hub" or "switch".
+    mode: str
+    #: Whether any device may ask for other devices' unicast.
+    grants_promiscuous: bool
+    #: Destinations whose frames go to ``table[destination].choice`` and nowhere else.
+    table: dict[bytes, Port]
+    #: The most addresses that can be learned; 0 where nothing is.
+    capacity: int
+
+    def add(self, port: Port) -> None:
+        """Connect a port."""
+        ...
+
+    def remove(self, port: Port) -> None:
+        """Disconnect a port and forget what was learned behind it."""
+        ...
+
+    def changed(self, port: Port) -> None:
+        """Take notice of a port's new address or flags."""
+        ...
+
+    def learn(self, port: Port, source: bytes, now: float) -> bool:
+        """Learn where ``source`` is. False if it belongs to another device and is refused."""
+        ...
+
+    def forward(self, ingress: Port, destination: bytes, now: float) -> Choice:
+        """Choose who gets a frame from ``ingress`` for ``destination``."""
+        ...
+
+    def entries(self, now: float) -> list[Entry]:
+        """Return the forwarding table for people to read."""
+        ...
+
+
+def flood(ports: Iterable[Port], ingress: Port) -> Choice:
+    """Choose every receiver of ``ports`` but the ingress; nobody of them holds the sender."""
+    receivers = [each for port in ports if port is not ingress for each in port.receivers]
+    return Choice(flooded=receivers) if receivers else NOWHERE

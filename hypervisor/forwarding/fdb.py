@@ -1,0 +1,99 @@
+"""The bounded table of learned addresses: ageing, moves, fair eviction, per-port limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from hypervisor.forwarding.base import Port
+
+CAPACITY: Final = 8_192
+AGEING_S: Final = 300.0  # IEEE 802.1Q 8.8.3: the recommended default
+LIMIT_PER_PORT: Final = 4_096
+
+
+@dataclass(slots=True)
+class Learned:
+    """Behind which port an address was last seen, and when (monotonic seconds)."""
+
+    port: Port
+    seen: float
+
+
+class Fdb:
+    """Learned addresses, oldest first.
+
+    When the table is full, the oldest entry of the port that holds most goes, so that a port
+    that floods addresses evicts its own and nobody else's.
+    """
+
+    def __init__(
+        self,
+        capacity: int = CAPACITY,
+        ageing_s: float = AGEING_S,
+        limit_per_port: int = LIMIT_PER_PORT,
+    ) -> None:
+        self.capacity = capacity
+        self.ageing_s = ageing_s
+        self.limit_per_port = limit_per_port
+        self.evicted = 0
+        self.moves = 0
+        # Per port, in the order of their last sighting: the first is that port's oldest.
+        self._by_port: dict[Port, dict[bytes, Learned]] = {}
+        self._entries: dict[bytes, Learned] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, mac: bytes, now: float) -> Port | None:
+        """Return the port behind which ``mac`` was seen within the ageing time."""
+        entry = self._entries.get(mac)
+        if entry is None:
+            return None
+        if now - entry.seen >= self.ageing_s:
+            self.forget(mac)
+            return None
+        return entry.port
+
+    def learn(self, mac: bytes, port: Port, now: float) -> None:
+        """Note that ``mac`` was seen behind ``port``; a known one moves there."""
+        entry = self._entries.get(mac)
+        if entry is not None:
+            if entry.port is not port:
+                self.moves += 1
+            self.forget(mac)
+        elif len(self._entries) >= self.capacity:
+            self._evict(max(self._by_port, key=lambda each: each.learned))
+        if port.learned >= self.limit_per_port:
+            self._evict(port)
+        entry = Learned(port, now)
+        self._entries[mac] = entry
+        self._by_port.setdefault(port, {})[mac] = entry
+        port.learned += 1
+
+    def _evict(self, port: Port) -> None:
+        self.evicted += 1
+        self.forget(next(iter(self._by_port[port])))
+
+    def forget(self, mac: bytes) -> None:
+        """Remove one address, if it is there."""
+        entry = self._entries.pop(mac, None)
+        if entry is None:
+            return
+        entry.port.learned -= 1
+        of_port = self._by_port[entry.port]
+        del of_port[mac]
+        if not of_port:
+            del self._by_port[entry.port]
+
+    def forget_port(self, port: Port) -> None:
+        """Remove all that was learned behind a port."""
+        for mac in list(self._by_port.get(port, ())):
+            self.forget(mac)
+
+    def items(self, now: float) -> Iterator[tuple[bytes, Learned]]:
+        """Yield what has not aged out."""
+        for mac, entry in self._entries.items():
+            if now - entry.seen < self.ageing_s:
+                yield mac, entry

@@ -1,0 +1,55 @@
+"""A hub: every frame goes to all other ports, as in the Hurd's eth-multiplexer."""
+
+from __future__ import annotations
+
+from hypervisor.engine.opens import Choice
+from hypervisor.forwarding.base import BACK, NOWHERE, RESERVED, Entry, Port, flood, is_reserved
+
+
+class Hub:
+    """Repeats each frame to all. The device that has the destination may hold the sender."""
+
+    mode = "hub"
+    grants_promiscuous = True
+    capacity = 0
+
+    def __init__(self) -> None:
+        self.table: dict[bytes, Port] = {}
+        self._ports: dict[Port, None] = {}
+        self._by_mac: dict[bytes, Port] = {}
+
+    def add(self, port: Port) -> None:
+        """Connect a port."""
+        self._ports[port] = None
+        self._by_mac[port.mac] = port
+
+    def remove(self, port: Port) -> None:
+        """Disconnect a port."""
+        del self._ports[port]
+        self._by_mac = {each.mac: each for each in self._ports}
+
+    def changed(self, port: Port) -> None:
+        """Take notice of a port's new address."""
+        self._by_mac = {each.mac: each for each in self._ports}
+
+    def learn(self, port: Port, source: bytes, now: float) -> bool:
+        """A hub learns nothing; it refuses a source that is another device's own."""
+        return self._by_mac.get(source, port) is port
+
+    def forward(self, ingress: Port, destination: bytes, now: float) -> Choice:
+        """Choose all other ports."""
+        if is_reserved(destination):
+            return RESERVED
+        addressed = self._by_mac.get(destination)
+        if addressed is ingress:
+            return BACK
+        if addressed is None:
+            return flood(self._ports, ingress)
+        others = flood((port for port in self._ports if port is not addressed), ingress)
+        if not addressed.receivers and not others.flooded:
+            return NOWHERE
+        return Choice(holding=addressed.receivers, flooded=others.flooded)
+
+    def entries(self, now: float) -> list[Entry]:
+        """Return the devices' own addresses: all that a hub knows."""
+        return [Entry(port.mac, port, None) for port in self._ports]

@@ -1,0 +1,81 @@
+"""A switch: frames go where their destination is, and group frames to all."""
+
+from __future__ import annotations
+
+from hypervisor.engine.opens import Choice
+from hypervisor.forwarding.base import BACK, RESERVED, Entry, Port, flood, is_reserved
+from hypervisor.forwarding.fdb import Fdb
+
+
+class Switch:
+    """Forwards by static entries (the devices' own addresses) and by learned ones.
+
+    While a device is promiscuous ``table`` is empty, so that every frame is looked at.
+    """
+
+    mode = "switch"
+    grants_promiscuous = False
+
+    def __init__(self, fdb: Fdb | None = None) -> None:
+        self.fdb = fdb or Fdb()
+        self.capacity = self.fdb.capacity
+        self.table: dict[bytes, Port] = {}
+        self._static: dict[bytes, Port] = {}
+        self._ports: dict[Port, None] = {}
+        self._nosy: tuple[Port, ...] = ()
+        self._unknown_to: tuple[Port, ...] = ()
+
+    def add(self, port: Port) -> None:
+        """Connect a port; its own address becomes a static entry and wins over a learned one."""
+        self._ports[port] = None
+        self.changed(port)
+
+    def remove(self, port: Port) -> None:
+        """Disconnect a port and forget what was learned behind it."""
+        del self._ports[port]
+        self.fdb.forget_port(port)
+        self._rebuild()
+
+    def changed(self, port: Port) -> None:
+        """Take notice of a port's new address or flags."""
+        self.fdb.forget(port.mac)
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._static = {port.mac: port for port in self._ports}
+        self._nosy = tuple(port for port in self._ports if port.promiscuous)
+        self._unknown_to = tuple(port for port in self._ports if port.promiscuous or port.learns)
+        # The engine keeps the dict, so it is refilled, not replaced.
+        self.table.clear()
+        if not self._nosy:
+            self.table.update(self._static)
+
+    def learn(self, port: Port, source: bytes, now: float) -> bool:
+        """Learn a unicast source behind a trunk. A device's own address is never learned
+        elsewhere: that is refused.
+        """
+        owner = self._static.get(source)
+        if owner is not None:
+            return owner is port
+        self.fdb.learn(source, port, now)
+        return True
+
+    def forward(self, ingress: Port, destination: bytes, now: float) -> Choice:
+        """Choose the receivers of a frame."""
+        if destination[0] & 1:
+            return RESERVED if is_reserved(destination) else flood(self._ports, ingress)
+        port = self._static.get(destination) or self.fdb.find(destination, now)
+        if port is ingress:
+            return BACK
+        if port is None:
+            return flood(self._unknown_to, ingress)
+        others = flood((each for each in self._nosy if each is not port), ingress)
+        if not others.flooded:
+            return port.choice
+        return Choice(holding=port.receivers, flooded=others.flooded)
+
+    def entries(self, now: float) -> list[Entry]:
+        """Return static entries, then learned ones."""
+        static = [Entry(mac, port, None) for mac, port in self._static.items()]
+        learned = [Entry(mac, each.port, now - each.seen) for mac, each in self.fdb.items(now)]
+        return static + learned

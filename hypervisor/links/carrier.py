@@ -1,0 +1,157 @@
+"""Moves frames between one link and one open of a network, in the runtime's loop.
+
+Reading   when the descriptor polls readable, in bursts small enough to stay in the processor's
+          cache; it pauses while the open's TX slots are full (the lender's kernel then drops and
+          counts at its own queue), and resumes when the engine says so.
+Writing   *inline* for links whose owner is trusted: the receiver's network stack runs inside our
+          write(). For all others a :class:`ThreadedSink` writes, fed by the bounded RX slots.
+The end   a link that is gone detaches its open. Closing a descriptor can block for tens of
+          milliseconds, so it is left to ``close_later``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from hypervisor.links.base import Link, LinkGone
+from hypervisor.links.sink import ThreadedSink
+from hypervisor.network import Network
+from hypervisor.nic import Handle
+
+#: One burst: enough to spread the cost of a wake-up, little enough to stay in the cache.
+BURST_FRAMES = 64
+BURST_BYTES = 256 << 10
+#: Bursts in one turn of the loop, so that others get theirs.
+BURSTS = 4
+
+
+class Carrier:
+    """The I/O side of an open with a link. Owned by the runtime; see the module."""
+
+    def __init__(
+        self,
+        network: Network,
+        handle: Handle,
+        link: Link,
+        *,
+        inline: bool,
+        clock: Callable[[], float],
+        settle: Callable[[], None],
+        close_later: Callable[[Link], None],
+    ) -> None:
+        self._network = network
+        self._handle = handle
+        self._link = link
+        self._clock = clock
+        self._settle = settle
+        self._close_later = close_later
+        self._loop = asyncio.get_running_loop()
+        self._sink: ThreadedSink | None = None
+        if not inline:
+            self._sink = ThreadedSink(link, self._wake, name=f"sink {handle.nic.device.name}")
+        self._reading = False
+        self._stopped = False
+
+    @property
+    def inline(self) -> bool:
+        """Whether frames are written in the loop's own thread."""
+        return self._sink is None
+
+    def start(self) -> None:
+        """Begin to read."""
+        self.resume()
+
+    def resume(self) -> None:
+        """Read again after a pause."""
+        if not self._reading and not self._stopped:
+            self._reading = True
+            self._loop.add_reader(self._link.fileno(), self._readable)
+
+    def _pause(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._link.fileno())
+
+    def _readable(self) -> None:
+        network, handle = self._network, self._handle
+        try:
+            for _ in range(BURSTS):
+                if not network.can_ingress(handle):
+                    self._pause()
+                    break
+                frames = self._link.read_burst(BURST_FRAMES, BURST_BYTES)
+                if not frames:
+                    break
+                network.ingress(handle, frames, self._clock())
+                self._settle()
+                if len(frames) == 1 or self._stopped:
+                    break
+        except LinkGone as error:
+            self._gone(str(error))
+
+    def flush(self) -> None:
+        """Give the link what waits in the open's RX slots."""
+        if self._stopped:
+            return
+        if self._sink is not None:
+            self._flush_sink(self._sink)
+            return
+        network, handle, write = self._network, self._handle, self._link.write
+        while batch := network.egress(handle, BURST_FRAMES):
+            drops: dict[str, int] = {}
+            try:
+                for frame, header_bytes in batch:
+                    reason = write(frame, header_bytes)
+                    if reason is not None:
+                        drops[reason] = drops.get(reason, 0) + 1
+            except LinkGone as error:
+                self._gone(str(error))
+                return
+            network.written(handle, len(batch), drops, self._clock())
+
+    def _flush_sink(self, sink: ThreadedSink) -> None:
+        network, handle = self._network, self._handle
+        finished, drops = sink.collect()
+        if finished:
+            network.written(handle, finished, drops, self._clock())
+        if sink.gone is not None:
+            self._gone(sink.gone)
+            return
+        batch = network.egress(handle, BURST_FRAMES)
+        while batch:
+            sink.offer(batch)
+            batch = network.egress(handle, BURST_FRAMES)
+        if network.is_awaited(handle) and not sink.want(1):
+            self._wake()
+
+    def _wake(self) -> None:
+        """Called from the sink's thread: come by and collect."""
+        try:
+            self._loop.call_soon_threadsafe(self._collect)
+        except RuntimeError:
+            # The loop was closed: nobody is left to collect, and stop() has been called.
+            return
+
+    def _collect(self) -> None:
+        if not self._stopped:
+            self.flush()
+            self._settle()
+
+    def _gone(self, why: str) -> None:
+        """The link ended by itself: the port dies with it."""
+        self.stop()
+        self._network.detach(self._handle, why, self._clock())
+        self._settle()
+
+    def stop(self) -> None:
+        """Stop reading and writing, and close the link; twice is allowed."""
+        if self._stopped:
+            return
+        # The reader goes first: closed numbers are used again, and epoll remembers the file.
+        self._pause()
+        self._stopped = True
+        if self._sink is None:
+            self._close_later(self._link)
+        else:
+            self._sink.stop()

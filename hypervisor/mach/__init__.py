@@ -1,0 +1,9 @@
+"""What device.defs says: tasks and ports, devices and their status, addresses. Pure state.
+
+- ``ports``: tasks hold port rights; a port names one open of a device
+- ``tickets``: promises that a descriptor will be lent, used once
+- ``devices``: virtual NICs, keyed by (owner, name); their flags, their quotas
+- ``mac``: stable addresses from a keyed hash, or as eth-multiplexer makes them
+- ``status``: device_get_status and device_set_status, as GNU Mach answers them
+- ``claims``: IP addresses: assigned by policy or claimed by owners, leased to them
+"""

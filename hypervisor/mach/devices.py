@@ -1,0 +1,191 @@
+"""Devices: virtual NICs keyed by (owner, name), with flags, policy and quotas."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from hypervisor.errors import AlreadyOpen, InvalidArgument, NoMemory
+from hypervisor.requests import Role
+
+DEVICES_PER_OWNER: Final = 64
+OPENS_PER_OWNER: Final = 256
+DEVICES: Final = 4_096
+OPENS: Final = 8_192
+
+# Interface flags (device/if_hdr.h of GNU Mach; MULTICAST as on Linux).
+IFF_UP: Final = 0x1
+IFF_BROADCAST: Final = 0x2
+IFF_DEBUG: Final = 0x4
+IFF_RUNNING: Final = 0x40
+IFF_PROMISC: Final = 0x100
+IFF_ALLMULTI: Final = 0x200
+IFF_MULTICAST: Final = 0x1000
+INITIAL_FLAGS: Final = IFF_UP | IFF_BROADCAST | IFF_RUNNING | IFF_MULTICAST
+
+NAME_MAX_BYTES: Final = 127
+#: What "" means: boot opens "", pfinet always "eth".
+DEFAULT_NAME: Final = "eth"
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePolicy:
+    """What the operator decided for one device. ``owner`` as in :class:`Caller`."""
+
+    owner: str
+    name: str
+    mac: bytes | None = None
+    addresses: tuple[str, ...] = ()
+    trunk: bool = False
+    trusted: bool = False
+
+
+class Device:
+    """A virtual NIC: what all opens of it share."""
+
+    __slots__ = ("exclusive", "flags", "mac", "name", "opens", "owner", "policy", "stack")
+
+    def __init__(self, owner: str, name: str, mac: bytes, policy: DevicePolicy) -> None:
+        self.owner = owner
+        self.name = name
+        self.mac = mac
+        self.policy = policy
+        self.flags = INITIAL_FLAGS
+        self.opens = 0
+        self.exclusive = False
+        #: Whether somebody runs a stack over it: a lent TAP, or an open that says so.
+        self.stack = False
+
+    @property
+    def up(self) -> bool:
+        """Whether the UP flag is set."""
+        return bool(self.flags & IFF_UP)
+
+
+def check_name(name: str) -> str:
+    """Return the device name that ``name`` asks for. Raises InvalidArgument on a bad one."""
+    if not name:
+        return DEFAULT_NAME
+    if _NAME.fullmatch(name) is None:
+        shown = name if len(name) <= 40 else name[:40] + "..."
+        raise InvalidArgument(
+            f"device name {shown!r} is not 0 to {NAME_MAX_BYTES} characters of A-Z a-z 0-9 . _ -"
+        )
+    return name
+
+
+class DeviceTable:
+    """All devices of a network. ``make_mac(owner, name)`` yields candidate addresses."""
+
+    def __init__(
+        self,
+        make_mac: Callable[[str, str], Iterator[bytes]],
+        policies: Mapping[tuple[str, str], DevicePolicy],
+    ) -> None:
+        self._make_mac = make_mac
+        self._policies = policies
+        self._devices: dict[tuple[str, str], Device] = {}
+        self._macs: dict[bytes, Device | None] = {
+            policy.mac: None for policy in policies.values() if policy.mac is not None
+        }
+        self._owned: dict[str, int] = {}
+        self._opens_of: dict[str, int] = {}
+        self.opens = 0
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self._devices.values())
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    def find(self, owner: str, name: str) -> Device | None:
+        """Return the device if it is open now."""
+        return self._devices.get((owner, name))
+
+    def policy(self, owner: str, name: str) -> DevicePolicy:
+        """Return what the operator decided for a device, or the default."""
+        return self._policies.get((owner, name)) or DevicePolicy(owner, name)
+
+    def open(self, owner: str, name: str, exclusive: bool, role: Role) -> Device:
+        """Count one more open of the owner's device, which is made if it is not there.
+
+        Raises InvalidArgument for a bad name, AlreadyOpen, or NoMemory at a quota; then nothing
+        has changed.
+        """
+        name = check_name(name)
+        device = self._devices.get((owner, name))
+        if device is not None and (device.exclusive or exclusive):
+            raise AlreadyOpen(
+                f"device {name} is open {'exclusively ' if device.exclusive else ''}already; "
+                "close it first, or open another name"
+            )
+        if device is not None and role is Role.STACK and device.stack:
+            raise AlreadyOpen(f"device {name} has a network stack already; open another name")
+        opens = self._opens_of.get(owner, 0)
+        if opens >= OPENS_PER_OWNER:
+            raise NoMemory(f"owner {owner} has {opens} devices open already; close one first")
+        if self.opens >= OPENS:
+            raise NoMemory(f"this network has {OPENS} opens already; try again later")
+        if device is None:
+            device = self._make(owner, name)
+        device.opens += 1
+        device.exclusive = exclusive
+        device.stack = device.stack or role is Role.STACK
+        self.opens += 1
+        self._opens_of[owner] = opens + 1
+        return device
+
+    def _make(self, owner: str, name: str) -> Device:
+        owned = self._owned.get(owner, 0)
+        if owned >= DEVICES_PER_OWNER:
+            raise NoMemory(f"owner {owner} has {owned} devices already; close one first")
+        if len(self._devices) >= DEVICES:
+            raise NoMemory(f"this network has {DEVICES} devices already; try again later")
+        policy = self.policy(owner, name)
+        mac = policy.mac
+        if mac is None:
+            mac = next(each for each in self._make_mac(owner, name) if each not in self._macs)
+        device = Device(owner, name, mac, policy)
+        self._devices[owner, name] = device
+        self._macs[mac] = device
+        self._owned[owner] = owned + 1
+        return device
+
+    def close(self, device: Device, was_stack: bool) -> bool:
+        """Count one open less. True if it was the last and the device is gone."""
+        self.opens -= 1
+        _decrement(self._opens_of, device.owner)
+        device.opens -= 1
+        if was_stack:
+            device.stack = False
+        if device.opens:
+            return False
+        del self._devices[device.owner, device.name]
+        _decrement(self._owned, device.owner)
+        self._free_mac(device)
+        return True
+
+    def set_mac(self, device: Device, mac: bytes) -> None:
+        """Give a device another address. Raises AlreadyOpen if it is in use here."""
+        if self._macs.get(mac, device) is not device:
+            raise AlreadyOpen("another device of this network has that address")
+        self._free_mac(device)
+        device.mac = mac
+        self._macs[mac] = device
+
+    def _free_mac(self, device: Device) -> None:
+        if device.mac == device.policy.mac:
+            self._macs[device.mac] = None
+        else:
+            del self._macs[device.mac]
+
+
+def _decrement(counters: dict[str, int], key: str) -> None:
+    left = counters[key] - 1
+    if left:
+        counters[key] = left
+    else:
+        del counters[key]

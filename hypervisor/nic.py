@@ -1,0 +1,106 @@
+"""A virtual NIC and its opens, as the network joins them: device, forwarding port, guard."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hypervisor.engine.drops import Tally
+from hypervisor.engine.opens import Open
+from hypervisor.errors import D_READ
+from hypervisor.forwarding import Port
+from hypervisor.guard import MacGuard
+from hypervisor.mach.devices import Device
+from hypervisor.mach.ports import Task
+from hypervisor.requests import Event, EventKind, Role
+from hypervisor.wire.summary import summary
+
+#: Equal discard events are folded into one for this long, in seconds.
+DISCARD_EVENT_S: Final = 1.0
+
+
+class Handle:
+    """What a device port stands for: one open of a NIC by a task."""
+
+    __slots__ = ("link", "mode", "nic", "open", "port", "role", "task")
+
+    def __init__(self, each: Open, nic: Nic, task: Task[Handle], mode: int, role: Role) -> None:
+        self.open = each
+        self.nic = nic
+        self.task = task
+        self.mode = mode
+        self.role = role
+        self.port = b""
+        #: The kind of the link behind it ("tap"), or "".
+        self.link = ""
+
+
+class Nic:
+    """One device as seen by the forwarder and the guard, with the opens that share it."""
+
+    __slots__ = ("device", "guard", "handles", "port", "retired", "rx_drops", "trunk", "tx_drops")
+
+    def __init__(self, device: Device, port: Port, guard: MacGuard, trunk: bool) -> None:
+        self.device = device
+        self.port = port
+        self.guard = guard
+        self.trunk = trunk
+        self.handles: dict[Handle, None] = {}
+        # Counters of opens that are closed: tx frames, tx bytes, rx frames, rx bytes.
+        self.retired = (0, 0, 0, 0)
+        self.tx_drops = Tally()
+        self.rx_drops = Tally()
+
+    def refresh(self) -> None:
+        """Tell the forwarder who receives, after an open came or went or UP changed."""
+        self.port.set_receivers(
+            handle.open
+            for handle in self.handles
+            if self.device.up and (handle.mode & D_READ or handle.link)
+        )
+
+    def retire(self, handle: Handle) -> None:
+        """Keep the counters of an open that is closed."""
+        each = handle.open
+        self.retired = (
+            self.retired[0] + each.sent_frames,
+            self.retired[1] + each.sent_bytes,
+            self.retired[2] + each.delivered_frames,
+            self.retired[3] + each.delivered_bytes,
+        )
+        self.tx_drops.merge(each.sent_drops)
+        self.rx_drops.merge(each.rx_drops)
+
+
+class DiscardLog:
+    """Turns discards into events, at most one a second for each device and reason."""
+
+    def __init__(self, network: str, events: list[Event]) -> None:
+        self._network = network
+        self._events = events
+        #: By device, then reason: when the next event may be made, and how many were folded.
+        self._folded: dict[Device, dict[str, tuple[float, int]]] = {}
+
+    def note(self, device: Device, reason: str, count: int, now: float, frame: bytes) -> None:
+        """Report ``count`` discarded frames, the first of which is ``frame`` (empty: unknown)."""
+        reasons = self._folded.setdefault(device, {})
+        quiet_until, folded = reasons.get(reason, (now, 0))
+        if now < quiet_until:
+            reasons[reason] = (quiet_until, folded + count)
+            return
+        reasons[reason] = (now + DISCARD_EVENT_S, 0)
+        detail = f"{reason}: {summary(frame)}" if frame else reason
+        self._events.append(
+            Event(
+                self._network,
+                EventKind.DISCARD,
+                device.owner,
+                device.name,
+                detail,
+                folded + count - 1,
+                {"reason": reason},
+            )
+        )
+
+    def forget(self, device: Device) -> None:
+        """The device is gone."""
+        self._folded.pop(device, None)

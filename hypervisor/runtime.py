@@ -1,0 +1,260 @@
+"""The single writer: owns every network, feeds it requests and frames, drains what it says.
+
+Everything runs in one thread, in the loop that made the runtime. The core is called with the
+time; afterwards :meth:`Runtime._settle` looks at what it left: completions and events go to
+whoever is bound, links get their frames, timers are armed. Blocking work on descriptors
+(adopting, closing) is done by helper threads.
+
+The service knows this class by four verbs (bind, submit, cancel, adopt) and plain messages, so
+that it could be in another thread or process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import hypervisor
+from hypervisor.engine.opens import Open
+from hypervisor.errors import DeviceError
+from hypervisor.links.base import Link
+from hypervisor.links.carrier import Carrier
+from hypervisor.links.lent_tap import LentTap
+from hypervisor.network import Network
+from hypervisor.nic import Handle
+from hypervisor.requests import Completion, Event, Request
+from hypervisor.store import Lease, LeaseStore, StoreError
+
+log = logging.getLogger(__name__)
+
+OnCompletions = Callable[[list[Completion]], None]
+OnEvents = Callable[[list[tuple[float, Event]]], None]
+
+#: How often leases in use are noted on disk, in seconds.
+TOUCH_S = 600.0
+#: Threads for closing and adopting descriptors.
+HELPERS = 4
+
+
+class _Lane:
+    """A network with its links and its timer."""
+
+    __slots__ = ("carriers", "name", "network", "timer", "timer_at")
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.name = network.name
+        self.carriers: dict[Open, Carrier] = {}
+        self.timer: asyncio.TimerHandle | None = None
+        self.timer_at: float | None = None
+
+
+class Runtime:
+    """Runs networks. Make it inside a running event loop; see the module.
+
+    ``clock`` is monotonic seconds, ``wall`` Unix time. Leases are kept in ``leases`` if given.
+    """
+
+    server_version = hypervisor.__version__
+
+    def __init__(
+        self,
+        networks: Iterable[Network],
+        *,
+        leases: LeaseStore | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._wall = wall
+        self._leases = leases
+        self._lanes = {network.name: _Lane(network) for network in networks}
+        self._own = f"uid:{os.geteuid()}"
+        self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="descriptors")
+        self._on_completions: OnCompletions = _ignore
+        self._on_events: OnEvents = _ignore
+        self._stopped = False
+        self._restore_leases()
+        self._touch_timer = self._loop.call_later(TOUCH_S, self._touch_leases)
+
+    @property
+    def network_names(self) -> tuple[str, ...]:
+        """The names of the networks, in the order they were given."""
+        return tuple(self._lanes)
+
+    def bind(self, on_completions: OnCompletions, on_events: OnEvents) -> None:
+        """Say who is told of completions, and of events (each with its Unix time)."""
+        self._on_completions = on_completions
+        self._on_events = on_events
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def submit(self, network: str, request: Request) -> None:
+        """Take a request; exactly one completion follows, maybe before this returns."""
+        lane = self._lanes[network]
+        lane.network.submit(request, self._clock())
+        self._settle(lane)
+
+    def cancel(self, network: str, request_id: int) -> None:
+        """Cancel a held request: no completion follows. Anything else is left alone."""
+        lane = self._lanes[network]
+        lane.network.cancel(request_id, self._clock())
+        self._settle(lane)
+
+    async def adopt(self, network: str, ticket: str, owner: str, descriptor: int) -> None:
+        """Put the lent ``descriptor`` behind the open that ``ticket`` is for.
+
+        Takes the descriptor over in every case. Raises a DeviceError if the ticket is not good
+        or the descriptor is no TAP fit for use.
+        """
+        lane = self._lanes[network]
+        try:
+            handle = lane.network.redeem(ticket, owner, self._clock())
+        except DeviceError:
+            os.close(descriptor)
+            raise
+        link = await self._loop.run_in_executor(
+            self._helpers, LentTap.adopt, descriptor, handle.nic.device.mac
+        )
+        try:
+            now = self._clock()
+            lane.network.attach(handle, link.kind, link.vnet_header, link.accepts, now)
+        except DeviceError:
+            self._close_later(link)
+            raise
+        self.carry(network, handle, link)
+
+    def carry(self, network: str, handle: Handle, link: Link) -> None:
+        """Move frames between ``link`` and the open it was attached to, until either ends."""
+        lane = self._lanes[network]
+        device = handle.nic.device
+        carrier = Carrier(
+            lane.network,
+            handle,
+            link,
+            inline=device.policy.trusted or device.owner == self._own,
+            clock=self._clock,
+            settle=lambda: self._settle(lane),
+            close_later=self._close_later,
+        )
+        lane.carriers[handle.open] = carrier
+        carrier.start()
+        self._settle(lane)
+
+    async def stop(self) -> None:
+        """End every held request with ServerDied, close every link. Twice is allowed."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._touch_timer.cancel()
+        for lane in self._lanes.values():
+            lane.network.stop(self._clock())
+            self._settle(lane)
+            if lane.timer is not None:
+                lane.timer.cancel()
+        await self._loop.run_in_executor(None, self._helpers.shutdown)
+
+    # --- what the core leaves behind ----------------------------------------------------------
+
+    def _settle(self, lane: _Lane) -> None:
+        """Act on everything the core has to say, until it says no more."""
+        network, engine = lane.network, lane.network.engine
+        while engine.links_ready:
+            each = next(iter(engine.links_ready))
+            del engine.links_ready[each]
+            carrier = lane.carriers.get(each)
+            if carrier is not None:
+                carrier.flush()
+        if engine.links_readable:
+            readable = list(engine.links_readable)
+            engine.links_readable.clear()
+            for each in readable:
+                if each in lane.carriers:
+                    lane.carriers[each].resume()
+        if network.closed_links:
+            self._close_links(lane)
+        if network.completions:
+            self._on_completions(network.take_completions())
+        if network.events or engine.notices:
+            self._publish(network)
+        if network.addresses.changes:
+            self._keep_leases(network)
+        due = network.poll_at()
+        if due != lane.timer_at:
+            self._arm(lane, due)
+
+    def _close_links(self, lane: _Lane) -> None:
+        closed = list(lane.network.closed_links)
+        lane.network.closed_links.clear()
+        for handle in closed:
+            carrier = lane.carriers.pop(handle.open, None)
+            if carrier is not None:
+                carrier.stop()
+
+    def _publish(self, network: Network) -> None:
+        stamp = self._wall()
+        self._on_events([(stamp, event) for event in network.take_events()])
+
+    def _arm(self, lane: _Lane, due: float | None) -> None:
+        if lane.timer is not None:
+            lane.timer.cancel()
+            lane.timer = None
+        lane.timer_at = due
+        if due is not None and not self._stopped:
+            delay_s = max(0.0, due - self._clock())
+            lane.timer = self._loop.call_later(delay_s, self._tick, lane)
+
+    def _tick(self, lane: _Lane) -> None:
+        lane.timer = lane.timer_at = None
+        lane.network.tick(self._clock())
+        self._settle(lane)
+
+    def _close_later(self, link: Link) -> None:
+        self._helpers.submit(link.close)
+
+    # --- leases -------------------------------------------------------------------------------
+
+    def _restore_leases(self) -> None:
+        if self._leases is None:
+            return
+        wall, now = self._wall(), self._clock()
+        for lease in self._leases.load(wall):
+            lane = self._lanes.get(lease.network)
+            if lane is not None:
+                last_used = now - (wall - lease.last_used_s)
+                lane.network.addresses.restore(lease.address, lease.owner, last_used)
+
+    def _keep_leases(self, network: Network) -> None:
+        changes = list(network.addresses.changes)
+        network.addresses.changes.clear()
+        if self._leases is None:
+            return
+        try:
+            for change in changes:
+                if change.owner is None:
+                    self._leases.delete(network.name, change.address)
+                else:
+                    lease = Lease(network.name, change.address, change.owner, self._wall())
+                    self._leases.save(lease)
+        except StoreError as error:
+            # The claim stands while the server runs; only its survival is at risk.
+            log.error("leases are not kept: %s", error)
+
+    def _touch_leases(self) -> None:
+        self._touch_timer = self._loop.call_later(TOUCH_S, self._touch_leases)
+        if self._leases is None:
+            return
+        try:
+            for lane in self._lanes.values():
+                self._leases.touch(lane.name, lane.network.addresses.in_use(), self._wall())
+        except StoreError as error:
+            log.error("leases are not kept: %s", error)
+
+
+def _ignore(_: object) -> None:
+    """Nobody is bound yet."""

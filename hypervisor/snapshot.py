@@ -1,0 +1,89 @@
+"""Pictures of a network at one moment, as plain values for people and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from hypervisor.engine.drops import Tally
+from hypervisor.engine.engine import Engine
+from hypervisor.forwarding import Forwarder
+from hypervisor.nic import Nic
+from hypervisor.requests import DeviceInfo, FdbInfo, NetworkInfo
+
+
+def device_info(network: str, mtu: int, nic: Nic, addresses: tuple[str, ...]) -> DeviceInfo:
+    """Return the state and the counters of one device, all opens of it taken together."""
+    opens = [handle.open for handle in nic.handles]
+    tx_drops, rx_drops = Tally(nic.tx_drops), Tally(nic.rx_drops)
+    for each in opens:
+        tx_drops.merge(each.sent_drops)
+        rx_drops.merge(each.rx_drops)
+    return DeviceInfo(
+        network=network,
+        owner=nic.device.owner,
+        name=nic.device.name,
+        mac=nic.device.mac,
+        addresses=addresses,
+        flags=nic.device.flags,
+        mtu=mtu,
+        opens=len(opens),
+        link=next((handle.link for handle in nic.handles if handle.link), ""),
+        tx_frames=nic.retired[0] + sum(each.sent_frames for each in opens),
+        tx_bytes=nic.retired[1] + sum(each.sent_bytes for each in opens),
+        rx_frames=nic.retired[2] + sum(each.delivered_frames for each in opens),
+        rx_bytes=nic.retired[3] + sum(each.delivered_bytes for each in opens),
+        tx_drops=tx_drops,
+        rx_drops=rx_drops,
+        held_reads=sum(len(each.reads) for each in opens),
+        held_writes=sum(len(each.writes) for each in opens),
+        rx_slots_used=sum(len(each.rx) for each in opens),
+        stalled=any(each.stalled for each in opens),
+    )
+
+
+def network_info(
+    name: str,
+    mode: str,
+    guard: str,
+    mtu: int,
+    subnets: Iterable[object],
+    counts: tuple[int, int, int],
+    engine: Engine,
+    fdb: tuple[int, int],
+) -> NetworkInfo:
+    """Return one network's sizes and counters; ``counts`` are devices, opens, tasks, ``fdb``
+    its entries and capacity.
+    """
+    drops = Tally(engine.drops)
+    drops.merge(engine.discards)
+    return NetworkInfo(
+        name=name,
+        mode=mode,
+        guard=guard,
+        mtu=mtu,
+        subnets=tuple(str(each) for each in subnets),
+        devices=counts[0],
+        opens=counts[1],
+        tasks=counts[2],
+        pool_frames=engine.pool.max_frames,
+        pool_free_frames=engine.pool.free_frames,
+        pool_bytes=engine.pool.max_bytes,
+        pool_free_bytes=engine.pool.free_bytes,
+        held_reads=engine.held_reads,
+        held_writes=engine.held_writes,
+        frames=engine.frames_switched,
+        bytes=engine.bytes_switched,
+        copies_delivered=engine.copies_delivered,
+        drops=drops,
+        fdb_entries=fdb[0],
+        fdb_capacity=fdb[1],
+    )
+
+
+def fdb_info(forwarder: Forwarder, now: float, visible: Callable[[str], bool]) -> list[FdbInfo]:
+    """Return the forwarding entries whose owner is ``visible``."""
+    return [
+        FdbInfo(entry.mac, entry.port.device.owner, entry.port.device.name, entry.age_s)
+        for entry in forwarder.entries(now)
+        if visible(entry.port.device.owner)
+    ]
