@@ -153,10 +153,10 @@ class DeviceServiceServicer:
         state, and each has its own port, mode and slots. Never held. Not idempotent: each call gives
         another port.
 
-        Errors: D_NO_SUCH_DEVICE (NOT_FOUND) for a name that is not 0 to 127 bytes of [A-Za-z0-9._-];
-        D_ALREADY_OPEN (ALREADY_EXISTS) if either open is exclusive, or both are its stack; D_NO_MEMORY
-        (RESOURCE_EXHAUSTED) at 64 devices or 256 opens of an owner; D_INVALID_OPERATION
-        (INVALID_ARGUMENT) for mode bits that do not exist.
+        Errors: KERN_INVALID_ARGUMENT (INVALID_ARGUMENT) for a name that is not 0 to 127 bytes of
+        [A-Za-z0-9._-], or an unknown role; MIG_BAD_ARGUMENTS (INVALID_ARGUMENT) for a mode with neither
+        D_READ nor D_WRITE; D_ALREADY_OPEN (ALREADY_EXISTS) if either open is exclusive, or both are the
+        device's stack; D_NO_MEMORY (RESOURCE_EXHAUSTED) at 64 devices or 256 opens of an owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,8 +210,8 @@ class DeviceServiceServicer:
 
         Errors: D_WOULD_BLOCK (ABORTED) with D_NOWAIT when nothing is there; D_INVALID_SIZE
         (INVALID_ARGUMENT) if the next frame is longer than bytes_wanted, which stays; D_INVALID_OPERATION
-        (INVALID_ARGUMENT) on a port opened without D_READ; D_NO_MEMORY (RESOURCE_EXHAUSTED) at 1,024
-        held requests of an open or 16,384 of a task.
+        (INVALID_ARGUMENT) on a port opened without D_READ, or whose frames go to a lent link;
+        D_NO_MEMORY (RESOURCE_EXHAUSTED) at 1,024 held requests of an open or 16,384 of a task.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,8 +282,7 @@ class DeviceServiceServicer:
         NET_ADDRESS only where policy lets the device. Never held. Idempotent.
 
         Errors: D_INVALID_OPERATION (INVALID_ARGUMENT) for another flavor, other bits, or what policy
-        forbids; D_INVALID_SIZE (INVALID_ARGUMENT) for a wrong number of words; MIG_ARRAY_TOO_LARGE
-        (INVALID_ARGUMENT) over 1,024 words.
+        forbids; D_INVALID_SIZE (INVALID_ARGUMENT) for a wrong number of words.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -296,8 +295,9 @@ class DeviceServiceServicer:
         Never held. Idempotent: claiming one's own address again renews the lease.
 
         Errors: KERN_INVALID_ARGUMENT (INVALID_ARGUMENT) for text that is no address, or an address
-        outside the network's subnets or not unicast; D_ALREADY_OPEN (ALREADY_EXISTS) if it is
-        another's; D_NO_MEMORY (RESOURCE_EXHAUSTED) at 8 addresses of a device or 32 of an owner.
+        outside the network's subnets or not unicast; D_ALREADY_OPEN (ALREADY_EXISTS) if it is another
+        owner's, or in use by another device; D_NO_MEMORY (RESOURCE_EXHAUSTED) at 8 addresses of a
+        device or 32 of an owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -306,7 +306,7 @@ class DeviceServiceServicer:
     def DeviceUnclaim(self, request, context):
         """Gives a claimed address back. Extension.
 
-        Never held. Idempotent: an address that the device does not hold is a success.
+        Never held. Idempotent: an address that the owner does not hold is a success.
 
         Errors: KERN_INVALID_ARGUMENT (INVALID_ARGUMENT) for text that is no address.
         """
