@@ -13,6 +13,7 @@ import ctypes
 import itertools
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_interface
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from hypervisor.kernel import namespaces, netlink, process, scm, tap
 
@@ -34,6 +35,10 @@ BROADCAST = b"\xff" * 6
 
 _UIDS = itertools.count(20_000)
 _ACKNOWLEDGED = b"."
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
 
 
 class ChildFailed(AssertionError):
@@ -234,6 +239,32 @@ def ethernet(
 ) -> bytes:
     """Return an Ethernet frame without padding or FCS."""
     return destination + source + struct.pack("!H", ethertype) + payload
+
+
+def slow_down(space: Namespace, name: str, depth: int = 13) -> None:
+    """Load rules that make the namespace's stack take 100 ms or more for each frame it gets.
+
+    Chains that jump three times to the next, on the ingress hook of ``name``: what any user may do
+    to an interface of his own. Each level more takes three times as long; 16 is the kernel's limit.
+    """
+    rules = ["table netdev slow {"]
+    for level in range(depth, 0, -1):
+        jumps = f"jump c{level + 1}\n" * 3 if level < depth else "@ll,0,8 0x11\n" * 10
+        rules.append(f"chain c{level} {{ {jumps} }}")
+    rules.append(f"chain in {{ type filter hook ingress device {name} priority 0;")
+    rules.append("jump c1\n } }")
+    text = "\n".join(rules)
+    done = space.call(
+        lambda: subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True)
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def readable(descriptor: HasFileno | int, timeout_s: float = 5.0) -> bool:
+    """Wait until ``descriptor`` polls readable or in error; return whether it did in time."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def open_descriptors() -> set[str]:
