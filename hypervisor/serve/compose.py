@@ -1,0 +1,62 @@
+"""From configured values to living objects: the networks, and the runtime that owns them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from hypervisor.config.model import DeviceConfig, NetworkConfig, ServerConfig
+from hypervisor.engine.quotas import Limits
+from hypervisor.mach.devices import DevicePolicy
+from hypervisor.network import Network, NetworkOptions
+from hypervisor.runtime import Runtime
+from hypervisor.store import LeaseStore
+
+
+def make_runtime(
+    config: ServerConfig, secrets: Mapping[str, bytes], leases: LeaseStore | None
+) -> Runtime:
+    """Return the runtime of all configured networks; ``secrets`` are by network name.
+
+    Call it in the event loop that will run it. Raises StoreError if the leases cannot be read.
+    """
+    networks = [
+        make_network(network, config.devices, secrets[network.name]) for network in config.networks
+    ]
+    return Runtime(networks, leases=leases)
+
+
+def make_network(config: NetworkConfig, devices: Sequence[DeviceConfig], secret: bytes) -> Network:
+    """Return a network as configured, with the policies of its devices."""
+    return Network(
+        NetworkOptions(
+            random_bytes=os.urandom,
+            secret=secret,
+            name=config.name,
+            mode=config.mode,
+            mtu=config.mtu,
+            subnets=config.subnets,
+            guard=config.guard,
+            mac_scheme=config.mac_scheme,
+            policies=tuple(_policy(one) for one in devices if one.network == config.name),
+            limits=Limits(
+                pool_frames=config.pool_frames,
+                pool_bytes=config.pool_bytes,
+                tx_slots=config.tx_slots,
+                rx_slots=config.rx_slots,
+                rx_bytes=config.rx_bytes,
+                hold_timeout_s=config.hold_timeout_s,
+            ),
+        )
+    )
+
+
+def _policy(device: DeviceConfig) -> DevicePolicy:
+    return DevicePolicy(
+        owner=device.owner,
+        name=device.name,
+        mac=device.mac,
+        addresses=tuple(str(address) for address in device.addresses),
+        trunk=device.trunk,
+        trusted=device.trusted,
+    )

@@ -1,0 +1,193 @@
+"""Running a server: from a configuration to an exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from hypervisor.config import ConfigError, FlagValues, Origin, Problem, ServerConfig, load_config
+from hypervisor.errors import ServerDied
+from hypervisor.requests import Event
+from hypervisor.serve import logs
+from hypervisor.serve.announce import announcement, example_command
+from hypervisor.serve.compose import make_runtime
+from hypervisor.serve.doors import Doors, StartError, opened
+from hypervisor.serve.privileges import give_up_privileges, raise_descriptor_limit
+from hypervisor.service.server import Server
+from hypervisor.service.systemd import (
+    ActivationError,
+    InheritedSocket,
+    Notifier,
+    inherited_sockets,
+)
+from hypervisor.service.watch import Watcher, Watchers
+from hypervisor.store import StoreError
+
+log = logging.getLogger(__name__)
+
+#: Everything is over this long after a signal, whatever clients do.
+STOP_S = 1.0
+
+#: The server is a watcher of its own events, to log them.
+_LOG_WATCHER = "log"
+
+
+def run_server(path: Path | None, flags: FlagValues) -> int:
+    """Run a server by a configuration file (None: no file) and flags, until a signal.
+
+    Takes the sockets of a service manager if there are any. Returns 0. Raises ConfigError with
+    every mistake of the configuration, or StartError when it is right and cannot be done here.
+    """
+    try:
+        inherited = inherited_sockets(os.environ)
+    except ActivationError as error:
+        raise StartError(str(error)) from error
+    try:
+        config = load_config(path, flags, {one.path: one.name for one in inherited})
+    except ConfigError:
+        for one in inherited:
+            one.socket.close()
+        raise
+    return run_config(config, inherited)
+
+
+def run_config(config: ServerConfig, inherited: Sequence[InheritedSocket] = ()) -> int:
+    """Run a server by a configuration, until SIGTERM or SIGINT; return 0. Raises StartError.
+
+    Logs to stderr. Gives up the process's privileges, for good: run it in a process of its own.
+    """
+    with _ready_pipe(config.ready_fd) as tell_ready:
+        logs.configure(config.log_format, sys.stderr)
+        raise_descriptor_limit()
+        with opened(config, inherited) as doors:
+            try:
+                give_up_privileges(doors.capabilities())
+            except OSError as error:
+                raise StartError(f"cannot give up privileges: {error}") from error
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                return runner.run(serve(config, doors, tell_ready))
+
+
+async def serve(config: ServerConfig, doors: Doors, tell_ready: Callable[[], None]) -> int:
+    """Serve on open doors until SIGTERM or SIGINT; return 0. Raises StartError."""
+    stopping = _signals_to_event()
+    notifier = Notifier(os.environ)
+    try:
+        runtime = make_runtime(config, doors.secrets, doors.leases)
+    except StoreError as error:
+        raise StartError(str(error)) from error
+    server = Server(runtime, doors.listeners, doors.withdraw)
+    watcher = server.watchers.add(_LOG_WATCHER, _everything)
+    logging_events = asyncio.create_task(_log_events(watcher, server.watchers))
+    try:
+        await server.start()
+        _say_ready(config, doors, notifier)
+        tell_ready()
+        await stopping.wait()
+        log.info("stopping")
+        notifier.stopping()
+    except OSError as error:
+        raise StartError(f"cannot start serving: {error}") from error
+    finally:
+        await server.stop(STOP_S)
+        await logging_events
+    log.info("stopped")
+    return 0
+
+
+def _everything(_event: Event) -> bool:
+    return True
+
+
+def _say_ready(config: ServerConfig, doors: Doors, notifier: Notifier) -> None:
+    labels = [listener.label for listener in doors.listeners]
+    tcp = labels[-1] if config.listen is not None else ""
+    if config.log_format == "text":
+        print(announcement(config, tcp), file=sys.stderr, flush=True)
+    else:
+        networks = [network.name for network in config.networks]
+        example = example_command(config) if config.translators else ""
+        extra = logs.fields(nodes=labels, networks=networks, example=example)
+        log.info("ready", extra=extra)
+    notifier.ready(f"serving on {', '.join(labels)}")
+
+
+async def _log_events(watcher: Watcher, watchers: Watchers) -> None:
+    """Log what happens on the networks, until the watchers are closed."""
+    try:
+        while True:
+            item = await watcher.get()
+            if isinstance(item, int):
+                log.warning("events were lost before they were logged", extra=logs.fields(n=item))
+                continue
+            _unix_time_s, event = item
+            about = logs.fields(
+                network=event.network,
+                owner=event.owner,
+                device=event.device,
+                detail=event.detail,
+                repetitions=event.repetitions or None,
+            )
+            log.info(event.kind, extra=about)
+    except ServerDied:
+        watchers.remove(watcher)
+
+
+def _signals_to_event() -> asyncio.Event:
+    """Return an event that SIGTERM or SIGINT sets; SIGHUP is only remarked on."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(
+        signal.SIGHUP,
+        log.warning,
+        "SIGHUP ignored: a new configuration needs a restart",
+    )
+    return stopping
+
+
+@contextlib.contextmanager
+def _ready_pipe(fd: int | None) -> Iterator[Callable[[], None]]:
+    """Yield what says "ready" on a descriptor and closes it; it is closed in any case."""
+    if fd is None:
+        yield lambda: None
+        return
+    try:
+        writable = not stat.S_ISDIR(os.fstat(fd).st_mode)
+    except OSError:
+        writable = False
+    if not writable:
+        origin = Origin("--ready-fd")
+        raise ConfigError(
+            [Problem(origin, f"{fd} is no open descriptor", "use --ready-fd 3 3>...")]
+        )
+    os.set_inheritable(fd, False)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, fd)
+
+        def tell() -> None:
+            # Whoever asked may have stopped listening; that is his business.
+            with contextlib.suppress(OSError):
+                os.write(fd, b"ready\n")
+            stack.close()
+
+        yield tell
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's loop if uvloop is installed, None for asyncio's own."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
