@@ -7,7 +7,8 @@ number is never all zeros, so the two zeros of one's complement cannot be confus
 
 What differs between the segments of one large packet is what Linux lets differ (tcp_gso_segment,
 inet_gso_segment): length, IPv4 identification (one more each, DF or not) and header checksum,
-sequence number, CWR on the first only, PSH and FIN on the last only. All else is copied.
+sequence number, CWR on the first only, PSH and FIN on the last only. All else is copied. (A sender
+that counts in CWR, as AccECN does, is not told from others: the offload header has no word for it.)
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def segment(
     *,
     is_ipv4: bool,
 ) -> list[bytes]:
-    """Cut a checked TCP frame into plain ones of at most ``gso_size`` payload bytes each.
+    """Cut a checked TCP frame into plain ones, two or more, of at most ``gso_size`` payload bytes.
 
     ``pseudo`` is the sum of addresses and protocol; ``l3``, ``start`` and ``headers`` are where the
     IP header and the TCP header begin and where the latter ends, counted from the Ethernet header.
@@ -75,16 +76,21 @@ def segment(
 
     # IPv4 counts its own header in its length, IPv6 only what follows its first 40 bytes.
     fixed_bytes = headers - l3 - (0 if is_ipv4 else 40)
+    # Division is slow on long integers: adding the two halves of the payload first saves a fifth.
+    half = gso_size // 4 * 16
+    mask = (1 << half) - 1
     result: list[bytes] = []
     end = len(frame)
     for at in range(VNET_HEADER_BYTES + headers, end, gso_size):
         chunk = frame[at : at + gso_size]
         size = len(chunk)
         if at + size == end:
-            flags = last_flags if result else flags | last_flags
-        total = transport_sum + size + sequence + flags
-        payload_sum = int.from_bytes(chunk, "big")
-        total += payload_sum << 8 if size & 1 else payload_sum
+            flags = last_flags
+        total = int.from_bytes(chunk, "big")
+        if size & 1:
+            total <<= 8
+        total = ((total >> half) + (total & mask)) % 0xFFFF
+        total += transport_sum + size + sequence + flags
         if is_ipv4:
             length = fixed_bytes + size
             _LENGTH_AND_ID.pack_into(header, l3 + 2, length, identification)

@@ -5,8 +5,8 @@ It says what the sender left undone: ``NEEDS_CSUM``, complete the checksum at ``
 large TCP segment into many. Twelve bytes, ``struct virtio_net_hdr_v1``, in the byte order of the
 host, which is what a TAP uses until somebody sets TUNSETVNETLE or TUNSETVNETBE.
 
-Kernels before 6.13 or so leave ``num_buffers`` (bytes 10 and 11) of what they give to read()
-*unwritten*: a reader that does not clear its buffer sees what was there before.
+Not every kernel writes ``num_buffers`` (bytes 10 and 11) of what it gives to read(): where it does
+not, a reader that does not clear its buffer sees what was there before.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class Cable:
             return
         frame = os.read(fd, FRAME_BYTES)
         checked, needs = offload.check(frame, MTU)
-        # Linux writes the canonical header, so nothing is copied. (Before 6.13 or so it leaves the
-        # last two bytes unwritten.)
+        # Linux writes the canonical header, so nothing is copied. (Not every kernel writes the
+        # last two bytes.)
         assert checked[:10] == frame[:10]
         self.needs.append(needs)
         for plain in offload.finish(checked, needs):

@@ -18,7 +18,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
 from hypervisor.wire import virtio_net
-from hypervisor.wire.offload import OffloadError, check, finish
+from hypervisor.wire.offload import OffloadError, _check_any, check, finish
 from hypervisor.wire.virtio_net import PLAIN_HEADER, VNET_HEADER_BYTES, Offload
 from tests.helpers.wire_frames import (
     ETHER,
@@ -330,3 +330,30 @@ def test_a_segmented_packet_with_a_wrong_length_is_refused() -> None:
     frame = unfinished(ETHER / V4 / tcp() / Raw(payload(5000)), gso_size=1400)
     assert refusal(frame[:-1]) == "gso_bad"
     assert refusal(frame + b"\0") == "gso_bad"
+
+
+# --- the fast path ----------------------------------------------------------------------------
+
+
+def verdict(function: Any, frame: bytes) -> Any:
+    try:
+        return function(frame, MTU)
+    except OffloadError as error:
+        return error.reason
+
+
+@pytest.mark.parametrize("gso_size", [0, 1000])
+@pytest.mark.parametrize("network", [V4, V6], ids=["ipv4", "ipv6"])
+def test_no_changed_byte_of_any_header_is_judged_otherwise_on_the_fast_path(
+    network: Any, gso_size: int
+) -> None:
+    frame = unfinished(ETHER / network / tcp() / Raw(payload(2000)), gso_size)
+    headers = VNET_HEADER_BYTES + transport_start(ETHER / network / tcp()) + 32
+    refused = 0
+    for at in range(headers):
+        for change in (1, 2, 4, 8, 16, 32, 64, 128, 255):
+            changed = frame[:at] + bytes((frame[at] ^ change,)) + frame[at + 1 :]
+            expected = verdict(_check_any, changed)
+            assert verdict(check, changed) == expected, (at, change)
+            refused += isinstance(expected, str)
+    assert refused > 100
