@@ -8,12 +8,15 @@ What it can *not* learn that way is the MTU and whether the link is up.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import socket
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 TUN_NODE = "/dev/net/tun"
@@ -26,6 +29,8 @@ TUNGETIFF = 0x800454D2
 TUNGETVNETHDRSZ = 0x800454D7
 TUNSETVNETHDRSZ = 0x400454D8
 TUNSETVNETLE = 0x400454DC
+TUNATTACHFILTER = 0x400054D5 | struct.calcsize("@HP") << 16
+TUNDETACHFILTER = 0x400054D6 | struct.calcsize("@HP") << 16
 SIOCSIFHWADDR = 0x8924
 SIOCGIFHWADDR = 0x8927
 
@@ -132,21 +137,21 @@ def set_mac(fd: int, mac: bytes) -> None:
 def inspect(fd: int) -> TapFacts:
     """Ask the kernel what interface ``fd`` belongs to.
 
-    Raises :class:`NotATap` for anything but a descriptor of /dev/net/tun that has an interface (a
-    TUN has one too: look at ``is_tap``).
+    A socket filter that was attached to a TAP is removed on the way: one must be there for the
+    kernel to tell about packet information. Raises :class:`NotATap` for anything but a descriptor
+    of /dev/net/tun that has an interface (a TUN has one too: look at ``is_tap``).
     """
     _refuse_other_files(fd)
     try:
-        request = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
         mac = get_mac(fd)
-        flags = int.from_bytes(request[16:18], "little" if _LITTLE else "big")
+        name, flags = _name_and_flags(fd)
         header = fcntl.ioctl(fd, TUNGETVNETHDRSZ, bytes(4)) if flags & IFF_VNET_HDR else bytes(4)
     except OSError as error:
         if error.errno == errno.EBADFD:
             raise NotATap(f"descriptor of {TUN_NODE} without an interface, or it is gone") from None
         raise NotATap(f"descriptor that refuses to be examined ({error.strerror})") from None
     return TapFacts(
-        name=request[:_IFNAMSIZ].split(b"\0", 1)[0].decode("ascii", "backslashreplace"),
+        name=name,
         is_tap=bool(flags & IFF_TAP),
         packet_information=not flags & IFF_NO_PI,
         vnet_header=bool(flags & IFF_VNET_HDR),
@@ -157,7 +162,33 @@ def inspect(fd: int) -> TapFacts:
     )
 
 
-_LITTLE = struct.pack("=H", 1) == b"\x01\x00"
+def _name_and_flags(fd: int) -> tuple[str, int]:
+    name, flags = _get_interface(fd)
+    if flags & IFF_TAP:
+        # TUNGETIFF sets IFF_NOFILTER if no socket filter is attached, and that is the very bit of
+        # IFF_NO_PI: without a filter every interface seems to be free of packet information.
+        with _accepting_filter(fd):
+            name, flags = _get_interface(fd)
+    return name, flags
+
+
+def _get_interface(fd: int) -> tuple[str, int]:
+    request = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
+    name, flags = struct.unpack("=16sH22x", request)
+    return name.split(b"\0", 1)[0].decode("ascii", "backslashreplace"), flags
+
+
+@contextmanager
+def _accepting_filter(fd: int) -> Iterator[None]:
+    """Have a socket filter attached that lets every frame pass (classic BPF: return 2^32 - 1)."""
+    code = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0xFFFFFFFF), 8)
+    program = struct.pack("@HP", 1, ctypes.addressof(code))
+    fcntl.ioctl(fd, TUNATTACHFILTER, program)
+    try:
+        yield
+    finally:
+        fcntl.ioctl(fd, TUNDETACHFILTER, program)
+
 
 _KINDS = (
     (stat.S_ISFIFO, "pipe"),

@@ -6,8 +6,9 @@ The client keeps every right over it. What that means here, all of it tried on L
 - *Anyone who holds a copy can change it* after :meth:`LentTap.adopt` has looked: the offload
   header's size (reads and writes then say EINVAL: counted, and :class:`LinkGone` after
   :data:`MAX_ERRORS` in a row), O_NONBLOCK (never trusted: RWF_NOWAIT makes each single call
-  non-blocking, in both directions), the send buffer (with RWF_NOWAIT a full one is a drop, never
-  a wait).
+  non-blocking, in both directions), the send buffer: every frame written is charged to it until
+  the lender's stack lets go of the frame, which a shaping qdisc of his never does, and a plain
+  write() to a blocking TAP then waits for ever. With RWF_NOWAIT it is a drop.
 - *A write runs the receiver's network stack*, with its rules, before it returns. Write inline only
   for owners who are trusted; for others use :class:`hypervisor.links.sink.ThreadedSink`.
 - *The descriptor keeps the interface and its namespace alive*, so the lender's death is not seen

@@ -252,7 +252,7 @@ def slow_down(space: Namespace, name: str, depth: int = 13) -> None:
         jumps = f"jump c{level + 1}\n" * 3 if level < depth else "@ll,0,8 0x11\n" * 10
         rules.append(f"chain c{level} {{ {jumps} }}")
     rules.append(f"chain in {{ type filter hook ingress device {name} priority 0;")
-    rules.append("jump c1\n } }")
+    rules.append("jump c1\n }\n }\n")
     text = "\n".join(rules)
     done = space.call(
         lambda: subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True)
