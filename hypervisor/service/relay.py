@@ -20,8 +20,8 @@ LINGER_S = 1.0
 class _Side(asyncio.Protocol):
     """One end of a relay, as asyncio sees it. ``passes_eof``: its end of sending is only that."""
 
-    def __init__(self, on_lost: Callable[[], None], *, passes_eof: bool) -> None:
-        self._on_lost = on_lost
+    def __init__(self, relay: Relay, *, passes_eof: bool) -> None:
+        self._relay = relay
         self._passes_eof = passes_eof
         self.transport: asyncio.Transport | None = None
         self.other: asyncio.Transport | None = None
@@ -30,12 +30,14 @@ class _Side(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self._relay.made()
 
     def data_received(self, data: bytes) -> None:
-        if self.other is None:
+        other = self.other
+        if other is None:
             self.early += data
-        else:
-            self.other.write(data)
+        elif not other.is_closing():
+            other.write(data)
 
     def eof_received(self) -> bool:
         if self._passes_eof and self.other is not None and not self.other.is_closing():
@@ -52,7 +54,7 @@ class _Side(asyncio.Protocol):
             self.other.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._on_lost()
+        self._relay.lost()
 
 
 class Relay:
@@ -66,8 +68,8 @@ class Relay:
         self._ended = False
         self._open = 0
         self._linger: asyncio.TimerHandle | None = None
-        self._client = _Side(self._lost, passes_eof=True)
-        self._server = _Side(self._lost, passes_eof=False)
+        self._client = _Side(self, passes_eof=True)
+        self._server = _Side(self, passes_eof=False)
 
     async def join(self, client: socket.socket, first: bytes, server: socket.socket) -> None:
         """Carry bytes between the two connected sockets, ``first`` before all others.
@@ -77,12 +79,10 @@ class Relay:
         loop = asyncio.get_running_loop()
         try:
             await loop.create_unix_connection(lambda: self._server, sock=server)
-            self._open += 1
             assert self._server.transport is not None
             self._server.transport.write(first)
             self._client.other = self._server.transport
             await loop.connect_accepted_socket(lambda: self._client, client)
-            self._open += 1
         except BaseException:
             for sock, side in ((client, self._client), (server, self._server)):
                 if side.transport is None:
@@ -103,11 +103,16 @@ class Relay:
             if side.transport is not None:
                 side.transport.abort()
 
-    def _lost(self) -> None:
+    def made(self) -> None:
+        """Note that one side is there."""
+        self._open += 1
+
+    def lost(self) -> None:
+        """Note that one side is gone; the first loss is the end of the connection."""
         self._open -= 1
         if not self._ended:
-            self._end()
             self._close_both()
+            self._end()
         if self._open == 0 and self._linger is not None:
             self._linger.cancel()
             self._linger = None

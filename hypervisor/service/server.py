@@ -124,10 +124,11 @@ class Server:
             self._door.stop_accepting()
         self._withdraw()
         await self._health.enter_graceful_shutdown()
-        await _within(grace_s / 2, "stopping the networks", self._runtime.stop())
+        # First the waiters: what the death of tasks would still ask for, stopping does anyway.
         self.waiters.close()
-        self.watchers.close()
         self._closing.set()
+        await _within(grace_s / 2, "stopping the networks", self._runtime.stop())
+        self.watchers.close()
         if self._grpc is not None:
             await _within(grace_s, "stopping gRPC", self._grpc.stop(grace_s / 4))
             self._grpc = None
