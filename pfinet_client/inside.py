@@ -22,14 +22,16 @@ import json
 import os
 import socket
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hypervisor.kernel import scm
 from hypervisor.kernel.namespaces import unshare_user_net
-from hypervisor.kernel.netlink import Netlink
 from hypervisor.kernel.process import set_parent_death_signal
 from hypervisor.kernel.tap import create_tap
 from pfinet_client.supervise import supervise
+
+if TYPE_CHECKING:
+    from hypervisor.kernel.netlink import Netlink
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -100,6 +102,9 @@ def _live(inside: Inside, sock: socket.socket, parent_pid: int) -> int:
     send(sock, "tap", (tap,))
     # The outer half and the server hold it now; with the last of them the interface goes.
     os.close(tap)
+    # Late, since pyroute2 takes a while to import, and the outer half is connecting meanwhile.
+    from hypervisor.kernel.netlink import Netlink
+
     settings = _expect(sock, "settings")
     with Netlink() as net:
         net.set_mac(inside.interface, bytes.fromhex(settings["mac"]))

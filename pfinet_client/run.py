@@ -83,8 +83,6 @@ def preload() -> None:
 
     A child that may not read the installation could not import it later.
     """
-    import pyroute2.netlink.rtnl  # noqa: F401
-
     import pfinet_client.client
     import pfinet_client.pump  # noqa: F401
 
