@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import logging
 import os
 import signal
@@ -185,9 +184,9 @@ def _ready_pipe(fd: int | None) -> Iterator[Callable[[], None]]:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return uvloop's loop if uvloop is installed, None for asyncio's own."""
-    if importlib.util.find_spec("uvloop") is None:
+    try:
+        import uvloop
+    except ImportError:
         return None
-    import uvloop
-
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory

@@ -56,13 +56,25 @@ def forked(function: Callable[[], object], wait: bool = True) -> Iterator[int]:
             os.waitpid(pid, 0)
 
 
+# Imports everything before it becomes an ordinary user, who may be unable to read this clone.
+_AS_USER = """
+import sys
+import hypervisor.serve
+import hypervisor.service.inspect
+from hypervisor.cli import main
+from hypervisor.kernel.process import become
+uid = int(sys.argv[1])
+become(uid, uid)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
 @dataclass(slots=True)
 class ServerProcess:
     """A `hypervisor serve` that is up. ``log`` is the file its stderr goes to."""
 
     process: subprocess.Popen[bytes]
     node: Path
-    state: Path
     log: Path
 
     def said(self) -> str:
@@ -79,38 +91,55 @@ class ServerProcess:
 def server(
     folder: Path,
     *flags: str,
-    node: Path | None = None,
-    state: Path | None = None,
+    uid: int | None = None,
     environ: Mapping[str, str] | None = None,
-    wait: bool = True,
+    inherit: Sequence[int] = (),
+    default_node: bool = False,
 ) -> Iterator[ServerProcess]:
-    """Run ``hypervisor serve`` on ``folder``/veth0 and yield it once it says that it is ready."""
-    node = node or folder / "veth0"
-    state = state or folder / "state"
-    log = folder / f"server-{os.urandom(4).hex()}.log"
+    """Run ``hypervisor serve`` and yield it once it says that it is ready.
+
+    Unless ``flags`` say otherwise its node is ``folder``/veth0 (with ``default_node`` the
+    server's own default) and its state ``folder``/state.
+    ``uid`` is whom root's server turns into; ``inherit`` are sockets for socket activation.
+    """
+    node, log = folder / "veth0", folder / f"log-{os.urandom(4).hex()}"
+    arguments = ["serve", *flags]
+    if "--translator" not in flags and not inherit and not default_node:
+        arguments += ["--translator", str(node)]
+    if "--state" not in flags:
+        arguments += ["--state", str(folder / "state")]
     ready, teller = os.pipe()
-    command = [
-        *(sys.executable, "-X", "dev", "-m", "hypervisor", "serve"),
-        *("--translator", str(node), "--state", str(state), "--ready-fd", str(teller), *flags),
-    ]
-    with log.open("wb") as stderr:
-        child = subprocess.Popen(
-            command,
-            stderr=stderr,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[teller],
-            env=dict(os.environ) | dict(environ or {}),
-        )
-    os.close(teller)
     try:
-        if wait:
+        with log.open("wb") as stderr, os.fdopen(teller, "wb"):
+            child = subprocess.Popen(
+                _command([*arguments, "--ready-fd", str(teller)], uid, inherit),
+                stderr=stderr,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[teller, *inherit],
+                env=dict(os.environ) | dict(environ or {}),
+            )
+        try:
             wait_ready(ready, log)
-        yield ServerProcess(child, node, state, log)
+            yield ServerProcess(child, node, log)
+        finally:
+            child.kill()
+            child.wait()
     finally:
         os.close(ready)
-        if child.poll() is None:
-            child.kill()
-        child.wait()
+
+
+def _command(arguments: Sequence[str], uid: int | None, inherit: Sequence[int]) -> list[str]:
+    python = [sys.executable, "-X", "dev"]
+    if uid is None or os.geteuid() != 0:
+        command = [*python, "-m", "hypervisor", *arguments]
+    else:
+        command = [*python, "-c", _AS_USER, str(uid), *arguments]
+    if not inherit:
+        return command
+    # As a service manager does it: descriptors from 3 on, and the pid of the one they are for.
+    moves = " ".join(f"{3 + index}<&{fd}" for index, fd in enumerate(inherit))
+    script = f'exec {moves}; LISTEN_FDS={len(inherit)} LISTEN_PID=$$ exec "$@"'
+    return ["bash", "-c", script, "bash", *command]
 
 
 def wait_ready(ready: int, log: Path) -> None:
@@ -121,7 +150,14 @@ def wait_ready(ready: int, log: Path) -> None:
     assert said == b"ready\n", f"the server said {said!r} and:\n{log.read_text()}"
 
 
-def hypervisor(*arguments: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
-    """Run a ``hypervisor`` command to its end and return what it said."""
-    command: Sequence[str] = [sys.executable, "-X", "dev", "-m", "hypervisor", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+def hypervisor(
+    *arguments: str, uid: int | None = None, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a ``hypervisor`` command to its end, as ``uid`` if given, and return what it said."""
+    return subprocess.run(
+        _command(arguments, uid, ()),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=dict(os.environ) | dict(environ or {}),
+    )
