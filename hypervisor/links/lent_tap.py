@@ -16,7 +16,7 @@ The client keeps every right over it. What that means here, all of it tried on L
   thread.
 - *Deleting the interface* (``ip link del``) makes the descriptor poll as EPOLLERR for ever, and
   reads and writes fail with EBADFD. asyncio then calls the reader without end; uvloop calls it
-  once and never again, and that once can come up to 20 ms too early, when a read still says EAGAIN.
+  once and never again, and that once can come 0.3 ms too early, while reads still say EAGAIN.
   So each EAGAIN is followed by a look at POLLERR (0.7 µs a burst), and the runtime's recipe is:
   on LinkGone remove the reader first, then detach. A TAP whose reader is removed for a while
   (back-pressure) shows its end when the reader comes back, in write(), or in :meth:`alive`.
