@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from hypervisor.kernel.namespaces import private_tun_node
+
+# By default gRPC starts its threads anew in a forked child, and then no child of a test that had a
+# channel could enter a namespace. Read when gRPC is first used.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 
 def pytest_configure(config: pytest.Config) -> None:
