@@ -61,6 +61,8 @@ class Tasks:
             or task.caller.owner != connection.person.owner
             or task.network != connection.network
         ):
+            # Tasks end when the server stops; that is no reason to call the token wrong.
+            self._waiters.check_open()
             raise InvalidDest(
                 f"no such task of yours here: what {TASK_KEY} names has ended or never was; "
                 "call TaskService.Attach for a new one"

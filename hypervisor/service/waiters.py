@@ -70,9 +70,13 @@ class Waiters:
             if not future.done():
                 future.set_result(Completion(request_id, error=_stopping()))
 
-    def _submit(self, network: str, request: Request) -> Completion | None:
+    def check_open(self) -> None:
+        """Raise ServerDied after close()."""
         if self._closed:
             raise _stopping()
+
+    def _submit(self, network: str, request: Request) -> Completion | None:
+        self.check_open()
         self._submitting = request.request_id
         self._immediate = None
         try:

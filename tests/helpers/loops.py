@@ -35,4 +35,5 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     for mark in getattr(test, "pytestmark", ()):
         run = getattr(pytest.mark, mark.name)(*mark.args, **mark.kwargs)(run)
-    return pytest.mark.parametrize("loop", sorted(FACTORIES))(run)
+    both: Callable[..., None] = pytest.mark.parametrize("loop", sorted(FACTORIES))(run)
+    return both

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,8 +131,12 @@ async def serving(
     limits: ServiceLimits | None = None,
     networks: tuple[str, ...] = ("net0",),
     engine: Limits | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Served]:
-    """Run a server with one node a network, ``folder/NETWORK``; the first is the default one."""
+    """Run a server with one node a network, ``folder/NETWORK``; the first is the default one.
+
+    ``clock`` is monotonic seconds.
+    """
     listeners = []
     for name in networks:
         sock = socket.socket(socket.AF_UNIX)
@@ -145,7 +150,7 @@ async def serving(
             listener.socket.close()
             Path(listener.label).unlink(missing_ok=True)
 
-    runtime = Runtime([network(name, engine) for name in networks])
+    runtime = Runtime([network(name, engine) for name in networks], clock=clock)
     server = Server(runtime, listeners, withdraw, limits)
     await server.start()
     served = Served(runtime, server, listeners[0].label, server._directory)
@@ -194,3 +199,8 @@ async def begun(stream: Any) -> Any:
     """Return a watch stream once the server has begun it."""
     await asyncio.wait_for(stream.initial_metadata(), 10)
     return stream
+
+
+def there(path: str) -> bool:
+    """Return whether ``path`` exists."""
+    return os.path.lexists(path)

@@ -18,7 +18,7 @@ NET_STATUS, NET_ADDRESS, NET_FLAGS = 0x6E0001, 0x6E0002, 0x6E0004
 
 
 @on_both_loops
-async def test_open_says_what_was_opened(tmp_path: Path):
+async def test_open_says_what_was_opened(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         opened = await client.open("", D_READ | D_WRITE)
@@ -29,7 +29,7 @@ async def test_open_says_what_was_opened(tmp_path: Path):
 
 
 @on_both_loops
-async def test_a_frame_goes_from_one_device_to_another(tmp_path: Path):
+async def test_a_frame_goes_from_one_device_to_another(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         a, b = await client.open("a"), await client.open("b")
@@ -41,7 +41,7 @@ async def test_a_frame_goes_from_one_device_to_another(tmp_path: Path):
 
 
 @on_both_loops
-async def test_a_vector_goes_in_order(tmp_path: Path):
+async def test_a_vector_goes_in_order(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         a, b = await client.open("a"), await client.open("b")
@@ -57,7 +57,7 @@ async def test_a_vector_goes_in_order(tmp_path: Path):
 
 
 @on_both_loops
-async def test_inband_calls_take_short_frames_and_leave_long_ones(tmp_path: Path):
+async def test_inband_calls_take_short_frames_and_leave_long_ones(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         a, b = await client.open("a"), await client.open("b")
@@ -76,7 +76,7 @@ async def test_inband_calls_take_short_frames_and_leave_long_ones(tmp_path: Path
 
 
 @on_both_loops
-async def test_status_is_asked_and_set(tmp_path: Path):
+async def test_status_is_asked_and_set(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         port = (opened := await client.open()).port
@@ -92,7 +92,7 @@ async def test_status_is_asked_and_set(tmp_path: Path):
 
 
 @on_both_loops
-async def test_an_address_is_claimed_once_and_given_back(tmp_path: Path):
+async def test_an_address_is_claimed_once_and_given_back(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         a, b = await client.open("a"), await client.open("b")
@@ -105,7 +105,7 @@ async def test_an_address_is_claimed_once_and_given_back(tmp_path: Path):
 
 
 @on_both_loops
-async def test_attach_gives_a_ticket_for_a_tap_only(tmp_path: Path):
+async def test_attach_gives_a_ticket_for_a_tap_only(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         opened = await client.open(role="OPEN_ROLE_STACK")
@@ -122,7 +122,7 @@ async def test_attach_gives_a_ticket_for_a_tap_only(tmp_path: Path):
 @pytest.mark.parametrize("routine", ["DeviceMap", "DeviceIntrRegister", "DeviceIntrAck"])
 async def test_what_no_user_space_device_does_is_refused_on_a_live_port_only(
     tmp_path: Path, routine: str
-):
+) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         opened = await client.open()
@@ -150,7 +150,7 @@ async def test_what_no_user_space_device_does_is_refused_on_a_live_port_only(
 )
 async def test_a_dead_unknown_or_misshapen_port_is_no_destination(
     tmp_path: Path, routine: str, fields: dict[str, Any]
-):
+) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         closed = (await client.open()).port
@@ -160,7 +160,7 @@ async def test_a_dead_unknown_or_misshapen_port_is_no_destination(
 
 
 @on_both_loops
-async def test_closing_twice_is_a_success_and_closing_anothers_is_not(tmp_path: Path):
+async def test_closing_twice_is_a_success_and_closing_anothers_is_not(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client, other = await it.client(), await it.client()
         port = (await client.open()).port
@@ -171,7 +171,9 @@ async def test_closing_twice_is_a_success_and_closing_anothers_is_not(tmp_path: 
 
 @on_both_loops
 @pytest.mark.parametrize("size", [0, 13, 1515, 70_000])
-async def test_a_frame_of_a_bad_size_is_refused_alone_and_in_a_vector(tmp_path: Path, size: int):
+async def test_a_frame_of_a_bad_size_is_refused_alone_and_in_a_vector(
+    tmp_path: Path, size: int
+) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         opened = await client.open()
@@ -186,7 +188,7 @@ async def test_a_frame_of_a_bad_size_is_refused_alone_and_in_a_vector(tmp_path: 
 
 @on_both_loops
 @pytest.mark.parametrize("bytes_wanted", [0, -1, -(1 << 31)])
-async def test_a_read_of_nothing_is_refused(tmp_path: Path, bytes_wanted: int):
+async def test_a_read_of_nothing_is_refused(tmp_path: Path, bytes_wanted: int) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         port = (await client.open()).port
@@ -196,7 +198,7 @@ async def test_a_read_of_nothing_is_refused(tmp_path: Path, bytes_wanted: int):
 
 
 @on_both_loops
-async def test_modes_are_enforced(tmp_path: Path):
+async def test_modes_are_enforced(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         reader = await client.open("a", D_READ)
@@ -208,7 +210,7 @@ async def test_modes_are_enforced(tmp_path: Path):
 
 @on_both_loops
 @pytest.mark.parametrize("name", ["a\0b", "a/b", "x" * 200, "ä", " "])
-async def test_a_name_no_device_has_opens_nothing(tmp_path: Path, name: str):
+async def test_a_name_no_device_has_opens_nothing(tmp_path: Path, name: str) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         assert await refused(client.open(name)) is not grpc.StatusCode.INTERNAL
@@ -216,14 +218,14 @@ async def test_a_name_no_device_has_opens_nothing(tmp_path: Path, name: str):
 
 
 @on_both_loops
-async def test_an_unknown_role_opens_nothing(tmp_path: Path):
+async def test_an_unknown_role_opens_nothing(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         await refused_with(client.open(role=99), errors.InvalidArgument)
 
 
 @on_both_loops
-async def test_an_exclusive_open_stays_alone(tmp_path: Path):
+async def test_an_exclusive_open_stays_alone(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         await client.open("a", exclusive=True)
@@ -231,7 +233,7 @@ async def test_an_exclusive_open_stays_alone(tmp_path: Path):
 
 
 @on_both_loops
-async def test_a_thousand_opens_by_one_owner_end_at_the_quota(tmp_path: Path):
+async def test_a_thousand_opens_by_one_owner_end_at_the_quota(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         calls = [client.call("DeviceOpen", name=f"d{n % 8}", mode=3) for n in range(1000)]
@@ -248,7 +250,7 @@ async def _code(call: Any) -> grpc.StatusCode:
 
 
 @on_both_loops
-async def test_a_message_too_large_is_refused_and_the_connection_lives(tmp_path: Path):
+async def test_a_message_too_large_is_refused_and_the_connection_lives(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
         opened = await client.open()

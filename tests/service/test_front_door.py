@@ -8,7 +8,7 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,7 +103,7 @@ async def receive_exactly(sock: socket.socket, size: int) -> bytes:
 
 
 @on_both_loops
-async def test_bytes_pass_both_ways_from_the_first(tmp_path: Path):
+async def test_bytes_pass_both_ways_from_the_first(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         loop = asyncio.get_running_loop()
         with it.knock() as sock:
@@ -115,7 +115,7 @@ async def test_bytes_pass_both_ways_from_the_first(tmp_path: Path):
 
 
 @on_both_loops
-async def test_what_the_server_says_first_arrives_first(tmp_path: Path):
+async def test_what_the_server_says_first_arrives_first(tmp_path: Path) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello ")
         await echo(reader, writer)
@@ -127,7 +127,7 @@ async def test_what_the_server_says_first_arrives_first(tmp_path: Path):
 
 
 @on_both_loops
-async def test_a_preface_may_come_in_pieces(tmp_path: Path):
+async def test_a_preface_may_come_in_pieces(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         loop = asyncio.get_running_loop()
         with it.knock() as sock:
@@ -137,7 +137,7 @@ async def test_a_preface_may_come_in_pieces(tmp_path: Path):
 
 
 @on_both_loops
-async def test_more_than_both_ends_can_buffer_arrives_whole(tmp_path: Path):
+async def test_more_than_both_ends_can_buffer_arrives_whole(tmp_path: Path) -> None:
     blob = os.urandom(8 << 20)
     async with house(tmp_path) as it:
         loop = asyncio.get_running_loop()
@@ -149,7 +149,7 @@ async def test_more_than_both_ends_can_buffer_arrives_whole(tmp_path: Path):
 
 
 @on_both_loops
-async def test_a_client_that_ends_its_sending_still_gets_its_answer(tmp_path: Path):
+async def test_a_client_that_ends_its_sending_still_gets_its_answer(tmp_path: Path) -> None:
     async def answer_at_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"you said " + await reader.read())
         writer.close()
@@ -162,7 +162,9 @@ async def test_a_client_that_ends_its_sending_still_gets_its_answer(tmp_path: Pa
 
 
 @on_both_loops
-async def test_when_the_server_hangs_up_the_client_gets_the_rest_and_the_end(tmp_path: Path):
+async def test_when_the_server_hangs_up_the_client_gets_the_rest_and_the_end(
+    tmp_path: Path,
+) -> None:
     rest = os.urandom(1 << 20)
 
     async def last_words(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -177,7 +179,7 @@ async def test_when_the_server_hangs_up_the_client_gets_the_rest_and_the_end(tmp
 
 
 @on_both_loops
-async def test_when_the_client_goes_the_connection_ends(tmp_path: Path):
+async def test_when_the_client_goes_the_connection_ends(tmp_path: Path) -> None:
     gone = asyncio.Event()
 
     async def until_gone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -197,7 +199,7 @@ async def test_when_the_client_goes_the_connection_ends(tmp_path: Path):
 
 @on_both_loops
 @pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\n\r\n", b"\0", b"PRI * HTTP/1", b"machdev"])
-async def test_anything_else_is_closed(tmp_path: Path, words: bytes):
+async def test_anything_else_is_closed(tmp_path: Path, words: bytes) -> None:
     async with house(tmp_path) as it:
         with it.knock() as sock:
             await asyncio.get_running_loop().sock_sendall(sock, words)
@@ -206,14 +208,14 @@ async def test_anything_else_is_closed(tmp_path: Path, words: bytes):
 
 
 @on_both_loops
-async def test_a_silent_visitor_is_closed(tmp_path: Path):
+async def test_a_silent_visitor_is_closed(tmp_path: Path) -> None:
     async with house(tmp_path, limits=DoorLimits(silence_s=0.02)) as it:
         with it.knock() as sock:
             assert await receive_all(sock) == b""
 
 
 @on_both_loops
-async def test_half_a_preface_does_not_buy_time(tmp_path: Path):
+async def test_half_a_preface_does_not_buy_time(tmp_path: Path) -> None:
     async with house(tmp_path, limits=DoorLimits(silence_s=0.02)) as it:
         with it.knock() as sock:
             await asyncio.get_running_loop().sock_sendall(sock, HTTP2_PREFACE[:10])
@@ -221,7 +223,7 @@ async def test_half_a_preface_does_not_buy_time(tmp_path: Path):
 
 
 @on_both_loops
-async def test_descriptors_that_nobody_asked_for_are_closed(tmp_path: Path):
+async def test_descriptors_that_nobody_asked_for_are_closed(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         with it.knock() as sock:
             reading, writing = os.pipe()
@@ -234,7 +236,7 @@ async def test_descriptors_that_nobody_asked_for_are_closed(tmp_path: Path):
 
 
 @on_both_loops
-async def test_a_lending_message_goes_to_the_lender_with_its_descriptor(tmp_path: Path):
+async def test_a_lending_message_goes_to_the_lender_with_its_descriptor(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         with it.knock() as sock:
             reading, writing = os.pipe()
@@ -249,7 +251,7 @@ async def test_a_lending_message_goes_to_the_lender_with_its_descriptor(tmp_path
 @on_both_loops
 async def test_an_owner_with_too_many_connections_is_told_once_and_let_in_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     async with house(tmp_path, limits=DoorLimits(per_owner=3)) as it:
         loop = asyncio.get_running_loop()
         guests = [it.knock() for _ in range(3)]
@@ -269,7 +271,7 @@ async def test_an_owner_with_too_many_connections_is_told_once_and_let_in_later(
 
 
 @on_both_loops
-async def test_the_server_has_a_bound_over_all_owners(tmp_path: Path):
+async def test_the_server_has_a_bound_over_all_owners(tmp_path: Path) -> None:
     async with house(tmp_path, limits=DoorLimits(total=1)) as it:
         with it.knock() as first, it.knock() as second:
             assert await receive_all(second) == b""
@@ -280,7 +282,7 @@ async def test_the_server_has_a_bound_over_all_owners(tmp_path: Path):
 @on_both_loops
 async def test_running_out_of_descriptors_delays_a_visitor_and_no_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     async with house(tmp_path) as it:
         loop = asyncio.get_running_loop()
         waiting = socket.socket(socket.AF_UNIX)
@@ -305,7 +307,7 @@ async def test_running_out_of_descriptors_delays_a_visitor_and_no_more(
 
 
 @contextlib.contextmanager
-def _no_descriptor_left(soft: int, hard: int):
+def _no_descriptor_left(soft: int, hard: int) -> Iterator[None]:
     """Lower RLIMIT_NOFILE to the first free descriptor."""
     free = os.dup(0)
     os.close(free)
@@ -331,7 +333,7 @@ if os.geteuid() == 0:  # Only root may become nobody.
     @on_both_loops
     async def test_an_uid_that_names_nobody_is_refused(
         open_path: Path, caplog: pytest.LogCaptureFixture
-    ):
+    ) -> None:
         async with house(open_path) as it:
             answer = await asyncio.to_thread(
                 as_uid, 65534, lambda: _first_answer(it.node, HTTP2_PREFACE)
@@ -341,7 +343,7 @@ if os.geteuid() == 0:  # Only root may become nobody.
 
 
 @on_both_loops
-async def test_another_uid_is_its_own_owner_and_no_operator(open_path: Path):
+async def test_another_uid_is_its_own_owner_and_no_operator(open_path: Path) -> None:
     uid = a_fresh_uid()
     async with house(open_path) as it:
         answer = await asyncio.to_thread(as_uid, uid, lambda: _first_answer(it.node, HTTP2_PREFACE))
@@ -352,7 +354,7 @@ async def test_another_uid_is_its_own_owner_and_no_operator(open_path: Path):
 
 
 @on_both_loops
-async def test_tcp_visitors_have_one_owner_and_are_never_operators(tmp_path: Path):
+async def test_tcp_visitors_have_one_owner_and_are_never_operators(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             it.door.open(Listener(listening, "net0", "tcp"))
@@ -366,7 +368,7 @@ async def test_tcp_visitors_have_one_owner_and_are_never_operators(tmp_path: Pat
 
 
 @on_both_loops
-async def test_closing_turns_everybody_out(tmp_path: Path):
+async def test_closing_turns_everybody_out(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         loop = asyncio.get_running_loop()
         relayed, silent = it.knock(), it.knock()

@@ -52,12 +52,12 @@ class RecordingContext:
         raise Aborted
 
 
-def test_every_error_has_its_status():
+def test_every_error_has_its_status() -> None:
     assert {error.reason: status.STATUS[error].name for error in errors.all_errors()} == EXPECTED
 
 
 @pytest.mark.parametrize("kind", errors.all_errors(), ids=lambda kind: kind.reason)
-def test_trailers_carry_code_and_error_info(kind: type[DeviceError]):
+def test_trailers_carry_code_and_error_info(kind: type[DeviceError]) -> None:
     trailers = dict(status.trailers(kind("what was wrong")))
 
     assert trailers["mach-return-code"] == str(kind.code)
@@ -81,20 +81,20 @@ def refusal_of(error: Exception) -> tuple[grpc.StatusCode, str, tuple[Any, ...]]
     return context.said
 
 
-def test_a_device_error_becomes_its_status():
+def test_a_device_error_becomes_its_status() -> None:
     code, details, trailers = refusal_of(errors.NoMemory("too many"))
 
     assert (code, details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
     assert ("mach-return-code", "2508") in trailers
 
 
-def test_a_stranger_is_unauthenticated():
+def test_a_stranger_is_unauthenticated() -> None:
     assert refusal_of(status.Stranger("who?"))[0] is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_a_fault_shows_the_caller_a_number_and_the_log_the_traceback(
     caplog: pytest.LogCaptureFixture,
-):
+) -> None:
     with caplog.at_level(logging.ERROR):
         code, details, trailers = refusal_of(ZeroDivisionError("secret path /etc/x"))
 
