@@ -24,18 +24,6 @@ STILL_WORKS = (
     "so does the server itself"
 )
 
-#: What an administrator of an AppArmor system installs as /etc/apparmor.d/pfinet-client. The
-#: attachment is the interpreter's path or a wrapper's: AppArmor confines by executable.
-APPARMOR_PROFILE = """\
-abi <abi/4.0>,
-include <tunables/global>
-
-profile pfinet-client {executable} flags=(unconfined) {{
-  userns,
-  include if exists <local/pfinet-client>
-}}
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
@@ -143,12 +131,14 @@ def _explain_user_namespace(number: int, sysctl_root: str) -> list[Obstacle]:
 
 def _explain_node(step: str, number: int, node: str, sysctl_root: str) -> Obstacle:
     if step == "tap":
-        restricted = _read_setting(sysctl_root, _APPARMOR)
-        if number in (errno.EPERM, errno.EACCES) and restricted == 1:
-            _, _, why, remedy = _SETTINGS[2]
-            return Obstacle("a TAP interface cannot be made", why, remedy)
+        what = "a TAP interface cannot be made"
+        for path, forbids, why, remedy in _SETTINGS:
+            # AppArmor lets the namespace be made and takes the capabilities inside away.
+            value = _read_setting(sysctl_root, path) if path == _APPARMOR else None
+            if number in (errno.EPERM, errno.EACCES) and value is not None and forbids(value):
+                return Obstacle(what, why, remedy)
         why = f"{node} opens, but the driver says {os.strerror(number)} to TUNSETIFF"
-        return Obstacle("a TAP interface cannot be made", why, "load the driver: modprobe tun")
+        return Obstacle(what, why, "load the driver: modprobe tun")
     what = f"{node} cannot be opened"
     if number == errno.ENOENT:
         return Obstacle(
@@ -186,8 +176,9 @@ _SETTINGS: tuple[tuple[str, Callable[[int], bool], str, str], ...] = (
         _APPARMOR,
         lambda value: value == 1,
         "kernel.apparmor_restrict_unprivileged_userns is 1 (Ubuntu 23.10 and later)",
-        "install the profile docs/apparmor/pfinet-client, which says `userns,`, with "
-        "`apparmor_parser -r`; or, for the whole machine, "
+        "copy the profile docs/apparmor/pfinet-client (`profile pfinet-client /path/to/"
+        "pfinet-client flags=(unconfined) { userns, }`) to /etc/apparmor.d and load it with "
+        "apparmor_parser -r; or, for the whole machine, "
         "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
     ),
 )

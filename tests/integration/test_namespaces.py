@@ -268,6 +268,12 @@ def test_a_distribution_setting_is_named_with_its_remedy(
     assert str(obstacle).endswith(".")
 
 
+def test_the_profile_that_the_remedy_names_is_shipped_and_permits_user_namespaces() -> None:
+    profile = Path(__file__).parents[2] / "docs" / "apparmor" / "pfinet-client"
+    rules = [line for line in profile.read_text().splitlines() if not line.startswith("#")]
+    assert "  userns," in rules
+
+
 def refuse_unshare_by_seccomp() -> None:
     """Have unshare(2) fail with EPERM in this process, as Docker's default filter does."""
     number = {"x86_64": 272, "aarch64": 97, "riscv64": 97}[platform.machine()]
