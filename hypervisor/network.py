@@ -264,11 +264,20 @@ class Network:
         return self.tickets.redeem(ticket, owner, now)
 
     def attach(
-        self, handle: Handle, kind: str, vnet_header: bool, accepts: int, now: float
+        self,
+        handle: Handle,
+        kind: str,
+        now: float,
+        *,
+        vnet_header: bool,
+        accepts: int,
+        direct: bool = False,
     ) -> None:
         """Put a link behind an open: its frames go there, reads of it are refused.
 
-        Raises InvalidDest if the open was closed meanwhile.
+        A ``direct`` link is written at once by whoever runs this network (see
+        :meth:`take_passing`). Raises InvalidDest if the open was closed meanwhile, AlreadyOpen
+        if the device has another stack.
         """
         each = handle.open
         if each not in self.engine.opens:
@@ -282,6 +291,7 @@ class Network:
         each.is_link = each.may_hold = True
         each.vnet_header = vnet_header
         each.accepts = accepts
+        each.direct = direct
         handle.link = kind
         handle.nic.refresh()
         # What came before the link was stored for a reader of plain frames: also right here.
@@ -322,6 +332,21 @@ class Network:
     def can_ingress(self, handle: Handle) -> bool:
         """Tell whether the open has a free TX slot, so that reading its link makes sense."""
         return self.engine.can_ingress(handle.open)
+
+    def take_passing(self) -> list[tuple[Open, Sequence[bytes], int]]:
+        """Return the runs for direct links: (open, frames, bytes of offload header each).
+
+        They are not stored: write them before anything else, then call :meth:`passed`.
+        """
+        taken = list(self.engine.passing)
+        self.engine.passing.clear()
+        return taken
+
+    def passed(
+        self, each: Open, frames: Sequence[bytes], header_bytes: int, drops: Mapping[str, int]
+    ) -> None:
+        """A passing run was written to its link; ``drops`` of it were lost, by reason."""
+        self.engine.passed(each, frames, header_bytes, drops)
 
     def egress(self, handle: Handle, max_frames: int) -> list[tuple[bytes, int]]:
         """Return the next frames for the open's link, each with the bytes of its header.

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import hypervisor
+from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
 from hypervisor.errors import DeviceError
 from hypervisor.links.base import Link
@@ -36,6 +37,8 @@ OnEvents = Callable[[list[tuple[float, Event]]], None]
 
 #: How often leases in use are noted on disk, in seconds.
 TOUCH_S = 600.0
+#: Bursts read in one turn of the loop, so that others get theirs.
+PUMPED = 8
 #: Threads for closing and adopting descriptors.
 HELPERS = 4
 
@@ -43,12 +46,14 @@ HELPERS = 4
 class _Lane:
     """A network with its links and its timer."""
 
-    __slots__ = ("carriers", "name", "network", "timer", "timer_at")
+    __slots__ = ("carriers", "flushed", "name", "network", "timer", "timer_at")
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.name = network.name
         self.carriers: dict[Open, Carrier] = {}
+        #: Links written inline since the pump last looked.
+        self.flushed: dict[Carrier, None] = {}
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at: float | None = None
 
@@ -122,23 +127,35 @@ class Runtime:
             self._helpers, LentTap.adopt, descriptor, handle.nic.device.mac
         )
         try:
-            now = self._clock()
-            lane.network.attach(handle, link.kind, link.vnet_header, link.accepts, now)
+            self.carry(network, handle, link)
         except DeviceError:
             self._close_later(link)
             raise
-        self.carry(network, handle, link)
 
     def carry(self, network: str, handle: Handle, link: Link) -> None:
-        """Move frames between ``link`` and the open it was attached to, until either ends."""
+        """Put ``link`` behind an open and move frames until either ends.
+
+        Frames are written in this thread if the device's owner is the server's own uid or is
+        trusted by policy, else in a thread of the link's own. Raises InvalidDest, AlreadyOpen.
+        """
         lane = self._lanes[network]
         device = handle.nic.device
+        inline = device.policy.trusted or device.owner == self._own
+        lane.network.attach(
+            handle,
+            link.kind,
+            self._clock(),
+            vnet_header=link.vnet_header,
+            accepts=link.accepts,
+            direct=inline,
+        )
         carrier = Carrier(
             lane.network,
             handle,
             link,
-            inline=device.policy.trusted or device.owner == self._own,
+            inline=inline,
             clock=self._clock,
+            readable=lambda carrier: self._pump(lane, carrier),
             settle=lambda: self._settle(lane),
             close_later=self._close_later,
         )
@@ -159,17 +176,47 @@ class Runtime:
                 lane.timer.cancel()
         await self._loop.run_in_executor(None, self._helpers.shutdown)
 
+    # --- frames -------------------------------------------------------------------------------
+
+    def _pump(self, lane: _Lane, first: Carrier) -> None:
+        """A link polls readable: bring its frames in, and those that answer them.
+
+        Writing into a TAP runs the receiver's stack, whose answer is often there when write()
+        returns: looking at once saves a turn of the loop for every round trip.
+        """
+        ready = [first]
+        for carrier in ready:
+            if not carrier.read():
+                self._settle(lane)
+                continue
+            self._settle(lane)
+            if len(ready) < PUMPED:
+                ready += [each for each in lane.flushed if each is not carrier]
+                ready.append(carrier)
+            lane.flushed.clear()
+        lane.flushed.clear()
+
     # --- what the core leaves behind ----------------------------------------------------------
 
     def _settle(self, lane: _Lane) -> None:
         """Act on everything the core has to say, until it says no more."""
         network, engine = lane.network, lane.network.engine
+        while engine.passing:
+            for each, frames, header_bytes in network.take_passing():
+                carrier = lane.carriers.get(each)
+                if carrier is None:
+                    network.passed(each, frames, header_bytes, {LINK_GONE: len(frames)})
+                else:
+                    carrier.write_run(each, frames, header_bytes)
+                    lane.flushed[carrier] = None
         while engine.links_ready:
             each = next(iter(engine.links_ready))
             del engine.links_ready[each]
             carrier = lane.carriers.get(each)
             if carrier is not None:
                 carrier.flush()
+                if carrier.inline:
+                    lane.flushed[carrier] = None
         if engine.links_readable:
             readable = list(engine.links_readable)
             engine.links_readable.clear()

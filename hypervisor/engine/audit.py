@@ -62,6 +62,7 @@ def audit(engine: Engine) -> Census:
     _agree("live frames", engine.pool.live_frames, len(references))
     _agree("live bytes", engine.pool.live_bytes, live_bytes)
     settled = engine.copies_delivered + sum(engine.drops.values())
+    settled += sum(len(frames) for _, frames, _ in engine.passing)
     _agree("copies chosen", engine.copies_chosen, settled + in_rx + for_rx)
     _audit_shares(engine)
     held_reads = sum(len(each.reads) for each in engine.opens)

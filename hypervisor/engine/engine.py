@@ -115,8 +115,7 @@ class Engine(Holding):
         now: float,
     ) -> None:
         """Take frames that a link brought: the same way, but nobody waits for a reply."""
-        request = WriteRequest(None, 0, nowait=False)
-        self._vectors.append(_Vector(sender, request, frames, header_bytes, needs))
+        self._vectors.append(_Vector(sender, sender.link_request, frames, header_bytes, needs))
         self.poll(now)
 
     def discard(self, sender: Open, reason: str, frames: int) -> None:
@@ -244,9 +243,13 @@ class Engine(Holding):
             vector.next = start
             self._vectors.append(vector)
             return
-        vector.request.outstanding -= 1
-        if not vector.request.outstanding:
-            self.finish_write(sender, vector.request)
+        request = vector.request
+        if request.request_id is None:
+            request.drops.clear()
+            return
+        request.outstanding -= 1
+        if not request.outstanding:
+            self.finish_write(sender, request)
 
     def _quantum_end(self, frames: Sequence[bytes], start: int) -> int:
         end, size_bytes = start, 0
@@ -301,6 +304,9 @@ class Engine(Holding):
     ) -> None:
         """Give a run to its only receiver, unchanged: the common case, in few steps."""
         self.copies_chosen += len(run)
+        if receiver.direct and not receiver.rx:
+            self.passing.append((receiver, run, header_bytes))
+            return
         start = 0
         reason = RX_FULL
         if not receiver.waiters and not receiver.stalled:

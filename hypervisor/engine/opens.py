@@ -110,8 +110,10 @@ class Open:
         self.handed = 0
         self.reads: deque[ReadRequest] = deque()
         self.notify = False
-        # A link behind this open takes frames with an offload header, and these offloads.
+        # A link behind this open takes frames with an offload header, and these offloads. A
+        # direct one is written by whoever runs the engine, before anything else happens.
         self.is_link = False
+        self.direct = False
         self.vnet_header = False
         self.accepts = 0
         # Only who drains may make senders wait: a link, or an open that has read.
@@ -121,6 +123,8 @@ class Open:
         self.waiting: dict[Open, WaitQueue] = {}
         self.waiters: deque[Open] = deque()
         self.writes: dict[int, WriteRequest] = {}
+        #: What a link brings has no request of its own; this one never completes.
+        self.link_request = WriteRequest(None, 0, nowait=False)
         # Progress window (see the package's theory of operation).
         self.stalled = False
         self.window_ends: float | None = None
@@ -143,10 +147,12 @@ class Open:
         "delivered_bytes",
         "delivered_frames",
         "device",
+        "direct",
         "handed",
         "held_bytes",
         "held_frames",
         "is_link",
+        "link_request",
         "may_hold",
         "name",
         "notify",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
@@ -45,6 +45,9 @@ class Slots:
         #: Opens whose link has frames to write, and those whose link may be read again.
         self.links_ready: dict[Open, None] = {}
         self.links_readable: dict[Open, None] = {}
+        #: Runs that go straight to a direct link, without being stored: (receiver, frames,
+        #: bytes of offload header). They are written before anything else is asked.
+        self.passing: list[tuple[Open, Sequence[bytes], int]] = []
         self.copies_chosen = 0
         self.copies_delivered = 0
         self.drops = Tally()
@@ -178,6 +181,18 @@ class Slots:
         if receiver.vnet_header:
             receiver.delivered_bytes -= sum([frame.header_bytes for frame in frames])
         self.release(frames)
+
+    def passed(
+        self, receiver: Open, frames: Sequence[bytes], header_bytes: int, drops: Mapping[str, int]
+    ) -> None:
+        """A passing run was written to its link; ``drops`` of it were lost, by reason."""
+        count = len(frames)
+        for reason, copies in drops.items():
+            self.count_drop(receiver, reason, copies, None)
+            count -= copies
+        self.copies_delivered += count
+        receiver.delivered_frames += count
+        receiver.delivered_bytes += sum(map(len, frames)) - header_bytes * len(frames)
 
     def hand_to_link(self, receiver: Open, max_frames: int) -> list[tuple[bytes, int]]:
         """Return the next frames for a link, each with the bytes of its offload header.

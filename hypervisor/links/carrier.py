@@ -1,8 +1,8 @@
 """Moves frames between one link and one open of a network, in the runtime's loop.
 
-Reading   when the descriptor polls readable, in bursts small enough to stay in the processor's
-          cache; it pauses while the open's TX slots are full (the lender's kernel then drops and
-          counts at its own queue), and resumes when the engine says so.
+Reading   when the descriptor polls readable and the runtime says so, in bursts small enough to
+          stay in the processor's cache. It pauses while the open's TX slots are full (the
+          lender's kernel then drops and counts at its own queue).
 Writing   *inline* for links whose owner is trusted: the receiver's network stack runs inside our
           write(). For all others a :class:`ThreadedSink` writes, fed by the bounded RX slots.
 The end   a link that is gone detaches its open. Closing a descriptor can block for tens of
@@ -12,8 +12,10 @@ The end   a link that is gone detaches its open. Closing a descriptor can block 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from hypervisor.engine.drops import LINK_GONE
+from hypervisor.engine.opens import Open
 from hypervisor.links.base import Link, LinkGone
 from hypervisor.links.sink import ThreadedSink
 from hypervisor.network import Network
@@ -22,8 +24,6 @@ from hypervisor.nic import Handle
 #: One burst: enough to spread the cost of a wake-up, little enough to stay in the cache.
 BURST_FRAMES = 64
 BURST_BYTES = 256 << 10
-#: Bursts in one turn of the loop, so that others get theirs.
-BURSTS = 4
 
 
 class Carrier:
@@ -37,6 +37,7 @@ class Carrier:
         *,
         inline: bool,
         clock: Callable[[], float],
+        readable: Callable[[Carrier], None],
         settle: Callable[[], None],
         close_later: Callable[[Link], None],
     ) -> None:
@@ -44,6 +45,7 @@ class Carrier:
         self._handle = handle
         self._link = link
         self._clock = clock
+        self._readable = readable
         self._settle = settle
         self._close_later = close_later
         self._loop = asyncio.get_running_loop()
@@ -66,29 +68,45 @@ class Carrier:
         """Read again after a pause."""
         if not self._reading and not self._stopped:
             self._reading = True
-            self._loop.add_reader(self._link.fileno(), self._readable)
+            self._loop.add_reader(self._link.fileno(), self._readable, self)
 
     def _pause(self) -> None:
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._link.fileno())
 
-    def _readable(self) -> None:
+    def read(self) -> bool:
+        """Bring one burst into the network. False if there was nothing, or nothing may come."""
+        if self._stopped:
+            return False
         network, handle = self._network, self._handle
+        if not network.can_ingress(handle):
+            self._pause()
+            return False
         try:
-            for _ in range(BURSTS):
-                if not network.can_ingress(handle):
-                    self._pause()
-                    break
-                frames = self._link.read_burst(BURST_FRAMES, BURST_BYTES)
-                if not frames:
-                    break
-                network.ingress(handle, frames, self._clock())
-                self._settle()
-                if len(frames) == 1 or self._stopped:
-                    break
+            frames = self._link.read_burst(BURST_FRAMES, BURST_BYTES)
         except LinkGone as error:
             self._gone(str(error))
+            return False
+        if not frames:
+            return False
+        network.ingress(handle, frames, self._clock())
+        return True
+
+    def write_run(self, each: Open, frames: Sequence[bytes], header_bytes: int) -> None:
+        """Write a run that passes without being stored."""
+        drops: dict[str, int] = {}
+        write = self._link.write
+        try:
+            for frame in frames:
+                reason = write(frame, header_bytes)
+                if reason is not None:
+                    drops[reason] = drops.get(reason, 0) + 1
+        except LinkGone as error:
+            self._network.passed(each, frames, header_bytes, {LINK_GONE: len(frames)})
+            self._gone(str(error))
+            return
+        self._network.passed(each, frames, header_bytes, drops)
 
     def flush(self) -> None:
         """Give the link what waits in the open's RX slots."""
