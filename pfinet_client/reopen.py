@@ -10,6 +10,7 @@ cap and are spread by chance, so that a server's hundred clients do not come bac
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -135,7 +136,8 @@ class ReconnectingPort(DevicePort):
     async def unclaim(self, address: str) -> None:
         """Give an address back for good."""
         await super().unclaim(address)
-        self._addresses.pop(address, None)
+        # The server took it, so it is an address; claims are kept in canonical text.
+        self._addresses.pop(str(ipaddress.ip_address(address)), None)
 
     async def set_flags(self, flags: int) -> None:
         """Set the flags now and after every reopening."""

@@ -18,7 +18,7 @@ from tests.helpers.kernel_objects import in_child, readable
 
 
 @contextmanager
-def supervised(*command: str, report: Callable[[str], None] = str) -> Iterator[int]:
+def supervised(*command: str, report: Callable[[str], None] = print) -> Iterator[int]:
     """Run ``command`` under a supervisor in a child; yields its pid. Its exit code is the code."""
     parent = os.getpid()
     pid = os.fork()

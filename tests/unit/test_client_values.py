@@ -116,10 +116,8 @@ def test_waits_double_up_to_the_cap() -> None:
 
 
 def test_waits_are_spread_by_the_given_chance() -> None:
-    low, high = (
-        Backoff(first_s=1.0, jitter=0.25, attempts=1, chance=lambda value=value: value)
-        for value in (0.0, 1.0)
-    )
+    low = Backoff(first_s=1.0, jitter=0.25, attempts=1, chance=lambda: 0.0)
+    high = Backoff(first_s=1.0, jitter=0.25, attempts=1, chance=lambda: 1.0)
     assert (*low.delays(), *high.delays()) == pytest.approx((0.75, 1.25))
 
 
