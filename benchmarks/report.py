@@ -114,6 +114,8 @@ class Report:
     seconds: float
     series: Sequence[Series]
     ratios: Sequence[Ratio]
+    #: How busy the machine was with other things before, in runnable processes over a minute.
+    load_before: float = 0.0
     notes: Sequence[str] = ()
     #: What broke while it was measured; its figures are absent.
     failures: Sequence[str] = ()
@@ -128,6 +130,7 @@ class Report:
         return {
             "benchmark": self.benchmark,
             "machine": machine(),
+            "load_before": self.load_before,
             "rounds": self.rounds,
             "seconds_per_measurement": self.seconds,
             "series": [series.describe() for series in self.series],
@@ -139,6 +142,7 @@ class Report:
     def render(self) -> str:
         """Return the report as text: the machine, the figures, the ratios."""
         head = ", ".join(f"{key} {value}" for key, value in machine().items())
+        head += f", load before {self.load_before:.2f}"
         lines = [f"{self.benchmark}: {self.rounds} rounds, {self.seconds:g} s a figure", head, ""]
         lines += table(
             ("figure", "median", "spread", "unit", "lost"), [_figure(s) for s in self.series]

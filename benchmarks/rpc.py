@@ -13,6 +13,7 @@ A rate is delivered frames over the time from the first write to the last arriva
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,7 @@ def _call_time(helper: Helper, series: Series, seconds: float) -> None:
 
 def run(rounds: int, seconds: float) -> Report:
     """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
+    load_before = os.getloadavg()[0]
     echo = Series("bare gRPC echo, 64 bytes", "us")
     one = Series("ours, one frame of 64 bytes, write then read", "us")
     ours = {
@@ -119,6 +121,7 @@ def run(rounds: int, seconds: float) -> Report:
         benchmark="rpc",
         rounds=rounds,
         seconds=seconds,
+        load_before=load_before,
         series=[echo, one, *ours.values(), *vde.values()],
         ratios=[
             Ratio("one frame written and read, in echoes", one, echo, at_most=ECHOES_AT_MOST),

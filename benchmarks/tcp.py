@@ -44,6 +44,7 @@ class Contestant:
     tcp6: Series = field(init=False)
     rtt: Series = field(init=False)
     udp: Series = field(init=False)
+    offered: Series = field(init=False)
 
     def __post_init__(self) -> None:
         """Name the figures."""
@@ -51,10 +52,11 @@ class Contestant:
         self.tcp6 = Series(f"{self.name}, TCP over IPv6", "Gbit/s")
         self.rtt = Series(f"{self.name}, ping", "ms")
         self.udp = Series(f"{self.name}, UDP of 512 bytes", "frames/s")
+        self.offered = Series(f"{self.name}, UDP of 512 bytes, sent", "frames/s")
 
     @property
     def series(self) -> tuple[Series, ...]:
-        """Return all figures."""
+        """Return the figures to show."""
         return (self.tcp4, self.tcp6, self.rtt, self.udp)
 
     def start(self) -> None:
@@ -75,7 +77,10 @@ class Contestant:
             self.tcp4.add(_tcp(self.joined, self.joined.v4, seconds))
             self.tcp6.add(_tcp(self.joined, self.joined.v6, seconds))
             self.rtt.add(_round_trip(self.joined))
-            _udp(self.joined, seconds, self.udp)
+            sent, lost, took_s = _udp(self.joined, seconds)
+            self.udp.add((sent - lost) / took_s)
+            self.udp.count(sent, lost)
+            self.offered.add(sent / took_s)
         except BenchmarkError as error:
             self._fail(error)
 
@@ -85,7 +90,7 @@ class Contestant:
 
     def _leave(self, why: str) -> None:
         self.joined = None
-        for series in self.series:
+        for series in (*self.series, self.offered):
             series.absent = why
 
 
@@ -102,13 +107,12 @@ def _tcp(joined: Joined, address: str, seconds: float) -> float:
     return float(_iperf3(joined, address, seconds)["sum_received"]["bits_per_second"]) / 1e9
 
 
-def _udp(joined: Joined, seconds: float, series: Series) -> None:
+def _udp(joined: Joined, seconds: float) -> tuple[int, int, float]:
+    """Return frames sent, frames lost and how long it took, in seconds."""
     rate = UDP_FRAMES_PER_S * UDP_PAYLOAD_BYTES * 8
     options = ("--udp", "--length", str(UDP_PAYLOAD_BYTES), "--bitrate", str(rate))
     total = _iperf3(joined, joined.v4, seconds, *options)["sum"]
-    sent, lost = int(total["packets"]), int(total["lost_packets"])
-    series.add((sent - lost) / float(total["seconds"]))
-    series.count(sent, lost)
+    return int(total["packets"]), int(total["lost_packets"]), float(total["seconds"])
 
 
 def _round_trip(joined: Joined) -> float:
@@ -163,6 +167,7 @@ def run(rounds: int, seconds: float) -> Report:
     """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
     if os.geteuid() != 0:
         _become_root_of_a_namespace()
+    load_before = os.getloadavg()[0]
     with Crew() as crew:
         contestants = _contestants(crew)
         for contestant in contestants:
@@ -175,6 +180,7 @@ def run(rounds: int, seconds: float) -> Report:
         benchmark="tcp",
         rounds=rounds,
         seconds=seconds,
+        load_before=load_before,
         series=[series for contestant in contestants for series in contestant.series],
         failures=[contestant.failure for contestant in contestants if contestant.failure],
         ratios=[*_ratios(owner, vde, veth, 6, 0.3, 1), *_ratios(strangers, vde, veth, 5, 0.25, 2)],
@@ -194,7 +200,7 @@ def _ratios(
         ratios.append(Ratio(f"{name}, of vde", mine, vdes, at_least=times_vde))
         ratios.append(Ratio(f"{name}, of veth", mine, veths, at_least=of_veth))
     ratios.append(Ratio(f"{ours.name}, ping, of vde", ours.rtt, vde.rtt, at_most=round_trips))
-    ratios.append(Ratio(f"{ours.name}, UDP, of veth", ours.udp, veth.udp, at_least=0.999))
+    ratios.append(Ratio(f"{ours.name}, UDP, of what was sent", ours.udp, ours.offered, at_least=1))
     return ratios
 
 
