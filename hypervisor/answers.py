@@ -1,0 +1,117 @@
+"""Requests that move no frame: status, addresses, and looking at a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from hypervisor import requests, snapshot
+from hypervisor.errors import InvalidOperation
+from hypervisor.mach import status
+from hypervisor.mach.claims import LAPSE_S
+from hypervisor.mach.devices import IFF_PROMISC
+from hypervisor.nic import Handle
+from hypervisor.requests import Caller, EventKind
+from hypervisor.rooms import Rooms
+
+#: Answers one kind of request, at a time in monotonic seconds.
+Handler = Callable[[Any, float], Any]
+
+
+class Answers:
+    """Answers for one network; ``handlers`` says who answers what."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self.handlers: Mapping[type, Handler] = {
+            requests.GetStatus: self._get_status,
+            requests.SetStatus: self._set_status,
+            requests.Claim: self._claim,
+            requests.Unclaim: self._unclaim,
+            requests.Refuse: self._refuse,
+            requests.GetNetwork: self._get_network,
+            requests.ListDevices: self._list_devices,
+            requests.ListFdb: self._list_fdb,
+        }
+
+    def _handle(self, request: _OnPort) -> Handle:
+        return self._rooms.tasks.right(request.caller, request.port)[1].target
+
+    def _get_status(self, request: requests.GetStatus, now: float) -> tuple[int, ...]:
+        device = self._handle(request).nic.device
+        return status.get_status(device, self._rooms.mtu, request.flavor, request.count)
+
+    def _set_status(self, request: requests.SetStatus, now: float) -> None:
+        handle = self._handle(request)
+        nic, device = handle.nic, handle.nic.device
+        free = nic.guard.lenient
+        if request.flavor == status.NET_FLAGS:
+            nosy = free or self._rooms.forwarder.grants_promiscuous or handle.task.operator
+            device.flags = status.new_flags(device, request.words, nosy)
+            nic.port.promiscuous = bool(device.flags & IFF_PROMISC)
+            nic.refresh()
+        elif request.flavor == status.NET_ADDRESS:
+            address = status.new_address(request.words, free)
+            self._rooms.devices.set_mac(device, address)
+            nic.port.mac = nic.guard.source = address
+        else:
+            raise InvalidOperation(f"status flavor {request.flavor:#x} cannot be set")
+        self._rooms.forwarder.changed(nic.port)
+
+    def _claim(self, request: requests.Claim, now: float) -> requests.Claimed:
+        device = self._handle(request).nic.device
+        address = self._rooms.addresses.claim(device, request.address, now)
+        self._rooms.event(EventKind.CLAIMED, device, address)
+        return requests.Claimed(address, LAPSE_S)
+
+    def _unclaim(self, request: requests.Unclaim, now: float) -> None:
+        device = self._handle(request).nic.device
+        if self._rooms.addresses.unclaim(device.owner, request.address):
+            self._rooms.event(EventKind.UNCLAIMED, device, request.address)
+
+    def _refuse(self, request: requests.Refuse, now: float) -> None:
+        self._handle(request)
+        raise InvalidOperation(f"a network device has no {request.routine}")
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def _get_network(self, request: requests.GetNetwork, now: float) -> requests.NetworkInfo:
+        options = self._rooms.options
+        return snapshot.network_info(
+            self._rooms.name,
+            options.mode,
+            options.guard,
+            self._rooms.mtu,
+            options.subnets,
+            (len(self._rooms.devices), self._rooms.devices.opens, len(self._rooms.tasks)),
+            self._rooms.engine,
+            (len(self._rooms.forwarder.entries(now)), self._rooms.forwarder.capacity),
+        )
+
+    def _list_devices(self, request: requests.ListDevices, now: float) -> list[requests.DeviceInfo]:
+        visible = _visible_to(request.caller)
+        return [
+            snapshot.device_info(
+                self._rooms.name, self._rooms.mtu, nic, self._rooms.addresses.of_device(device)
+            )
+            for device, nic in self._rooms.nics.items()
+            if visible(device.owner)
+        ]
+
+    def _list_fdb(self, request: requests.ListFdb, now: float) -> list[requests.FdbInfo]:
+        return snapshot.fdb_info(self._rooms.forwarder, now, _visible_to(request.caller))
+
+
+class _OnPort(Protocol):
+    """A request about a port."""
+
+    @property
+    def caller(self) -> Caller: ...
+
+    @property
+    def port(self) -> bytes: ...
+
+
+def _visible_to(caller: Caller) -> Callable[[str], bool]:
+    """Others' devices are for the operator only."""
+    return lambda owner: caller.operator or owner == caller.owner

@@ -1,0 +1,141 @@
+"""The rooms of one virtual network, and how an open comes into them and leaves them.
+
+Joins what must not know each other: the engine asks :meth:`Rooms._classify`, which asks the
+guard, then the forwarder. What clients and links may ask of it is in :mod:`hypervisor.network`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hypervisor.engine.drops import SOURCE_MAC
+from hypervisor.engine.engine import Engine
+from hypervisor.engine.opens import Choice, Open
+from hypervisor.engine.quotas import Limits
+from hypervisor.errors import DeviceError
+from hypervisor.forwarding import Forwarder, Hub, Port, Switch
+from hypervisor.guard import MacGuard
+from hypervisor.mach import mac
+from hypervisor.mach.claims import AddressTable, Subnet
+from hypervisor.mach.devices import Device, DevicePolicy, DeviceTable
+from hypervisor.mach.ports import Task, TaskTable
+from hypervisor.mach.tickets import TicketTable
+from hypervisor.nic import DiscardLog, Handle, Nic
+from hypervisor.requests import Event, EventKind, Role
+from hypervisor.wire.offload import finish
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """What a network is made from.
+
+    ``secret`` keys the addresses of devices; ``random_bytes`` gives unguessable names for tasks
+    and ports; ``mtu`` is the IP MTU in bytes.
+    """
+
+    random_bytes: Callable[[int], bytes]
+    secret: bytes
+    name: str = "default"
+    mode: Literal["hub", "switch"] = "switch"
+    mtu: int = 1500
+    subnets: tuple[Subnet, ...] = ()
+    guard: Literal["mac", "off"] = "mac"
+    mac_scheme: Literal["keyed", "hurd"] = "keyed"
+    policies: tuple[DevicePolicy, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+
+class Rooms:
+    """The state of one network: engine, forwarder, tasks, devices, addresses. Single writer."""
+
+    def __init__(self, options: NetworkOptions) -> None:
+        self.options = options
+        self.name = options.name
+        self.mtu = options.mtu
+        self.forwarder: Forwarder = Hub() if options.mode == "hub" else Switch()
+        self._table = self.forwarder.table
+        self.engine = Engine(options.limits, self._classify, finish)
+        self.events: list[Event] = []
+        self.tasks: TaskTable[Handle] = TaskTable(
+            options.random_bytes, options.limits.held_requests_per_task
+        )
+        self.tickets: TicketTable[Handle] = TicketTable(options.random_bytes)
+        self.devices = DeviceTable(
+            self._candidates, {(each.owner, each.name): each for each in options.policies}
+        )
+        self.addresses = AddressTable(options.subnets, options.policies)
+        self.nics: dict[Device, Nic] = {}
+        #: Opens that are gone and whose link the caller must close.
+        self.closed_links: list[Handle] = []
+        self.discards = DiscardLog(self.name, self.events)
+
+    def _candidates(self, owner: str, name: str) -> Iterator[bytes]:
+        if self.options.mac_scheme == "hurd":
+            return mac.hurd_candidates(name)
+        return mac.keyed_candidates(self.options.secret, owner, name)
+
+    def _classify(
+        self, sender: Open, head: bytes, frame: bytes, header_bytes: int, now: float
+    ) -> Choice:
+        """Guard, then forwarder. One comparison and one look-up for what is common."""
+        nic: Nic = sender.device
+        if head[6:] == nic.guard.source:
+            port = self._table.get(head[:6])
+            if port is not None and port is not nic.port:
+                return port.choice
+            return self.forwarder.forward(nic.port, head[:6], now)
+        reason = nic.guard.check_source(head[6:])
+        if reason is None and not self.forwarder.learn(nic.port, head[6:], now):
+            reason = SOURCE_MAC
+        if reason is not None:
+            self.discards.note(nic.device, reason, 1, now, frame[header_bytes:])
+            return Choice(discard=reason)
+        return self.forwarder.forward(nic.port, head[:6], now)
+
+    def admit(
+        self, task: Task[Handle], name: str, mode: int, role: Role, exclusive: bool
+    ) -> Handle:
+        """Give a task a new open of its owner's device, which is made if it is not there.
+
+        Raises what :meth:`DeviceTable.open` raises; then nothing has changed.
+        """
+        device = self.devices.open(task.owner, name, exclusive, role)
+        nic = self.nics.get(device) or self._make_nic(device)
+        each = self.engine.open(device.name, nic, device.owner, task.budget)
+        handle = Handle(each, nic, task, mode, role)
+        handle.port = self.tasks.insert(task, mode, handle).port
+        nic.handles[handle] = None
+        nic.refresh()
+        return handle
+
+    def _make_nic(self, device: Device) -> Nic:
+        lenient = device.policy.trunk or self.options.guard == "off"
+        port = Port(device, device.mac, learns=lenient)
+        nic = Nic(device, port, MacGuard(device.mac, lenient), device.policy.trunk)
+        self.nics[device] = nic
+        self.forwarder.add(port)
+        self.event(EventKind.DEVICE_OPENED, device, device.mac.hex(":"))
+        return nic
+
+    def destroy(self, handle: Handle, why: DeviceError, now: float) -> None:
+        """Take an open out of everything; the last one takes the device along."""
+        nic = handle.nic
+        self.tickets.revoke(handle)
+        del nic.handles[handle]
+        nic.refresh()
+        self.engine.close(handle.open, why, now)
+        nic.retire(handle)
+        if handle.link:
+            self.closed_links.append(handle)
+        if self.devices.close(nic.device, handle.role is Role.STACK):
+            del self.nics[nic.device]
+            self.forwarder.remove(nic.port)
+            self.discards.forget(nic.device)
+            self.addresses.device_closed(nic.device, now)
+            self.event(EventKind.DEVICE_CLOSED, nic.device, "")
+
+    def event(self, kind: str, device: Device, detail: str) -> None:
+        """Say something about a device to who watches."""
+        self.events.append(Event(self.name, kind, device.owner, device.name, detail))
