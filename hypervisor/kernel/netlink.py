@@ -129,6 +129,10 @@ class Netlink:
         """Set the largest IP packet the interface takes, in bytes."""
         self._set(name, f"set an MTU of {mtu_bytes} bytes on", mtu=mtu_bytes)
 
+    def set_queue_length(self, name: str, frames: int) -> None:
+        """Bound how many frames the interface queues for sending; a TAP's reader takes from it."""
+        self._set(name, f"queue {frames} frames on", txqlen=frames)
+
     def set_mac(self, name: str, mac: bytes) -> None:
         """Set the interface's 6-byte MAC address."""
         text = mac.hex(":")

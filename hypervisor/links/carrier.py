@@ -24,6 +24,8 @@ from hypervisor.nic import Handle
 #: One burst: enough to spread the cost of a wake-up, little enough to stay in the cache.
 BURST_FRAMES = 64
 BURST_BYTES = 256 << 10
+#: A sink wakes the loop for held senders after this many frames: a wake costs more than a frame.
+WAKE_FRAMES = 16
 
 
 class Carrier:
@@ -140,7 +142,7 @@ class Carrier:
         while batch:
             sink.offer(batch)
             batch = network.egress(handle, BURST_FRAMES)
-        if network.is_awaited(handle) and not sink.want(1):
+        if network.is_awaited(handle) and not sink.want(WAKE_FRAMES):
             self._wake()
 
     def _wake(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -88,6 +89,7 @@ async def serve(config: ServerConfig, doors: Doors, tell_ready: Callable[[], Non
     logging_events = asyncio.create_task(_log_events(watcher, server.watchers))
     try:
         await server.start()
+        _tame_collector()
         _say_ready(config, doors, notifier)
         tell_ready()
         await stopping.wait()
@@ -100,6 +102,17 @@ async def serve(config: ServerConfig, doors: Doors, tell_ready: Callable[[], Non
         await logging_events
     log.info("stopped")
     return 0
+
+
+def _tame_collector() -> None:
+    """Keep the garbage collector from stopping the data path.
+
+    What was imported and built lives as long as the server: it is never looked at again. Frames
+    and requests form no cycles, so collections can be rare.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def _everything(_event: Event) -> bool:
