@@ -14,7 +14,8 @@ A rate is delivered frames over the time from the first write to the last arriva
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.peers import missing, ready, start_hypervisor, start_vde_switch
@@ -37,6 +38,7 @@ class Stream:
     reader: Helper
     writer_at: dict[str, Any]
     reader_at: dict[str, Any]
+    drops: Counter[str] = field(default_factory=Counter)
 
     def run(self, series: Series, size: int, vector: int, seconds: float) -> None:
         """Carry frames for ``seconds`` and add rate and losses to ``series``.
@@ -52,6 +54,7 @@ class Stream:
             raise BenchmarkError(f"{series.name}: nothing arrived of {wrote['sent']:,} frames")
         if not lost and not read["in_order"]:
             raise BenchmarkError(f"{series.name}: frames arrived changed or out of order")
+        self.drops.update(wrote.get("drops", {}))
         series.add(received / (read["last_s"] - wrote["started_s"]))
         series.count(wrote["sent"], lost)
 
@@ -130,7 +133,15 @@ def run(rounds: int, seconds: float) -> Report:
             Ratio("256 x 1500 bytes against vde", ours[256, 1500], vde[1500]),
             Ratio("64 x 1500 bytes against vde", ours[64, 1500], vde[1500]),
         ],
-        notes=[f"ours lost {lost} frames; every one that arrived was in its place"]
-        if not lost
-        else [f"ours lost {lost} frames: a fault, it should hold the writer instead"],
+        notes=[_losses(lost, contest.ours.drops)],
+    )
+
+
+def _losses(lost: int, drops: Counter[str]) -> str:
+    if not lost:
+        return "ours lost no frame, and each was in its place"
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(drops.items()))
+    return (
+        f"ours lost {lost:,} frames ({reasons or 'uncounted: a fault'}); rx_full means that the "
+        "reader got no processor for a hold timeout: the machine was too busy for this run"
     )
