@@ -1,0 +1,171 @@
+"""Frames that claim to be somebody else's, and a judge who would see them arrive.
+
+The judge is a raw socket in the victim's namespace: it hears every frame that the switch gives to
+the victim's TAP, before the victim's own stack has a say. The attacker sends forged frames first
+and honest ones after them, by the same way; between one sender and one receiver nothing overtakes,
+so when the last honest frame has been heard, a forged one that has not will never be. That proves
+the judge works, too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hypervisor.demo.checks import Check
+from hypervisor.demo.children import Question
+from hypervisor.demo.counters import server_counters
+from hypervisor.demo.stage import INTERFACE, Stage
+from hypervisor.wire import ethernet, ipv4, protocols, udp
+from pfinet_client.blocking import Client
+from pfinet_client.values import WRITE
+
+#: Frames of each kind.
+FRAMES = 50
+#: Who forged frames claim to be: somebody who is not there, the victim, everybody.
+CLAIMS = ("stranger", "victim", "group")
+#: The server's names for what its guard does not let pass.
+GUARD_REASONS = ("source_mac", "group_source")
+
+_STRANGER = bytes.fromhex("020000c0ffee")
+_ETH_P_ALL = 3
+_DISCARD_PORT = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A stack as its neighbours know it."""
+
+    name: str
+    mac: bytes
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the judge heard of one way: honest frames, and forged ones by whom they claimed."""
+
+    honest: int
+    forged: Mapping[str, int]
+
+
+def frames_from(attacker_mac: bytes, attacker: Party, victim: Party, nonce: bytes) -> list[bytes]:
+    """Return forged frames to ``victim``, then honest ones from ``attacker_mac``.
+
+    They are UDP datagrams with ``nonce`` and what they are in them. Forged is the Ethernet source:
+    a stranger's, the victim's own, a group address.
+    """
+    claims = {
+        "stranger": _STRANGER,
+        "victim": victim.mac,
+        "group": ethernet.BROADCAST,
+        "honest": attacker_mac,
+    }
+    return [
+        _frame(claims[kind], attacker, victim, nonce + kind.encode())
+        for kind in (*CLAIMS, "honest")
+        for _ in range(FRAMES)
+    ]
+
+
+def _frame(source_mac: bytes, attacker: Party, victim: Party, payload: bytes) -> bytes:
+    source = socket.inet_aton(attacker.address)
+    destination = socket.inet_aton(victim.address)
+    datagram = udp.build(source, destination, _DISCARD_PORT, _DISCARD_PORT, payload)
+    packet = ipv4.build(source, destination, protocols.UDP, datagram)
+    return ethernet.build(victim.mac, source_mac, ethernet.ETHERTYPE_IPV4, packet)
+
+
+def listen(ear: socket.socket, nonce: bytes) -> Heard:
+    """Hear marked frames until the last honest one."""
+    heard: Counter[str] = Counter()
+    while heard["honest"] < FRAMES:
+        _, found, kind = ear.recv(2048).partition(nonce)
+        if found:
+            heard[kind.decode("ascii", "replace")] += 1
+    return Heard(heard.pop("honest"), dict(heard))
+
+
+# --- the two ways ---------------------------------------------------------------------------------
+
+
+def check_tap(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
+    """Send frames into the attacker's own TAP, by a raw socket in his namespace."""
+    before = _discarded(stage, attacker)
+    nonce = os.urandom(16)
+    frames = frames_from(attacker.mac, attacker, victim, nonce)
+
+    def send() -> None:
+        with packet_socket() as sock:
+            for frame in frames:
+                sock.send(frame)
+
+    with stage.socket_in(victim.name, packet_socket) as ear:
+        hearing = _hearing(stage, ear, nonce, victim)
+        stage.inside(attacker.name, send)
+        heard = hearing.answer()
+    return _rows(f"{attacker.name}'s TAP", heard, _discarded(stage, attacker) - before)
+
+
+def check_grpc(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
+    """Write frames to a second device of the attacker, by gRPC."""
+    nonce = os.urandom(16)
+    node = str(stage.node)
+
+    def send() -> int:
+        with Client(node) as client, client.open("forger", WRITE) as port:
+            written = port.write_vector(frames_from(port.mac, attacker, victim, nonce))
+        return sum(written.drops.get(reason, 0) for reason in GUARD_REASONS)
+
+    with stage.socket_in(victim.name, packet_socket) as ear:
+        hearing = _hearing(stage, ear, nonce, victim)
+        discarded = stage.as_user(stage.spaces[attacker.name].uid, send)
+        heard = hearing.answer()
+    return _rows(f"{attacker.name}'s gRPC", heard, discarded)
+
+
+def packet_socket() -> socket.socket:
+    """Return a socket that sends and hears whole frames on the interface of this namespace."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    sock.bind((INTERFACE, _ETH_P_ALL))
+    return sock
+
+
+def _hearing(stage: Stage, ear: socket.socket, nonce: bytes, victim: Party) -> Question[Heard]:
+    return stage.family.ask(stage.spaces[victim.name].uid, lambda _ready: listen(ear, nonce))
+
+
+def _discarded(stage: Stage, attacker: Party) -> int:
+    drops = server_counters(stage)[attacker.mac].tx_drops
+    return sum(drops.get(reason, 0) for reason in GUARD_REASONS)
+
+
+def _rows(way: str, heard: Heard, discarded: int) -> list[Check]:
+    return [
+        Check(
+            f"honest frames by {way}",
+            f"{FRAMES} of {FRAMES} arrive",
+            f"{heard.honest} of {FRAMES} arrive",
+            heard.honest == FRAMES,
+        ),
+        forged_row(f"forged frames by {way}", heard, discarded),
+    ]
+
+
+def forged_row(name: str, heard: Heard, discarded: int) -> Check:
+    """Return the row that says whether the guard did its work."""
+    sent = len(CLAIMS) * FRAMES
+    arrived = sum(heard.forged.values())
+    seen = f"{arrived} of {sent} arrive, {discarded} discarded"
+    if arrived:
+        who = ", ".join(f"{kind} {count}" for kind, count in heard.forged.items())
+        seen += f" (arrived: {who})"
+    return Check(
+        name,
+        f"0 of {sent} arrive, {sent} discarded",
+        seen,
+        arrived == 0 and discarded == sent,
+    )

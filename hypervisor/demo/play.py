@@ -1,0 +1,158 @@
+"""The order of things, and ``main``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+from hypervisor.demo import counters, forgery, traffic
+from hypervisor.demo.checks import Check, Outcome, Stack
+from hypervisor.demo.children import DemoError, Gone, interrupts_raise
+from hypervisor.demo.picture import Progress, Style, report
+from hypervisor.demo.stage import ADDRESSES, INTERFACE, Stage, obstacles, preload_all, stage
+from hypervisor.kernel.namespaces import private_tun_node
+from hypervisor.kernel.netlink import Netlink
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+
+#: Something that is done, and the rows that come of it.
+Act = Callable[[], list[Check]]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the demo and print what happened; return 0 only if all of it held."""
+    parsed = _parser().parse_args(list(argv))
+    outcome = Outcome(parsed.guard)
+    progress = Progress(None if parsed.json else sys.stderr)
+    try:
+        with interrupts_raise():
+            _perform(outcome, progress)
+    except KeyboardInterrupt as interrupt:
+        progress.clear()
+        number = interrupt.args[0] if interrupt.args else 2
+        print("hypervisor demo: interrupted; everything was taken down", file=sys.stderr)
+        return 128 + int(number)
+    progress.clear()
+    try:
+        if parsed.json:
+            print(json.dumps(outcome.as_json(), indent=2, ensure_ascii=False), flush=True)
+        else:
+            print(report(outcome, Style.of(sys.stdout)), flush=True)
+    except BrokenPipeError:
+        # The reader had enough. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_OK if outcome.ok else EXIT_FAILURE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hypervisor demo",
+        description="See two unprivileged network stacks talk over a virtual Ethernet.",
+        epilog="Everything happens in a temporary folder and is gone afterwards. Exit status: 0 "
+        "if all of it held, 1 if not.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--guard",
+        choices=("mac", "off"),
+        default="mac",
+        help="what the server checks of frames that stacks send; with off, forged frames arrive "
+        "and the demo fails (mac)",
+    )
+    return parser
+
+
+def _perform(outcome: Outcome, progress: Progress) -> None:
+    started_at = time.monotonic()
+    private_tun_node()  # where it cannot be had, the look for obstacles says what that means
+    preload_all()
+    with stage() as made:
+        try:
+            _play(made, outcome, progress)
+        except Gone as gone:
+            outcome.checks.append(Check(f"{gone.name} stays", "alive to the end", gone.how, False))
+        except DemoError as error:
+            outcome.checks.append(Check("the network comes up", "in order", str(error), False))
+        progress.say("taking everything down")
+        if not outcome.ok:
+            outcome.log = made.log_tail()
+        outcome.checks.append(_ending_row(made.end()))
+    outcome.duration_s = time.monotonic() - started_at
+
+
+def _play(made: Stage, outcome: Outcome, progress: Progress) -> None:
+    outcome.server_uid = made.users.server
+    outcome.stacks = [
+        Stack(name, getattr(made.users, name), tuple(str(each) for each in addresses))
+        for name, addresses in ADDRESSES.items()
+    ]
+    outcome.obstacles = obstacles(made)
+    server = made.start_server(outcome.guard)
+    progress.say(f"the server is up: uid {made.users.server}, process {server.pid}")
+    for name in ADDRESSES:
+        space = made.start_stack(name)
+        progress.say(f"stack {name} is up: uid {space.uid}")
+    macs = {name: made.inside(name, _mac) for name in ADDRESSES}
+    outcome.stacks = [replace(each, mac=macs[each.name].hex(":")) for each in outcome.stacks]
+    for doing, act in _acts(made, macs):
+        progress.say(doing)
+        try:
+            found = act()
+        except Gone:
+            raise
+        except DemoError as error:
+            found = [Check(doing, "no failure", str(error), False)]
+        outcome.checks += found
+
+
+def _acts(made: Stage, macs: dict[str, bytes]) -> Iterator[tuple[str, Act]]:
+    """Yield what is done, in order: what to say, and how to do it."""
+    yield "looking at privileges", lambda: [_privileges_row(made)]
+    for source, target in (("a", "b"), ("b", "a")):
+        for version in (4, 6):
+            yield (
+                f"pinging {source} → {target}, IPv{version}",
+                partial(_one, traffic.check_ping, made, source, target, version),
+            )
+    with traffic.random_bytes(traffic.STREAM_BYTES) as data:
+        digest = traffic.digest_of(data)
+        for source, target, version in (("a", "b", 4), ("b", "a", 6)):
+            yield (
+                f"moving {len(data) // 1_000_000} MB {source} → {target} by TCP, IPv{version}",
+                partial(_one, traffic.check_stream, made, source, target, version, data, digest),
+            )
+    yield "fetching a web page of a", partial(_one, traffic.check_web, made, "a", "b")
+    victim, attacker = (
+        forgery.Party(name, mac, traffic.address_of(name, 4)) for name, mac in macs.items()
+    )
+    yield "forging frames in b's TAP", partial(forgery.check_tap, made, attacker, victim)
+    yield "forging frames by gRPC", partial(forgery.check_grpc, made, attacker, victim)
+    yield "comparing counters", partial(counters.check_counters, made, macs)
+
+
+def _one(check: Callable[..., Check], *arguments: object) -> list[Check]:
+    return [check(*arguments)]
+
+
+def _privileges_row(made: Stage) -> Check:
+    held = {name: bits for name, bits in made.capabilities().items() if bits}
+    seen = ", ".join(f"{name}: {bits:#x}" for name, bits in held.items()) or "none"
+    return Check("capabilities of server and stacks", "none", seen, not held)
+
+
+def _ending_row(problems: list[str]) -> Check:
+    wanted = "server exits, node and namespaces gone"
+    return Check("nothing is left", wanted, "; ".join(problems) or wanted, not problems)
+
+
+def _mac() -> bytes:
+    with Netlink() as net:
+        return net.link(INTERFACE).mac
