@@ -15,22 +15,22 @@ class Hub:
 
     def __init__(self) -> None:
         self.table: dict[bytes, Port] = {}
-        self._ports: dict[Port, None] = {}
+        self._ports: dict[Port, bytes] = {}
         self._by_mac: dict[bytes, Port] = {}
 
     def add(self, port: Port) -> None:
         """Connect a port."""
-        self._ports[port] = None
+        self._ports[port] = port.mac
         self._by_mac[port.mac] = port
 
     def remove(self, port: Port) -> None:
         """Disconnect a port."""
-        del self._ports[port]
-        self._by_mac = {each.mac: each for each in self._ports}
+        del self._by_mac[self._ports.pop(port)]
 
     def changed(self, port: Port) -> None:
         """Take notice of a port's new address."""
-        self._by_mac = {each.mac: each for each in self._ports}
+        del self._by_mac[self._ports[port]]
+        self.add(port)
 
     def learn(self, port: Port, source: bytes, now: float) -> bool:
         """A hub learns nothing; it refuses a source that is another device's own."""

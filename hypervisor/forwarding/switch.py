@@ -21,33 +21,56 @@ class Switch:
         self.capacity = self.fdb.capacity
         self.table: dict[bytes, Port] = {}
         self._static: dict[bytes, Port] = {}
-        self._ports: dict[Port, None] = {}
-        self._nosy: tuple[Port, ...] = ()
-        self._unknown_to: tuple[Port, ...] = ()
+        #: Every port, with the address that its static entry was made for.
+        self._ports: dict[Port, bytes] = {}
+        self._nosy: dict[Port, None] = {}
+        self._unknown_to: dict[Port, None] = {}
 
     def add(self, port: Port) -> None:
         """Connect a port; its own address becomes a static entry and wins over a learned one."""
-        self._ports[port] = None
+        self._ports[port] = port.mac
+        self._static[port.mac] = port
         self.changed(port)
 
     def remove(self, port: Port) -> None:
         """Disconnect a port and forget what was learned behind it."""
-        del self._ports[port]
+        mac = self._ports.pop(port)
+        del self._static[mac]
+        self.table.pop(mac, None)
+        self._unknown_to.pop(port, None)
+        self._set_nosy(port, False)
         self.fdb.forget_port(port)
-        self._rebuild()
 
     def changed(self, port: Port) -> None:
         """Take notice of a port's new address or flags."""
+        old = self._ports[port]
+        if old != port.mac:
+            del self._static[old]
+            self.table.pop(old, None)
+            self._ports[port] = port.mac
+            self._static[port.mac] = port
         self.fdb.forget(port.mac)
-        self._rebuild()
-
-    def _rebuild(self) -> None:
-        self._static = {port.mac: port for port in self._ports}
-        self._nosy = tuple(port for port in self._ports if port.promiscuous)
-        self._unknown_to = tuple(port for port in self._ports if port.promiscuous or port.learns)
-        # The engine keeps the dict, so it is refilled, not replaced.
-        self.table.clear()
+        if port.promiscuous or port.learns:
+            self._unknown_to[port] = None
+        else:
+            self._unknown_to.pop(port, None)
+        self._set_nosy(port, port.promiscuous)
         if not self._nosy:
+            self.table[port.mac] = port
+
+    def _set_nosy(self, port: Port, nosy: bool) -> None:
+        """Empty the table when the first port becomes promiscuous; fill it after the last.
+
+        The engine keeps the dict itself, so it is changed in place.
+        """
+        was = bool(self._nosy)
+        if nosy:
+            self._nosy[port] = None
+        else:
+            self._nosy.pop(port, None)
+        if self._nosy:
+            self.table.clear()
+        elif was:
             self.table.update(self._static)
 
     def learn(self, port: Port, source: bytes, now: float) -> bool:
