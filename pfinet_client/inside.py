@@ -86,7 +86,8 @@ def live_inside(inside: Inside, sock: socket.socket, parent_pid: int) -> NoRetur
         _close_private_descriptors(sock.fileno())
         code = _live(inside, sock, parent_pid)
         send(sock, "exit", code=code)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        # There is nobody above to raise to: whatever it is, the outer half says it.
         with contextlib.suppress(OSError):  # nobody may be left to hear it
             send(sock, "failed", text=getattr(error, "strerror", None) or str(error))
     finally:

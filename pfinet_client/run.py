@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -46,6 +47,17 @@ INTERFACE = "eth0"
 _MAX_INTERFACE_BYTES = 15
 #: An owner may have 64 devices: none beyond eth63 is free.
 _MAX_DEVICES = 64
+
+
+#: What is imported only when it is needed, here or by what we use.
+_IMPORTED_LATE = (
+    "hypervisor.kernel.netlink",
+    "pfinet_client.client",
+    "pfinet_client.pump",
+    "encodings.ascii",
+    "encodings.idna",
+    "shutil",  # argparse, for the width of the terminal
+)
 
 
 class RunFailure(Exception):
@@ -83,8 +95,8 @@ def preload() -> None:
 
     A child that may not read the installation could not import it later.
     """
-    import pfinet_client.client
-    import pfinet_client.pump  # noqa: F401
+    for name in _IMPORTED_LATE:
+        importlib.import_module(name)
 
 
 def run(options: RunOptions) -> int:
@@ -214,7 +226,7 @@ class _Outer:
     async def _carry(self, client: Client, port: ReconnectingPort, tap: int) -> int:
         for address in self._options.addresses:
             await port.claim(str(address.ip))
-        inside.send(self._sock, "settings", mac=port.mac.hex(), mtu=self._mtu(port))
+        self._tell("settings", mac=port.mac.hex(), mtu=self._mtu(port))
         await self._expect("ready")
         workers = [asyncio.create_task(self._stay_connected(client, port))]
         if self._inner.vnet_header:
@@ -224,7 +236,7 @@ class _Outer:
 
             workers.append(asyncio.create_task(pump(tap, port)))
         try:
-            inside.send(self._sock, "go")
+            self._tell("go")
             self._started = True
             return int((await self._expect("exit"))[0]["code"])
         finally:
@@ -252,6 +264,11 @@ class _Outer:
                 _say(f"cannot take device {port.name} up again: {error}")
                 return
             _say(f"connected again to {self._device}")
+
+    def _tell(self, kind: str, **values: Any) -> None:
+        # An inner half that is gone has said why: that is read next.
+        with contextlib.suppress(BrokenPipeError):
+            inside.send(self._sock, kind, **values)
 
     async def _expect(self, kind: str) -> tuple[dict[str, Any], list[int]]:
         """Return the inner half's next message, which must be of ``kind``; pass its remarks on."""
