@@ -24,7 +24,7 @@ from hypervisor.config.model import (
     TranslatorConfig,
 )
 from hypervisor.config.places import current_places
-from hypervisor.config.problems import Origin, Problems, closest
+from hypervisor.config.problems import ConfigError, Origin, Problems, closest
 from hypervisor.config.tables import Draft, Setting, Table
 
 _DEFAULTS = Origin("the defaults")
@@ -43,7 +43,12 @@ def load_config(
     """
     problems = Problems()
     above = read_flags(flags, problems)
-    below = read_file(path, problems) if path is not None else Draft(Table(_DEFAULTS))
+    below = Draft(Table(_DEFAULTS))
+    if path is not None:
+        try:
+            below = read_file(path, problems)
+        except ConfigError as error:
+            raise ConfigError([*problems.found, *error.problems]) from error
     node, state = current_places()
     return build_config(above, below, node, state, problems, inherited)
 

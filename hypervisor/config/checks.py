@@ -58,6 +58,8 @@ def check_translators(translators: Sequence[Table], problems: Problems) -> None:
     """See that each node's path fits into a socket address."""
     for table in translators:
         path = os.fspath(table.value("path") or "")
+        if path == "/":
+            problems.add(table.where("path"), "the node's path / has no name")
         size = len(os.fsencode(path))
         if size > MAX_NODE_PATH_BYTES:
             problems.add(

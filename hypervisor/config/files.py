@@ -61,8 +61,10 @@ class _Reader:
             self._document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError([_syntax_problem(source, text, str(error))]) from error
-        except RecursionError as error:
-            raise ConfigError([Problem(Origin(source), "is nested too deeply")]) from error
+        except (RecursionError, ValueError) as error:
+            # What tomllib lets through of Python's own limits: depth, digits of a number.
+            why = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise ConfigError([Problem(Origin(source), why)]) from error
         self._lines = lines.key_lines(text)
 
     def draft(self) -> Draft:

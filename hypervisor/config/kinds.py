@@ -52,7 +52,9 @@ class Kind:
 
 def shown(value: object) -> str:
     """Write a value as TOML would, shortened, so that the reader recognises it."""
-    if isinstance(value, str | bool | int | float):
+    if isinstance(value, int) and value.bit_length() > 256:
+        text = "a huge number"  # Python refuses to write out the largest ones
+    elif isinstance(value, str | bool | int | float):
         text = json.dumps(value, ensure_ascii=False)
     elif isinstance(value, dict):
         text = "a table"
@@ -65,10 +67,12 @@ def shown(value: object) -> str:
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        hint = f'write it in quotes: "{value}"' if isinstance(value, int) else ""
+        hint = f'write it in quotes: "{shown(value)}"' if isinstance(value, int) else ""
         raise BadValue(f"{shown(value)} is not {what}", hint)
     if "\0" in value:
         raise BadValue(f"{shown(value)} holds a NUL byte")
+    if not value.isascii() and any("\ud800" <= one <= "\udfff" for one in value):
+        raise BadValue(f"{value!a} is not UTF-8", "rename it: clients are told of it as text")
     return value
 
 
@@ -82,7 +86,7 @@ def integer(low: int, high: int) -> Kind:
 
     def read(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            quoted = isinstance(value, str) and value.isdigit()
+            quoted = isinstance(value, str) and value.isdecimal()
             raise BadValue(
                 f"{shown(value)} is not a whole number from {low} to {high}",
                 "leave out the quotes" if quoted else "",
@@ -238,7 +242,7 @@ def _unusable(address: Address) -> str:
 def _number(value: object, look_up: Callable[[str], int], what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise BadValue(f"{shown(value)} is not a {what}'s name or number")
-    if isinstance(value, str) and not value.isdigit():
+    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,10}", value):
         try:
             return look_up(value)
         except (KeyError, ValueError) as error:

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from hypervisor import console
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Origin:
@@ -28,7 +30,8 @@ class Problem:
 
     def __str__(self) -> str:
         hint = f"; {self.hint}" if self.hint else ""
-        return f"{self.origin}: {self.message}{hint}"
+        # Keys and flags are written by anybody: a line stays one line.
+        return console.printable(f"{self.origin}: {self.message}{hint}")
 
 
 class ConfigError(Exception):

@@ -111,6 +111,16 @@ def test_flags_win_over_the_file_setting_by_setting(tmp_path: Path) -> None:
     assert (config.state, config.log_format) == (Path("/flag"), "json")
 
 
+def test_a_file_that_is_no_toml_hides_no_wrong_flag(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text("nonsense")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "x.toml", FlagValues(guard="on"))
+    assert [problem.origin.source for problem in caught.value.problems] == [
+        "--guard",
+        str(tmp_path / "x.toml"),
+    ]
+
+
 def test_the_nearest_guard_setting_wins(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     text = 'guard = "off"\n[[network]]\nname = "a"\nguard = "mac"\n[[network]]\nname = "b"\n'
