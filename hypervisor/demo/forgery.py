@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from hypervisor.demo.checks import Check
 from hypervisor.demo.children import Question
@@ -32,6 +33,7 @@ GUARD_REASONS = ("source_mac", "group_source")
 
 _STRANGER = bytes.fromhex("020000c0ffee")
 _ETH_P_ALL = 3
+_EAR_BYTES = 2048
 _DISCARD_PORT = 9
 
 
@@ -79,11 +81,11 @@ def _frame(source_mac: bytes, attacker: Party, victim: Party, payload: bytes) ->
     return ethernet.build(victim.mac, source_mac, ethernet.ETHERTYPE_IPV4, packet)
 
 
-def listen(ear: socket.socket, nonce: bytes) -> Heard:
+def listen(next_frame: Callable[[], bytes], nonce: bytes) -> Heard:
     """Hear marked frames until the last honest one."""
     heard: Counter[str] = Counter()
     while heard["honest"] < FRAMES:
-        _, found, kind = ear.recv(2048).partition(nonce)
+        _, found, kind = next_frame().partition(nonce)
         if found:
             heard[kind.decode("ascii", "replace")] += 1
     return Heard(heard.pop("honest"), dict(heard))
@@ -107,7 +109,7 @@ def check_tap(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
         hearing = _hearing(stage, ear, nonce, victim)
         stage.inside(attacker.name, send)
         heard = hearing.answer()
-    return _rows(f"{attacker.name}'s TAP", heard, _discarded(stage, attacker) - before)
+    return rows(f"{attacker.name}'s TAP", heard, _discarded(stage, attacker) - before)
 
 
 def check_grpc(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
@@ -124,7 +126,7 @@ def check_grpc(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
         hearing = _hearing(stage, ear, nonce, victim)
         discarded = stage.as_user(stage.spaces[attacker.name].uid, send)
         heard = hearing.answer()
-    return _rows(f"{attacker.name}'s gRPC", heard, discarded)
+    return rows(f"{attacker.name}'s gRPC", heard, discarded)
 
 
 def packet_socket() -> socket.socket:
@@ -135,7 +137,9 @@ def packet_socket() -> socket.socket:
 
 
 def _hearing(stage: Stage, ear: socket.socket, nonce: bytes, victim: Party) -> Question[Heard]:
-    return stage.family.ask(stage.spaces[victim.name].uid, lambda _ready: listen(ear, nonce))
+    return stage.family.ask(
+        stage.spaces[victim.name].uid, lambda _ready: listen(partial(ear.recv, _EAR_BYTES), nonce)
+    )
 
 
 def _discarded(stage: Stage, attacker: Party) -> int:
@@ -143,7 +147,8 @@ def _discarded(stage: Stage, attacker: Party) -> int:
     return sum(drops.get(reason, 0) for reason in GUARD_REASONS)
 
 
-def _rows(way: str, heard: Heard, discarded: int) -> list[Check]:
+def rows(way: str, heard: Heard, discarded: int) -> list[Check]:
+    """Return what to say of one way: whether honest frames arrived and forged ones did not."""
     return [
         Check(
             f"honest frames by {way}",
@@ -151,12 +156,11 @@ def _rows(way: str, heard: Heard, discarded: int) -> list[Check]:
             f"{heard.honest} of {FRAMES} arrive",
             heard.honest == FRAMES,
         ),
-        forged_row(f"forged frames by {way}", heard, discarded),
+        _forged_row(f"forged frames by {way}", heard, discarded),
     ]
 
 
-def forged_row(name: str, heard: Heard, discarded: int) -> Check:
-    """Return the row that says whether the guard did its work."""
+def _forged_row(name: str, heard: Heard, discarded: int) -> Check:
     sent = len(CLAIMS) * FRAMES
     arrived = sum(heard.forged.values())
     seen = f"{arrived} of {sent} arrive, {discarded} discarded"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from hypervisor.demo import counters, forgery, traffic
+from hypervisor.demo import counters, forgery, traffic, userspace
 from hypervisor.demo.checks import Check, Outcome, Stack
 from hypervisor.demo.children import DemoError, Gone, interrupts_raise
 from hypervisor.demo.picture import Progress, Style, report
@@ -97,12 +97,14 @@ def _play(made: Stage, outcome: Outcome, progress: Progress) -> None:
     outcome.obstacles = obstacles(made)
     server = made.start_server(outcome.guard)
     progress.say(f"the server is up: uid {made.users.server}, process {server.pid}")
-    for name in ADDRESSES:
-        space = made.start_stack(name)
-        progress.say(f"stack {name} is up: uid {space.uid}")
-    macs = {name: made.inside(name, _mac) for name in ADDRESSES}
-    outcome.stacks = [replace(each, mac=macs[each.name].hex(":")) for each in outcome.stacks]
-    for doing, act in _acts(made, macs):
+    if outcome.obstacles:
+        outcome.variant = "user-space"
+        acts = _user_space_acts(made)
+    else:
+        macs = _start_stacks(made, progress)
+        outcome.stacks = [replace(each, mac=macs[each.name].hex(":")) for each in outcome.stacks]
+        acts = _acts(made, macs)
+    for doing, act in acts:
         progress.say(doing)
         try:
             found = act()
@@ -111,6 +113,14 @@ def _play(made: Stage, outcome: Outcome, progress: Progress) -> None:
         except DemoError as error:
             found = [Check(doing, "no failure", str(error), False)]
         outcome.checks += found
+
+
+def _start_stacks(made: Stage, progress: Progress) -> dict[str, bytes]:
+    """Start the stacks; return their MACs by name."""
+    for name in ADDRESSES:
+        space = made.start_stack(name)
+        progress.say(f"stack {name} is up: uid {space.uid}")
+    return {name: made.inside(name, _mac) for name in ADDRESSES}
 
 
 def _acts(made: Stage, macs: dict[str, bytes]) -> Iterator[tuple[str, Act]]:
@@ -136,6 +146,23 @@ def _acts(made: Stage, macs: dict[str, bytes]) -> Iterator[tuple[str, Act]]:
     yield "forging frames in b's TAP", partial(forgery.check_tap, made, attacker, victim)
     yield "forging frames by gRPC", partial(forgery.check_grpc, made, attacker, victim)
     yield "comparing counters", partial(counters.check_counters, made, macs)
+
+
+def _user_space_acts(made: Stage) -> Iterator[tuple[str, Act]]:
+    """Yield what is done where there are no namespaces."""
+    yield "looking at privileges", lambda: [_privileges_row(made)]
+    for source, target in (("a", "b"), ("b", "a")):
+        for version in (4, 6):
+            yield (
+                f"pinging {source} → {target}, IPv{version}",
+                partial(_one, userspace.check_ping, made, source, target, version),
+            )
+    for source, target in (("a", "b"), ("b", "a")):
+        yield (
+            f"moving frames {source} → {target} by gRPC",
+            partial(userspace.check_transfer, made, source, target),
+        )
+    yield "forging frames by gRPC", partial(userspace.check_forgery, made, "b", "a")
 
 
 def _one(check: Callable[..., Check], *arguments: object) -> list[Check]:

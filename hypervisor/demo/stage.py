@@ -253,7 +253,8 @@ def stage() -> Iterator[Stage]:
 def preload_all() -> None:
     """Import what children need who may not read this installation any more."""
     preload()
-    codecs.lookup("idna")  # of host names, even of literal addresses
+    for codec in ("ascii", "latin-1", "utf-8", "idna"):  # each is a module of its own
+        codecs.lookup(codec)
     if "uvloop" not in sys.modules:
         with contextlib.suppress(ImportError):
             import uvloop  # noqa: F401

@@ -107,10 +107,11 @@ def _echo_reply(packet: bytes, version: int) -> tuple[int, int] | None:
 
 
 def random_bytes(size_bytes: int) -> mmap.mmap:
-    """Return random bytes in memory that forked children share."""
+    """Return bytes in memory that forked children share: random chunks, each with its number."""
     memory = mmap.mmap(-1, size_bytes)
-    while memory.tell() < size_bytes:
-        memory.write(os.urandom(min(_CHUNK_BYTES, size_bytes - memory.tell())))
+    chunk = os.urandom(_CHUNK_BYTES - 8)
+    while (at := memory.tell()) < size_bytes:
+        memory.write((at.to_bytes(8, "big") + chunk)[: size_bytes - at])
     return memory
 
 
