@@ -122,10 +122,19 @@ def server(
             wait_ready(ready, log)
             yield ServerProcess(child, node, log)
         finally:
-            child.kill()
-            child.wait()
+            _end(child)
     finally:
         os.close(ready)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a server: by asking, so that it tidies up, and if it does not listen by force."""
+    child.terminate()
+    try:
+        child.wait(5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def _command(arguments: Sequence[str], uid: int | None, inherit: Sequence[int]) -> list[str]:
