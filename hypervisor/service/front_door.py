@@ -108,19 +108,38 @@ class FrontDoor:
                 loop.remove_reader(listener.socket)
         self._listeners.clear()
 
-    async def close(self) -> None:
-        """Turn everybody out at once and wait until they are gone."""
+    async def close(self, patience_s: float = 0.0) -> None:
+        """Turn everybody out, and wait until they are gone.
+
+        Relayed connections get ``patience_s`` seconds to end by themselves, as they do once the
+        gRPC server has closed its side; the others have nothing left to hear.
+        """
         self.stop_accepting()
-        for visitor in tuple(self._visitors):
-            visitor.leave()
         for errand in self._errands:
             errand.cancel()
         while self._errands:
             await asyncio.wait(self._errands)
+        for visitor in tuple(self._visitors):
+            visitor.leave_unless_relayed()
+        if patience_s and not await self._emptied(patience_s):
+            log.info("cut %s connections that did not end by themselves", len(self._visitors))
+        for visitor in tuple(self._visitors):
+            visitor.leave()
         # Aborted transports report their loss in the next turns of the loop.
-        if self._visitors:
-            self._empty = asyncio.Event()
-            await self._empty.wait()
+        await self._emptied(None)
+
+    async def _emptied(self, limit_s: float | None) -> bool:
+        """Wait until nobody is inside; return False if that took longer than ``limit_s``."""
+        if not self._visitors:
+            return True
+        self._empty = asyncio.Event()
+        try:
+            await asyncio.wait_for(self._empty.wait(), limit_s)
+        except TimeoutError:
+            return False
+        finally:
+            self._empty = None
+        return True
 
     def connections(self, node: str) -> int:
         """Return how many connections are open on the node called ``node``."""
@@ -275,6 +294,11 @@ class _Visitor:
             self._stop_waiting()
             self._socket.close()
             self.door.gone(self)
+
+    def leave_unless_relayed(self) -> None:
+        """Close the socket if it carries no gRPC."""
+        if self._relay is None:
+            self.leave()
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:

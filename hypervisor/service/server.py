@@ -133,7 +133,7 @@ class Server:
             await _within(grace_s, "stopping gRPC", self._grpc.stop(grace_s / 4))
             self._grpc = None
         if self._door is not None:
-            await _within(grace_s / 4, "closing connections", self._door.close())
+            await _within(grace_s / 2, "closing connections", self._door.close(grace_s / 4))
             self._door = None
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)

@@ -152,9 +152,9 @@ async def serving(
 
     runtime = Runtime([network(name, engine) for name in networks], clock=clock)
     server = Server(runtime, listeners, withdraw, limits)
-    await server.start()
-    served = Served(runtime, server, listeners[0].label, server._directory)
     try:
+        await server.start()
+        served = Served(runtime, server, listeners[0].label, server._directory)
         async with served.stack:
             yield served
     finally:

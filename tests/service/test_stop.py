@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from pathlib import Path
 
 import grpc
+import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -147,3 +149,32 @@ async def test_a_server_leaves_no_descriptor_behind(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     await use_one(tmp_path)
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@on_both_loops
+async def test_a_private_socket_that_cannot_be_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_long = tmp_path / ("x" * 120)
+    too_long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(too_long))
+    with pytest.raises(OSError, match="cannot listen on the private socket"):
+        async with serving(tmp_path):
+            pass
+    assert list(too_long.iterdir()) == []
+
+
+@on_both_loops
+async def test_garbage_after_the_preface_ends_its_connection_only(tmp_path: Path) -> None:
+    async with serving(tmp_path) as it:
+        client = await it.client()
+        await client.open()
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX) as vandal:
+            vandal.setblocking(False)
+            vandal.connect(it.node)
+            await loop.sock_sendall(vandal, HTTP2_PREFACE + b"\xff" * 100_000)
+            with contextlib.suppress(ConnectionResetError):
+                while await loop.sock_recv(vandal, 65536):
+                    pass
+        assert (await client.census()).opens == 1
