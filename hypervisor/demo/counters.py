@@ -77,18 +77,20 @@ def check_counters(stage: Stage, macs: Mapping[str, bytes]) -> list[Check]:
     for name in macs:
         said, seen = ours.get(name, nothing), kernel[name]
         rows.append(
-            _row(f"{name} sent", said.tx_frames, said.tx_bytes, seen.tx_frames, seen.tx_bytes)
+            _row(
+                f"frames {name} sent", said.tx_frames, said.tx_bytes, seen.tx_frames, seen.tx_bytes
+            )
         )
         rows.append(
-            _row(f"{name} got", said.rx_frames, said.rx_bytes, seen.rx_frames, seen.rx_bytes)
+            _row(f"frames {name} got", said.rx_frames, said.rx_bytes, seen.rx_frames, seen.rx_bytes)
         )
     return rows
 
 
 def _row(what: str, frames: int, size_bytes: int, kernel_frames: int, kernel_bytes: int) -> Check:
     return Check(
-        f"{what}, `ip -s link` as server",
-        f"{frames:,} frames, {size_bytes:,} B",
-        f"{kernel_frames:,} frames, {kernel_bytes:,} B",
+        f"{what}, links down",
+        f"server: {frames:,} frames, {size_bytes:,} B",
+        f"ip -s link: {kernel_frames:,} frames, {kernel_bytes:,} B",
         (frames, size_bytes) == (kernel_frames, kernel_bytes),
     )

@@ -32,7 +32,9 @@ CLAIMS = ("stranger", "victim", "group")
 GUARD_REASONS = ("source_mac", "group_source")
 
 _STRANGER = bytes.fromhex("020000c0ffee")
-_ETH_P_ALL = 3
+_ETH_P_ALL = 3  # linux/if_ether.h, linux/if_packet.h
+_SOL_PACKET = 263
+_PACKET_IGNORE_OUTGOING = 23
 _EAR_BYTES = 2048
 _DISCARD_PORT = 9
 
@@ -109,7 +111,7 @@ def check_tap(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
         hearing = _hearing(stage, ear, nonce, victim)
         stage.inside(attacker.name, send)
         heard = hearing.answer()
-    return rows(f"{attacker.name}'s TAP", heard, _discarded(stage, attacker) - before)
+    return rows(f"through {attacker.name}'s TAP", heard, _discarded(stage, attacker) - before)
 
 
 def check_grpc(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
@@ -126,12 +128,16 @@ def check_grpc(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
         hearing = _hearing(stage, ear, nonce, victim)
         discarded = stage.as_user(stage.spaces[attacker.name].uid, send)
         heard = hearing.answer()
-    return rows(f"{attacker.name}'s gRPC", heard, discarded)
+    return rows(f"by {attacker.name} over gRPC", heard, discarded)
 
 
 def packet_socket() -> socket.socket:
-    """Return a socket that sends and hears whole frames on the interface of this namespace."""
+    """Return a socket for whole frames on the interface of this namespace.
+
+    It hears only what arrives: the victim's own ICMP errors quote the frames they are about.
+    """
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
     sock.bind((INTERFACE, _ETH_P_ALL))
     return sock
 
@@ -151,12 +157,12 @@ def rows(way: str, heard: Heard, discarded: int) -> list[Check]:
     """Return what to say of one way: whether honest frames arrived and forged ones did not."""
     return [
         Check(
-            f"honest frames by {way}",
+            f"honest frames {way}",
             f"{FRAMES} of {FRAMES} arrive",
             f"{heard.honest} of {FRAMES} arrive",
             heard.honest == FRAMES,
         ),
-        _forged_row(f"forged frames by {way}", heard, discarded),
+        _forged_row(f"forged frames {way}", heard, discarded),
     ]
 
 

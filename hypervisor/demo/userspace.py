@@ -121,13 +121,13 @@ def check_transfer(stage: Stage, source: str, target: str) -> list[Check]:
             f"{got:,} frames, {'the same' if same else 'other'} bytes, {rate}",
             same and got == FRAMES,
         ),
-        _count_row(f"{source} sent, own count as server's", sent_on_server, sent),
-        _count_row(f"{target} got, own count as server's", got_on_server, got),
+        _count_row(f"frames {source} sent", sent_on_server, sent),
+        _count_row(f"frames {target} got", got_on_server, got),
     ]
 
 
 def _count_row(name: str, server: int, own: int) -> Check:
-    return Check(name, f"{server:,} frames", f"{own:,} frames", server == own)
+    return Check(name, f"server: {server:,} frames", f"stack: {own:,} frames", server == own)
 
 
 def _read(node: str, name: str, ready: Ready) -> tuple[str, int, int, float]:
@@ -179,7 +179,7 @@ def check_forgery(stage: Stage, attacker: str, victim: str) -> list[Check]:
         return sum(drops[reason] for reason in forgery.GUARD_REASONS)
 
     discarded = stage.as_user(_uid(stage, attacker), send)
-    return forgery.rows(f"{attacker}'s gRPC", hearing.answer(), discarded)
+    return forgery.rows(f"by {attacker} over gRPC", hearing.answer(), discarded)
 
 
 def _hear(node: str, name: str, nonce: bytes, ready: Ready) -> forgery.Heard:
