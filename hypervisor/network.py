@@ -41,7 +41,8 @@ from hypervisor.nic import Handle
 from hypervisor.requests import Completion, Event, EventKind, Request, Role
 from hypervisor.rooms import NetworkOptions, Rooms
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
-from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
+from hypervisor.wire.offload import OffloadError, check
+from hypervisor.wire.virtio_net import VNET_HEADER_BYTES, Offload
 
 __all__ = ["Network", "NetworkOptions"]
 
@@ -228,7 +229,14 @@ class Network(Rooms):
         self.event(EventKind.LINK_UP, handle.nic.device, kind)
 
     def _check_attachable(self, handle: Handle) -> None:
-        """Raise AlreadyOpen if the device has a stack that is not this open's to be."""
+        """Raise AlreadyOpen if the device has a stack that is not this open's to be.
+
+        A link both sends and receives: raises ReadOnly or InvalidOperation unless the open may.
+        """
+        if not handle.mode & D_WRITE:
+            raise ReadOnly("a link sends frames: open the device with D_WRITE")
+        if not handle.mode & D_READ:
+            raise InvalidOperation("a link receives frames: open the device with D_READ")
         if handle.link or (handle.nic.device.stack and handle.role is not Role.STACK):
             raise AlreadyOpen(
                 f"device {handle.nic.device.name} has a network stack already; open another name"
@@ -256,6 +264,41 @@ class Network(Rooms):
         if passed:
             header_bytes = 0 if needs is None else VNET_HEADER_BYTES
             self.engine.ingress(each, passed, header_bytes, needs, now)
+
+    def express(self, handle: Handle, frame: bytes) -> tuple[Open, bytes] | None:
+        """Take one frame that a link brought the shortest way, if that way is open.
+
+        It is open for a frame with an offload header, from the device's own address, to a device
+        with one open that has a direct link and nothing stored. Then the frame is judged and
+        counted here as :meth:`ingress` would, and the open to write it to is returned, with the
+        frame as it must be written; call :meth:`lost` if the link does not take it. None means
+        that nothing has happened: call :meth:`ingress`.
+        """
+        sender, nic = handle.open, handle.nic
+        if frame[18:24] != nic.guard.source or not sender.vnet_header or not nic.device.up:
+            return None
+        port = self._table.get(frame[12:18])
+        if port is None or port is nic.port:
+            return None
+        receivers = port.receivers
+        if len(receivers) != 1:
+            return None
+        receiver = receivers[0]
+        if not receiver.direct or receiver.rx or not receiver.vnet_header:
+            return None
+        try:
+            frame, needs = check(frame, self.mtu)
+        except OffloadError:
+            return None
+        size_bytes = len(frame) - VNET_HEADER_BYTES
+        if needs & ~receiver.accepts or (size_bytes > self._longest and not needs & _SEGMENTED):
+            return None
+        self.engine.count_express(sender, receiver, size_bytes)
+        return receiver, frame
+
+    def lost(self, receiver: Open, size_bytes: int, reason: str) -> None:
+        """An express frame of ``size_bytes`` was not taken by the link it was written to."""
+        self.engine.count_lost(receiver, size_bytes, reason)
 
     def can_ingress(self, handle: Handle) -> bool:
         """Tell whether the open has a free TX slot, so that reading its link makes sense."""
@@ -335,6 +378,8 @@ def _reads_the_link(handle: Handle) -> InvalidOperation:
         "open the device once more to read them too"
     )
 
+
+_SEGMENTED: Final = int(Offload.TSO4 | Offload.TSO6)
 
 #: What a handler returns when the engine will complete the request.
 _HELD: Final = object()

@@ -57,6 +57,12 @@ class _Lane:
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at: float | None = None
 
+    def write_express(self, each: Open, frame: bytes) -> None:
+        """Write a frame to the direct link of an open."""
+        carrier = self.carriers[each]
+        self.flushed[carrier] = None
+        carrier.write(each, frame)
+
 
 class Runtime:
     """Runs networks. Make it inside a running event loop; see the module.
@@ -156,6 +162,7 @@ class Runtime:
             inline=inline,
             clock=self._clock,
             readable=lambda carrier: self._pump(lane, carrier),
+            write_express=lane.write_express,
             settle=lambda: self._settle(lane),
             close_later=self._close_later,
         )

@@ -56,8 +56,6 @@ class Engine(Holding):
         self._vectors: deque[_Vector] = deque()
         self.opens: dict[Open, None] = {}
         self.held_reads = 0
-        self.frames_switched = 0
-        self.bytes_switched = 0
         #: Frames for which no receiver was chosen, by reason.
         self.discards = Tally()
 

@@ -48,6 +48,8 @@ class Slots:
         #: Runs that go straight to a direct link, without being stored: (receiver, frames,
         #: bytes of offload header). They are written before anything else is asked.
         self.passing: list[tuple[Open, Sequence[bytes], int]] = []
+        self.frames_switched = 0
+        self.bytes_switched = 0
         self.copies_chosen = 0
         self.copies_delivered = 0
         self.drops = Tally()
@@ -193,6 +195,24 @@ class Slots:
         self.copies_delivered += count
         receiver.delivered_frames += count
         receiver.delivered_bytes += sum(map(len, frames)) - header_bytes * len(frames)
+
+    def count_express(self, sender: Open, receiver: Open, size_bytes: int) -> None:
+        """Count one frame that goes from a link straight to a direct link."""
+        self.frames_switched += 1
+        self.bytes_switched += size_bytes
+        sender.sent_frames += 1
+        sender.sent_bytes += size_bytes
+        self.copies_chosen += 1
+        self.copies_delivered += 1
+        receiver.delivered_frames += 1
+        receiver.delivered_bytes += size_bytes
+
+    def count_lost(self, receiver: Open, size_bytes: int, reason: str) -> None:
+        """A frame that was counted as delivered was not taken by its link after all."""
+        self.copies_delivered -= 1
+        receiver.delivered_frames -= 1
+        receiver.delivered_bytes -= size_bytes
+        self.count_drop(receiver, reason, 1, None)
 
     def hand_to_link(self, receiver: Open, max_frames: int) -> list[tuple[bytes, int]]:
         """Return the next frames for a link, each with the bytes of its offload header.
