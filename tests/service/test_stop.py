@@ -94,6 +94,8 @@ async def test_stopping_is_over_in_time_whatever_clients_do(tmp_path: Path) -> N
         await client.attach()
         opened = await client.open()
         held = client.read(opened.port)
+        while not (await client.census()).held_reads:
+            pass
         silent, deaf = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
         with silent, deaf:
             silent.connect(it.node)
