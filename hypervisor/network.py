@@ -41,7 +41,7 @@ from hypervisor.nic import Handle
 from hypervisor.requests import Completion, Event, EventKind, Request, Role
 from hypervisor.rooms import NetworkOptions, Rooms
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
-from hypervisor.wire.offload import OffloadError, check
+from hypervisor.wire.offload import quick_check
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES, Offload
 
 __all__ = ["Network", "NetworkOptions"]
@@ -265,19 +265,20 @@ class Network(Rooms):
             header_bytes = 0 if needs is None else VNET_HEADER_BYTES
             self.engine.ingress(each, passed, header_bytes, needs, now)
 
-    def express(self, handle: Handle, frame: bytes) -> tuple[Open, bytes] | None:
+    def express(self, handle: Handle, head: bytes, size: int) -> Open | None:
         """Take one frame that a link brought the shortest way, if that way is open.
 
-        It is open for a frame with an offload header, from the device's own address, to a device
-        with one open that has a direct link and nothing stored. Then the frame is judged and
-        counted here as :meth:`ingress` would, and the open to write it to is returned, with the
-        frame as it must be written; call :meth:`lost` if the link does not take it. None means
-        that nothing has happened: call :meth:`ingress`.
+        It is open for a frame of the common form, with an offload header, from the device's own
+        address, to a device with one open that has a direct link and nothing stored. ``head`` are
+        the first HEAD_BYTES of its ``size`` bytes, copied, so that nobody can change them now.
+        The frame has then been judged and counted as :meth:`ingress` would; write it to the
+        returned open's link and call :meth:`lost` if it is not taken. None means that nothing
+        has happened: call :meth:`ingress`.
         """
         sender, nic = handle.open, handle.nic
-        if frame[18:24] != nic.guard.source or not sender.vnet_header or not nic.device.up:
+        if head[18:24] != nic.guard.source or not sender.vnet_header or not nic.device.up:
             return None
-        port = self._table.get(frame[12:18])
+        port = self._table.get(head[12:18])
         if port is None or port is nic.port:
             return None
         receivers = port.receivers
@@ -286,15 +287,14 @@ class Network(Rooms):
         receiver = receivers[0]
         if not receiver.direct or receiver.rx or not receiver.vnet_header:
             return None
-        try:
-            frame, needs = check(frame, self.mtu)
-        except OffloadError:
+        needs = quick_check(head, size, self.mtu)
+        if needs & ~receiver.accepts:
             return None
-        size_bytes = len(frame) - VNET_HEADER_BYTES
-        if needs & ~receiver.accepts or (size_bytes > self._longest and not needs & _SEGMENTED):
+        size -= VNET_HEADER_BYTES
+        if size < ETHERNET_HEADER_BYTES or (size > self._longest and not needs & _SEGMENTED):
             return None
-        self.engine.count_express(sender, receiver, size_bytes)
-        return receiver, frame
+        self.engine.count_express(sender, receiver, size)
+        return receiver
 
     def lost(self, receiver: Open, size_bytes: int, reason: str) -> None:
         """An express frame of ``size_bytes`` was not taken by the link it was written to."""

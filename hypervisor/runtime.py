@@ -57,7 +57,7 @@ class _Lane:
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at: float | None = None
 
-    def write_express(self, each: Open, frame: bytes) -> None:
+    def write_express(self, each: Open, frame: memoryview) -> None:
         """Write a frame to the direct link of an open."""
         carrier = self.carriers[each]
         self.flushed[carrier] = None

@@ -50,7 +50,15 @@ class Link(Protocol):
         """
         ...
 
-    def write(self, frame: bytes, header_bytes: int) -> str | None:
+    def read_view(self) -> memoryview | None:
+        """Return the next frame where it lies in the link's own memory, or None if there is none.
+
+        For whoever passes it on at once: the view is valid until the next read. Never blocks.
+        Raises LinkGone.
+        """
+        ...
+
+    def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
         """Give one frame to the other side; ``header_bytes`` of it are an offload header (0 or 12).
 
         Returns None when it was taken, else the reason of the drop ("link_down", "link_error").

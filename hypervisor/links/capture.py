@@ -63,11 +63,19 @@ class Capture:
             self._note(frame, header_bytes, pcapng.Direction.INBOUND)
         return frames
 
-    def write(self, frame: bytes, header_bytes: int) -> str | None:
+    def read_view(self) -> memoryview | None:
+        """Return the wrapped link's next frame, and note it as inbound."""
+        view = self._link.read_view()
+        if view is not None:
+            header_bytes = VNET_HEADER_BYTES if self.vnet_header else 0
+            self._note(bytes(view), header_bytes, pcapng.Direction.INBOUND)
+        return view
+
+    def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
         """Give one frame to the wrapped link, and note it as outbound."""
         reason = self._link.write(frame, header_bytes)
         comment = f"dropped: {reason}" if reason else ""
-        self._note(frame, header_bytes, pcapng.Direction.OUTBOUND, comment)
+        self._note(bytes(frame), header_bytes, pcapng.Direction.OUTBOUND, comment)
         return reason
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from hypervisor.links.base import Link, LinkGone
 from hypervisor.links.sink import ThreadedSink
 from hypervisor.network import Network
 from hypervisor.nic import Handle
+from hypervisor.wire.offload import HEAD_BYTES
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 
 #: One burst: enough to spread the cost of a wake-up, little enough to stay in the cache.
@@ -41,7 +42,7 @@ class Carrier:
         inline: bool,
         clock: Callable[[], float],
         readable: Callable[[Carrier], None],
-        write_express: Callable[[Open, bytes], None],
+        write_express: Callable[[Open, memoryview], None],
         settle: Callable[[], None],
         close_later: Callable[[Link], None],
     ) -> None:
@@ -94,18 +95,19 @@ class Carrier:
         room_bytes = BURST_BYTES
         try:
             for _ in range(BURST_FRAMES):
-                frames = link.read_burst(1, BURST_BYTES)
-                if not frames:
+                view = link.read_view()
+                if view is None:
                     return room_bytes < BURST_BYTES
-                frame = frames[0]
-                express = network.express(handle, frame)
-                if express is None:
-                    if room_bytes > len(frame):
-                        frames += link.read_burst(BURST_FRAMES - 1, room_bytes - len(frame))
+                size = len(view)
+                receiver = network.express(handle, bytes(view[:HEAD_BYTES]), size)
+                room_bytes -= size
+                if receiver is None:
+                    frames = [view.tobytes()]
+                    if room_bytes > 0:
+                        frames += link.read_burst(BURST_FRAMES - 1, room_bytes)
                     network.ingress(handle, frames, self._clock())
                     return True
-                self._write_express(*express)
-                room_bytes -= len(frame)
+                self._write_express(receiver, view)
                 if room_bytes <= 0:
                     return True
         except LinkGone as error:
@@ -113,7 +115,7 @@ class Carrier:
             return False
         return True
 
-    def write(self, each: Open, frame: bytes) -> None:
+    def write(self, each: Open, frame: memoryview) -> None:
         """Write one frame that came the express way."""
         try:
             reason = self._link.write(frame, VNET_HEADER_BYTES)

@@ -64,12 +64,17 @@ class Faults:
         met = (meet(frame, header_bytes) for frame in burst)
         return [frame for frame in met if isinstance(frame, bytes)]
 
-    def write(self, frame: bytes, header_bytes: int) -> str | None:
+    def read_view(self) -> memoryview | None:
+        """Return the next frame if it survives; None may mean that it did not."""
+        frames = self.read_burst(1, 1)
+        return memoryview(frames[0]) if frames else None
+
+    def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
         """Give one frame to the wrapped link, if it survives.
 
         A lost one looks taken, as on a wire; "link_error" is the cap, "link_down" an episode.
         """
-        outcome = self._writing.meet(frame, header_bytes)
+        outcome = self._writing.meet(bytes(frame), header_bytes)
         if isinstance(outcome, bytes):
             return self._link.write(outcome, header_bytes)
         return outcome.reason

@@ -135,7 +135,22 @@ class LentTap:
             self._read_errors = 0
         return frames
 
-    def write(self, frame: bytes, header_bytes: int) -> str | None:
+    def read_view(self) -> memoryview | None:
+        """Return the next frame in this link's buffer, uncopied; see :meth:`Link.read_view`."""
+        while True:
+            try:
+                size = _preadv(self._fd, self._buffers, -1, _NOWAIT)
+            except BlockingIOError:
+                if self._errors_poll.poll(0):
+                    raise self._gone(errno.EBADFD) from None
+                return None
+            except OSError as error:
+                self._count_read_error(error)
+                continue
+            self._read_errors = 0
+            return self._view[:size]
+
+    def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
         """Give one frame to the lender's stack; see :meth:`Link.write`."""
         try:
             if header_bytes or not self.vnet_header:

@@ -99,8 +99,14 @@ class MemoryLink:
                 self._quiet()
         return frames
 
-    def write(self, frame: bytes, header_bytes: int) -> str | None:
+    def read_view(self) -> memoryview | None:
+        """Return the next frame; see :meth:`Link.read_view`."""
+        frames = self.read_burst(1, 1)
+        return memoryview(frames[0]) if frames else None
+
+    def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
         """Give one frame to the peer; see :meth:`Link.write`."""
+        frame = bytes(frame)
         if self.vnet_header and not header_bytes:
             frame = PLAIN_HEADER + frame
         with self._lock:

@@ -79,6 +79,13 @@ _TCP4_START = ETHERNET_HEADER_BYTES + 20
 _TCP6_START = ETHERNET_HEADER_BYTES + 40
 _FAST_TCP4_BYTES = VNET_HEADER_BYTES + _TCP4_START + 20
 _FAST_TCP6_BYTES = VNET_HEADER_BYTES + _TCP6_START + 20
+# The same up to the protocol, then the UDP length.
+_FAST_UDP4 = struct.Struct(">HBxHxxHxB14xH")
+_FAST_UDP6 = struct.Struct(">HBxxxHB37xH")
+_FAST_UDP4_BYTES = VNET_HEADER_BYTES + _TCP4_START + 8
+_FAST_UDP6_BYTES = VNET_HEADER_BYTES + _TCP6_START + 8
+#: As much of a frame as quick_check() looks at, offload header included.
+HEAD_BYTES = 128
 
 
 class OffloadError(ValueError):
@@ -105,17 +112,32 @@ def check(frame: bytes, mtu: int) -> tuple[bytes, int]:
     Raises OffloadError. A frame that needs nothing is not looked into: whether its length and its
     contents are acceptable is for others to say.
     """
-    if frame.startswith(PLAIN_HEADER):
-        return frame, 0
-    size = len(frame)
-    if size < _FAST_TCP4_BYTES:
-        return _check_any(frame, mtu)
-    flags, gso_type, hdr_len, gso_size, start, offset, num_buffers = HEADER.unpack_from(frame)
-    if flags != FLAG_NEEDS_CSUM or offset != _TCP_CSUM or num_buffers:
-        return _check_any(frame, mtu)
+    needs = quick_check(frame, len(frame), mtu)
+    return _check_any(frame, mtu) if needs < 0 else (frame, needs)
+
+
+def quick_check(head: bytes, size: int, mtu: int) -> int:
+    """Return what a frame still needs if its offload header is canonical and its form common.
+
+    ``head`` is the offload header and the first :data:`HEAD_BYTES` at least of a frame of ``size``
+    bytes in all, or the whole frame. Common are frames that need nothing, and TCP and UDP over
+    IPv4 and IPv6 without tags, options and extensions. For all others -1 says: ask :func:`check`.
+    """
+    if head.startswith(PLAIN_HEADER):
+        return 0
+    if size < _FAST_UDP4_BYTES:
+        return -1
+    flags, gso_type, hdr_len, gso_size, start, offset, num_buffers = HEADER.unpack_from(head)
+    if flags != FLAG_NEEDS_CSUM or num_buffers:
+        return -1
+    if offset == _UDP_CSUM:
+        common = not gso_type and not hdr_len and not gso_size and _is_udp(head, size, start)
+        return _CSUM if common else -1
+    if offset != _TCP_CSUM or size < _FAST_TCP4_BYTES:
+        return -1
     if start == _TCP4_START:
         ethertype, version, length, fragment, protocol, data_offset = _FAST_TCP4.unpack_from(
-            frame, _ETHERTYPE_AT
+            head, _ETHERTYPE_AT
         )
         if (
             ethertype != ETHERTYPE_IPV4
@@ -124,11 +146,11 @@ def check(frame: bytes, mtu: int) -> tuple[bytes, int]:
             or protocol != protocols.TCP
             or length != size - (VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES)
         ):
-            return _check_any(frame, mtu)
+            return -1
         tso_type, tso = GSO_TCPV4, _TSO4
     elif start == _TCP6_START and size >= _FAST_TCP6_BYTES:
         ethertype, version, length, protocol, data_offset = _FAST_TCP6.unpack_from(
-            frame, _ETHERTYPE_AT
+            head, _ETHERTYPE_AT
         )
         if (
             ethertype != ETHERTYPE_IPV6
@@ -136,24 +158,50 @@ def check(frame: bytes, mtu: int) -> tuple[bytes, int]:
             or protocol != protocols.TCP
             or length != size - (VNET_HEADER_BYTES + _TCP6_START)
         ):
-            return _check_any(frame, mtu)
+            return -1
         tso_type, tso = GSO_TCPV6, _TSO6
     else:
-        return _check_any(frame, mtu)
+        return -1
     headers = start + (data_offset >> 4 << 2)
     payload = size - VNET_HEADER_BYTES - headers
     if data_offset < 0x50 or payload < 0:
-        return _check_any(frame, mtu)
+        return -1
     if gso_type == GSO_NONE and not hdr_len and not gso_size:
-        return frame, _CSUM
+        return _CSUM
     if (
         gso_type == tso_type
         and hdr_len == headers
         and MIN_GSO_SIZE_BYTES <= gso_size <= ETHERNET_HEADER_BYTES + mtu - headers
         and gso_size < payload <= gso_size * MAX_GSO_SEGMENTS
     ):
-        return frame, tso
-    return _check_any(frame, mtu)
+        return tso
+    return -1
+
+
+def _is_udp(head: bytes, size: int, start: int) -> bool:
+    """Tell whether the packet is UDP in the common form, its header at ``start``."""
+    if start == _TCP4_START:
+        ethertype, version, length, fragment, protocol, udp_length = _FAST_UDP4.unpack_from(
+            head, _ETHERTYPE_AT
+        )
+        return bool(
+            ethertype == ETHERTYPE_IPV4
+            and version == 0x45
+            and not fragment & 0x3FFF
+            and protocol == protocols.UDP
+            and length == size - (VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES)
+            and udp_length == length - 20
+        )
+    if start != _TCP6_START or size < _FAST_UDP6_BYTES:
+        return False
+    ethertype, version, length, protocol, udp_length = _FAST_UDP6.unpack_from(head, _ETHERTYPE_AT)
+    return bool(
+        ethertype == ETHERTYPE_IPV6
+        and version >> 4 == 6
+        and protocol == protocols.UDP
+        and length == size - (VNET_HEADER_BYTES + _TCP6_START)
+        and udp_length == length
+    )
 
 
 def _check_any(frame: bytes, mtu: int) -> tuple[bytes, int]:
