@@ -88,10 +88,10 @@ class FrontDoor:
         self._errands: set[asyncio.Task[None]] = set()
         self._per_owner: Counter[str] = Counter()
         self._per_node: Counter[str] = Counter()
-        #: Owners whose last connection was turned away; each is logged once a spell.
-        self._full: set[str] = set()
+        #: Who was turned away and not let in since: nobody can fill the log by knocking.
+        self._complained: set[str] = set()
         self._empty: asyncio.Event | None = None
-        #: Connections closed because their owner, or the server, had too many.
+        #: Connections closed unheard: of nobody known, or one too many of an owner or in all.
         self.refused = 0
 
     def open(self, listener: Listener) -> None:
@@ -182,7 +182,7 @@ class FrontDoor:
             local = sock.family == socket.AF_UNIX
             person = person_at(sock) if local else Person(TCP_OWNER)
         except (scm.UnknownPeer, OSError) as error:
-            log.warning("refused a connection on %s: %s", listener.label, error)
+            self._refuse("", listener.label, str(error))
             sock.close()
             return
         if not self._admits(person.owner, listener.label):
@@ -200,14 +200,17 @@ class FrontDoor:
         if self._per_owner[owner] < self._limits.per_owner:
             if len(self._visitors) < self._limits.total:
                 return True
-            bound = f"the server has its {self._limits.total}"
+            bound = f"the server has its {self._limits.total} connections"
         else:
-            bound = f"the owner has its {self._limits.per_owner}"
-        self.refused += 1
-        if owner not in self._full:
-            self._full.add(owner)
-            log.warning("refused a connection of %s on %s: %s connections", owner, label, bound)
+            bound = f"the owner has its {self._limits.per_owner} connections"
+        self._refuse(owner, label, bound)
         return False
+
+    def _refuse(self, owner: str, label: str, why: str) -> None:
+        self.refused += 1
+        if owner not in self._complained:
+            self._complained.add(owner)
+            log.warning("refused a connection of %s on %s: %s", owner or "nobody", label, why)
 
     # --- what visitors report -----------------------------------------------------------------
 
@@ -219,7 +222,7 @@ class FrontDoor:
             counter[key] -= 1
             if not counter[key]:
                 del counter[key]
-        self._full.discard(owner)
+        self._complained.discard(owner)
         if self._empty is not None and not self._visitors:
             self._empty.set()
 
