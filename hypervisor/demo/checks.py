@@ -33,6 +33,8 @@ class Outcome:
     guard: str
     variant: str = "namespaces"
     server_uid: int = 0
+    #: Where the translator node was, in the temporary folder.
+    node: str = ""
     stacks: list[Stack] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     #: Why no namespaces were used, one sentence each.
@@ -53,7 +55,7 @@ class Outcome:
             "variant": self.variant,
             "guard": self.guard,
             "duration_s": round(self.duration_s, 3),
-            "server": {"uid": self.server_uid},
+            "server": {"uid": self.server_uid, "node": self.node},
             "stacks": [
                 {
                     "name": stack.name,

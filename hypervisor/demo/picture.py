@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
@@ -18,6 +19,12 @@ _JOIN_COLUMNS = 5
 _PICTURE_COLUMNS = 2 * _STACK_COLUMNS + _SWITCH_COLUMNS + 2 * _JOIN_COLUMNS
 #: The line of a box that joints are drawn at, counted from its upper edge.
 _JOINT_LINE = 3
+
+_TEXT_COLUMNS = 100
+_USER_SPACE = (
+    "No namespaces with a TAP can be had here, so both stacks are small programs in user space "
+    "that speak gRPC. TCP and the web page need a kernel's stack and were not tried."
+)
 
 _TO_ASCII = str.maketrans("─│┌┐└┘├┤→", "-|++++++>")
 _GREEN, _RED, _DIM, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
@@ -82,11 +89,8 @@ def report(outcome: Outcome, style: Style) -> str:
     """Return everything a person should see of a run."""
     parts = [network(outcome, style)] if outcome.stacks else []
     if outcome.obstacles:
-        parts.append(
-            "No namespaces with a TAP can be had here, so both stacks are small programs in user\n"
-            "space that speak gRPC; TCP and the web page need a kernel's stack and were not tried."
-        )
-        parts += [f"  {obstacle}" for obstacle in outcome.obstacles]
+        columns = min(style.columns, _TEXT_COLUMNS)
+        parts += [textwrap.fill(text, columns) for text in (_USER_SPACE, *outcome.obstacles)]
     parts.append(table(outcome.checks, style))
     failed = sum(not check.ok for check in outcome.checks)
     if outcome.log:

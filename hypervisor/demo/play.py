@@ -89,7 +89,7 @@ def _perform(outcome: Outcome, progress: Progress) -> None:
 
 
 def _play(made: Stage, outcome: Outcome, progress: Progress) -> None:
-    outcome.server_uid = made.users.server
+    outcome.server_uid, outcome.node = made.users.server, str(made.node)
     outcome.stacks = [
         Stack(name, getattr(made.users, name), tuple(str(each) for each in addresses))
         for name, addresses in ADDRESSES.items()
@@ -118,8 +118,8 @@ def _play(made: Stage, outcome: Outcome, progress: Progress) -> None:
 def _start_stacks(made: Stage, progress: Progress) -> dict[str, bytes]:
     """Start the stacks; return their MACs by name."""
     for name in ADDRESSES:
-        space = made.start_stack(name)
-        progress.say(f"stack {name} is up: uid {space.uid}")
+        stack = made.start_stack(name)
+        progress.say(f"stack {name} is up: uid {made.spaces[name].uid}, process {stack.pid}")
     return {name: made.inside(name, _mac) for name in ADDRESSES}
 
 

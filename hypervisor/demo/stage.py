@@ -124,8 +124,8 @@ class Stage:
                 raise DemoError("the server did not become ready")
         return self.server
 
-    def start_stack(self, name: str) -> Space:
-        """Start ``pfinet-client run`` with a command that waits, and return where it lives."""
+    def start_stack(self, name: str) -> Child:
+        """Start ``pfinet-client run`` with a command that waits; it lives in ``spaces[name]``."""
         uid = getattr(self.users, name)
         options = RunOptions(
             command=_HOLD,
@@ -142,7 +142,7 @@ class Stage:
             _redirect(hold_reader, writer, log)
             return run(options)
 
-        self.family.stay(f"stack {name}", uid, live)
+        stack = self.family.stay(f"stack {name}", uid, live)
         for fd in (hold_reader, writer, log):
             os.close(fd)
         with os.fdopen(reader, "rb", buffering=0) as said:
@@ -152,9 +152,8 @@ class Stage:
             self.family.check(_START_S)
             raise DemoError(f"stack {name} did not start")
         # The other end of its stdin stays open in this process: with that, it ends too.
-        space = _space(name, uid, int(pid))
-        self.spaces[name] = space
-        return space
+        self.spaces[name] = _space(name, uid, int(pid))
+        return stack
 
     # --- asking -------------------------------------------------------------------------------
 
