@@ -18,7 +18,14 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
 from hypervisor.wire import virtio_net
-from hypervisor.wire.offload import OffloadError, _check_any, check, finish
+from hypervisor.wire.offload import (
+    HEAD_BYTES,
+    OffloadError,
+    _check_any,
+    check,
+    finish,
+    quick_check,
+)
 from hypervisor.wire.virtio_net import PLAIN_HEADER, VNET_HEADER_BYTES, Offload
 from tests.helpers.wire_frames import (
     ETHER,
@@ -357,3 +364,24 @@ def test_no_changed_byte_of_any_header_is_judged_otherwise_on_the_fast_path(
             assert verdict(check, changed) == expected, (at, change)
             refused += isinstance(expected, str)
     assert refused > 100
+
+
+@pytest.mark.parametrize("network", [V4, V6], ids=["ipv4", "ipv6"])
+def test_no_changed_byte_of_a_udp_frame_is_judged_otherwise_on_the_fast_path(network: Any) -> None:
+    frame = unfinished(ETHER / network / UDP(sport=1, dport=2) / Raw(payload(500)))
+    assert quick_check(frame[:HEAD_BYTES], len(frame), MTU) == int(Offload.CSUM)
+    headers = VNET_HEADER_BYTES + transport_start(ETHER / network / UDP()) + 8
+    for at in range(headers):
+        for change in (1, 2, 4, 8, 16, 32, 64, 128, 255):
+            changed = frame[:at] + bytes((frame[at] ^ change,)) + frame[at + 1 :]
+            assert verdict(check, changed) == verdict(_check_any, changed), (at, change)
+    for size in range(headers + 40):
+        assert verdict(check, frame[:size]) == verdict(_check_any, frame[:size]), size
+
+
+@pytest.mark.parametrize("network", [V4, V6], ids=["ipv4", "ipv6"])
+def test_the_head_of_a_frame_is_judged_as_the_whole(network: Any) -> None:
+    for packet in (tcp() / Raw(payload(5000)), UDP() / Raw(payload(900))):
+        gso_size = 1400 if packet.haslayer("TCP") else 0
+        frame = unfinished(ETHER / network / packet, gso_size)
+        assert quick_check(frame[:HEAD_BYTES], len(frame), MTU) == check(frame, MTU)[1]
