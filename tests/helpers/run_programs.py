@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tests.helpers.kernel_objects import readable
 
@@ -78,27 +79,24 @@ class Program(subprocess.Popen[bytes]):
 
 
 @contextmanager
-def running(*arguments: str, uid: int | None = None) -> Iterator[Program]:
+def running(
+    *arguments: str, uid: int | None = None, stderr: IO[bytes] | None = None
+) -> Iterator[Program]:
     """Run ``pfinet-client`` for as long as the ``with`` block lasts.
 
-    Standard input and output are pipes; standard error goes where pytest's does.
+    Standard input and output are pipes; standard error goes where pytest's does, or to ``stderr``.
     """
     program = Program(
         command_line(*arguments, uid=uid),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=stderr,
     )
     with program:
         try:
             yield program
         finally:
             program.kill()
-
-
-def ask(program: Program, script: str) -> str:
-    """Have a shell that reads standard input run ``script``; return its one line of output."""
-    program.tell(script)
-    return program.line()
 
 
 def children(pid: int) -> list[int]:

@@ -85,7 +85,8 @@ connection, _ = listener.accept()
 block = bytes(range(256)) * 4096
 for number in range(int(sys.argv[3])):
     connection.sendall(number.to_bytes(4, "big") + block)
-connection.close()
+connection.shutdown(socket.SHUT_WR)
+connection.recv(1)  # with this process goes the stack, and what it has not delivered
 """
 RECEIVER = """
 import hashlib, socket, sys
