@@ -123,6 +123,7 @@ class Rooms:
         """Take an open out of everything; the last one takes the device along."""
         nic = handle.nic
         self.tickets.revoke(handle)
+        handle.task.rights.pop(handle.port, None)
         del nic.handles[handle]
         nic.refresh()
         self.engine.close(handle.open, why, now)

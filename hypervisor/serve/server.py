@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hypervisor.config import ConfigError, FlagValues, Origin, Problem, ServerConfig, load_config
 from hypervisor.errors import ServerDied
+from hypervisor.kernel.process import keep_freed_memory
 from hypervisor.requests import Event
 from hypervisor.serve import logs
 from hypervisor.serve.announce import announcement, example_command
@@ -89,7 +90,7 @@ async def serve(config: ServerConfig, doors: Doors, tell_ready: Callable[[], Non
     logging_events = asyncio.create_task(_log_events(watcher, server.watchers))
     try:
         await server.start()
-        _tame_collector()
+        _tame_memory()
         _say_ready(config, doors, notifier)
         tell_ready()
         await stopping.wait()
@@ -104,12 +105,13 @@ async def serve(config: ServerConfig, doors: Doors, tell_ready: Callable[[], Non
     return 0
 
 
-def _tame_collector() -> None:
-    """Keep the garbage collector from stopping the data path.
+def _tame_memory() -> None:
+    """Keep the memory's keepers off the data path.
 
     What was imported and built lives as long as the server: it is never looked at again. Frames
     and requests form no cycles, so collections can be rare.
     """
+    keep_freed_memory()
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
