@@ -1,0 +1,216 @@
+"""A naive model of a network: who gets a frame, which copies of it, in which order.
+
+It knows devices, flags and addresses, but neither slots nor pools nor time to hold: of those it
+only says what must hold whatever happened. Each open keeps a line of copies for every sender;
+what arrives must come from that line, further on than what came before, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hypervisor.engine.opens import Open
+from hypervisor.errors import D_READ, D_WRITE
+from hypervisor.nic import Handle
+from hypervisor.requests import Role
+from tests.helpers.core import Port
+from tests.helpers.packets import Sent
+
+AGEING_S = 300.0
+
+
+@dataclass(eq=False)
+class NaiveDevice:
+    """A virtual NIC: its address, its flags, and its opens in the order they came."""
+
+    owner: str
+    name: str
+    mac: bytes
+    trunk: bool
+    up: bool = True
+    promiscuous: bool = False
+    exclusive: bool = False
+    opens: list[NaiveOpen] = field(default_factory=list)
+
+    @property
+    def stack(self) -> bool:
+        """Whether one of its opens runs a stack."""
+        return any(each.role is Role.STACK for each in self.opens)
+
+    @property
+    def receivers(self) -> list[NaiveOpen]:
+        """The opens that get what the device gets."""
+        return [each for each in self.opens if each.reads or each.link] if self.up else []
+
+
+@dataclass(eq=False)
+class NaiveOpen:
+    """One open, what was sent to it, and what it has got of that."""
+
+    port: Port
+    handle: Handle
+    device: NaiveDevice
+    mode: int
+    role: Role
+    index: int
+    drained_at: float
+    #: The engine's own state, to be looked at when the model's totals are compared.
+    state: Open = field(init=False)
+    alive: bool = True
+    link: bool = False
+    vnet_header: bool = False
+    accepts: int = 0
+    direct: bool = False
+    #: Whether it has read, or is a link: then it may make senders wait.
+    may_hold: bool = False
+    chosen: int = 0
+    delivered: int = 0
+    #: Frames a link was handed and has not written yet.
+    handed: int = 0
+    lines: dict[int, int] = field(default_factory=dict)
+    place: dict[tuple[bytes, int], tuple[int, int]] = field(default_factory=dict)
+    last_got: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.state = self.handle.open
+
+    @property
+    def reads(self) -> bool:
+        return bool(self.mode & D_READ)
+
+    @property
+    def writes(self) -> bool:
+        return bool(self.mode & D_WRITE)
+
+    def expect(self, sender: NaiveOpen, sent: Sent) -> int:
+        """Note the copies of a frame that this open is to get; returns how many there are."""
+        unchanged = self.vnet_header and not sent.needs & ~self.accepts
+        if sent.header_bytes and unchanged:
+            copies: Sequence[tuple[bytes, int]] = [(sent.raw, sent.header_bytes)]
+        else:
+            copies = [(data, 0) for data in sent.plain]
+        for copy in copies:
+            count = self.lines.get(sender.index, 0)
+            assert copy not in self.place, "the test made two equal frames"
+            self.place[copy] = (sender.index, count)
+            self.lines[sender.index] = count + 1
+        self.chosen += len(copies)
+        return len(copies)
+
+    def got(self, data: bytes, header_bytes: int = 0) -> None:
+        """Check a copy that arrived: intact, not before, not behind one that was sent later."""
+        place = self.place.get((data, header_bytes))
+        assert place is not None, f"{self}: got {data[:40].hex()}, which nobody sent to it"
+        sender, position = place
+        assert position > self.last_got.get(sender, -1), f"{self}: overtaken or got twice"
+        self.last_got[sender] = position
+
+    def __repr__(self) -> str:
+        return f"<open {self.index} of {self.device.owner}/{self.device.name}>"
+
+
+@dataclass
+class Verdict:
+    """What becomes of one frame: discarded for a reason, or chosen for these opens."""
+
+    discard: str | None = None
+    #: Addressed opens (they may hold the sender), and those that only overhear.
+    holding: list[NaiveOpen] = field(default_factory=list)
+    flooded: list[NaiveOpen] = field(default_factory=list)
+
+
+class NaiveNetwork:
+    """Devices in the order they were opened, and what was learned behind trunks."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.devices: list[NaiveDevice] = []
+        self.learned: dict[bytes, tuple[NaiveDevice, float]] = {}
+        self.frames = 0
+        self.discards: Counter[str] = Counter()
+
+    def find(self, owner: str, name: str) -> NaiveDevice | None:
+        """Return an open device."""
+        for each in self.devices:
+            if (each.owner, each.name) == (owner, name):
+                return each
+        return None
+
+    def add(self, device: NaiveDevice) -> None:
+        """A device came; its own address is no longer behind anybody else."""
+        self.devices.append(device)
+        self.learned.pop(device.mac, None)
+
+    def remove(self, each: NaiveOpen) -> None:
+        """An open is gone, and its device with the last one."""
+        each.alive = False
+        each.device.opens.remove(each)
+        if not each.device.opens:
+            self.devices.remove(each.device)
+            self.learned = {
+                mac: entry for mac, entry in self.learned.items() if entry[0] is not each.device
+            }
+
+    def judge(self, sender: NaiveDevice, sent: Sent, now: float) -> Verdict:
+        """Decide about one frame, as the semantics' sections on forwarding and guard say."""
+        owner_of_source = self._owner_of(sent.source)
+        if sent.source[0] & 1:
+            return Verdict("group_source")
+        if owner_of_source is not sender:
+            if not sender.trunk or owner_of_source is not None:
+                return Verdict("source_mac")
+            if self.mode == "switch":
+                self.learned[sent.source] = (sender, now)
+        verdict = self._forward(sender, sent.destination, now)
+        if not verdict.discard and not verdict.holding and not verdict.flooded:
+            return Verdict("no_receiver")
+        return verdict
+
+    def _owner_of(self, mac: bytes) -> NaiveDevice | None:
+        return next((each for each in self.devices if each.mac == mac), None)
+
+    def _forward(self, sender: NaiveDevice, destination: bytes, now: float) -> Verdict:
+        others = [each for each in self.devices if each is not sender]
+        if destination[:5] == b"\x01\x80\xc2\x00\x00" and destination[5] < 16:
+            return Verdict("reserved_group")
+        if destination[0] & 1:
+            return Verdict(flooded=_receivers(others))
+        target = self._owner_of(destination)
+        if target is None and destination in self.learned:
+            device, seen = self.learned[destination]
+            target = device if now - seen < AGEING_S else None
+        if target is sender:
+            return Verdict("hairpin")
+        if self.mode == "hub":
+            overhearing = others
+        elif target is None:
+            overhearing = [each for each in others if each.trunk or each.promiscuous]
+        else:
+            overhearing = [each for each in others if each.promiscuous]
+        return Verdict(
+            holding=list(target.receivers) if target else [],
+            flooded=_receivers([each for each in overhearing if each is not target]),
+        )
+
+    def discard(self, reason: str, frames: int) -> None:
+        """Count frames for which nobody was chosen."""
+        if frames:
+            self.frames += frames
+            self.discards[reason] += frames
+
+    def send(self, sender: NaiveOpen, sent: Sent, now: float) -> Verdict:
+        """Switch one frame: count it, and note the copies that its receivers are to get."""
+        verdict = self.judge(sender.device, sent, now)
+        if verdict.discard:
+            self.discard(verdict.discard, 1)
+        else:
+            self.frames += 1
+        for each in (*verdict.holding, *verdict.flooded):
+            each.expect(sender, sent)
+        return verdict
+
+
+def _receivers(devices: Sequence[NaiveDevice]) -> list[NaiveOpen]:
+    return [each for device in devices for each in device.receivers]

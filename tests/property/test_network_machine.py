@@ -1,0 +1,386 @@
+"""Any sequence of opens, writes, reads, cancels, links and clocks keeps every promise of a network.
+
+A hypothesis state machine drives one Network whose limits are so small that everything
+overflows, next to the naive model of :mod:`tests.helpers.naive`. After each step it checks:
+
+* the census: counters, slots, shares and pool agree, slots are within their bounds;
+* every request completes exactly once, a cancelled one never, those of a dead port with
+  InvalidDest; reads complete in their order, and none is held while a frame is there;
+* what an open gets from one sender is what was sent to it, in that order, once, intact;
+* every copy that was chosen is delivered, waiting, or dropped under one reason;
+* nothing waits for an open that has room, nor for long for opens that do not drain;
+* a request that fails has changed nothing.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, precondition, rule
+
+from hypervisor.errors import D_NOWAIT, D_READ, D_WRITE, DeviceError
+from hypervisor.mach.status import NET_FLAGS
+from hypervisor.requests import AttachLink, GetStatus, Offer, Role, SetStatus
+from hypervisor.wire.offload import HEAD_BYTES
+from tests.helpers.core import BROADCAST
+from tests.helpers.naive import NaiveDevice, NaiveOpen
+from tests.helpers.observer import SPECIAL, UNKNOWN, Asked, NetworkObserver, Runs
+from tests.helpers.packets import Sent
+
+UP, PROMISC = 0x1, 0x100
+MAX_OPENS = 10
+
+picks = st.integers(0, 60)
+#: A vector: runs of frames to the same destination, see Runs.
+vectors = st.lists(
+    st.tuples(
+        st.integers(0, 15),
+        st.sampled_from((22, 60, 200, 1514)),
+        st.integers(1, 14),
+        st.sampled_from((None,) * 10 + (UNKNOWN, BROADCAST)),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+class NetworkMachine(NetworkObserver):
+    """See the module."""
+
+    @initialize(mode=st.sampled_from(("switch", "hub")), ample=st.booleans())
+    def begin(self, mode: str, ample: bool) -> None:
+        self.start(mode, ample)
+        for owner in (1, 2, 3):
+            self.open(owner, 0, D_READ | D_WRITE, Role.PLAIN, False, None)
+            self.read(owner - 1, 1, 65_536, False)
+
+    # --- opens ----------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.live) < MAX_OPENS)
+    @rule(
+        owner=st.integers(1, 4),
+        name=st.integers(0, 1),
+        mode=st.sampled_from((D_READ | D_WRITE,) * 4 + (D_READ, D_WRITE)),
+        role=st.sampled_from((Role.PLAIN, Role.PLAIN, Role.MONITOR, Role.STACK)),
+        exclusive=st.sampled_from((False,) * 7 + (True,)),
+        task=st.none() | picks,
+    )
+    def open(
+        self, owner: int, name: int, mode: int, role: Role, exclusive: bool, task: int | None
+    ) -> None:
+        who, what, world = f"uid:{owner}", f"eth{name}", self.world
+        mine = [caller for caller in self.tasks if caller.owner == who]
+        if mine and task is not None:
+            caller = mine[task % len(mine)]
+        else:
+            caller = world.task(who)
+            self.tasks.append(caller)
+        device = self.model.find(who, what)
+        if device is not None and (
+            exclusive or device.exclusive or (role is Role.STACK and device.stack)
+        ):
+            before = self.fingerprint()
+            with pytest.raises(DeviceError, match="D_ALREADY_OPEN"):
+                world.open(what, who, caller, mode, role, exclusive)
+            assert self.fingerprint() == before
+            return
+        port = world.open(what, who, caller, mode, role, exclusive)
+        if device is None:
+            trunk = (who, what) == ("uid:3", "eth0")
+            device = NaiveDevice(who, what, port.mac, trunk, exclusive=exclusive)
+            self.model.add(device)
+        assert device.mac == port.mac
+        each = NaiveOpen(port, port.handle, device, mode, role, len(self.all), world.now)
+        device.opens.append(each)
+        self.live.append(each)
+        self.all.append(each)
+
+    @precondition(lambda self: len(self.live) > 2)
+    @rule(pick=picks)
+    def close(self, pick: int) -> None:
+        each = self.one(pick)
+        self.bury([each])
+        each.port.close()
+        each.port.close()
+        self.collect()
+
+    @precondition(lambda self: len(self.live) > 2)
+    @rule(pick=picks)
+    def end_task(self, pick: int) -> None:
+        self.end(self.one(pick).port.caller)
+
+    # --- frames ---------------------------------------------------------------------------
+
+    @precondition(lambda self: self.live)
+    @rule(pick=picks, vector=vectors, nowait=st.booleans())
+    def write(self, pick: int, vector: Runs, nowait: bool) -> None:
+        each = self.one(pick)
+        self.post(each, self.frames(each, vector), nowait)
+
+    @precondition(lambda self: self.live)
+    @rule(pick=picks, to=picks, count=st.integers(1, 40))
+    def stream(self, pick: int, to: int, count: int) -> None:
+        each = self.one(pick)
+        self.post(each, self.frames(each, [(len(SPECIAL) + to, 60, count, None)]), False)
+
+    @precondition(lambda self: self.live)
+    @rule(to=picks, count=st.integers(1, 12), size=st.sampled_from((60, 1514)))
+    def crowd(self, to: int, count: int, size: int) -> None:
+        target = self.one(to).device
+        for each in list(self.live):
+            if each.device is not target:
+                self.post(each, self.run(each, target.mac, size, count), False)
+
+    def post(self, each: NaiveOpen, vector: list[Sent], nowait: bool) -> None:
+        """Write a good vector through an open that may or may not take it."""
+        size_bytes = sum(len(sent.raw) for sent in vector)
+        refused = self.write_refusal(each, size_bytes)
+        before, rooms = self.fingerprint(), self.rooms()
+        number = each.port.write([sent.raw for sent in vector], D_NOWAIT if nowait else 0)
+        if refused:
+            self.refused(number, refused, before)
+            return
+        verdicts = [self.model.send(each, sent, self.world.now) for sent in vector]
+        asked = Asked(each, False, self.world.now, size_bytes)
+        for verdict in verdicts:
+            if verdict.discard:
+                asked.discards[verdict.discard] += 1
+            asked.copies += len(verdict.holding) + len(verdict.flooded)
+            asked.holders += [to for to in verdict.holding if to.may_hold and not nowait]
+        self.asked[number] = asked
+        self.collect()
+        assert number not in self.asked or asked.holders, "held, but nobody may hold it"
+        self.check_rooms(rooms, vector, verdicts)
+
+    @precondition(lambda self: self.live)
+    @rule(pick=picks, size=st.sampled_from((0, 13, 1515, 70_000, None)), at=st.integers(0, 2))
+    def write_badly(self, pick: int, size: int | None, at: int) -> None:
+        each = self.one(pick)
+        vector = [sent.raw for sent in self.frames(each, [(0, 60, 2, None)])]
+        if size is None:
+            vector.clear()
+        else:
+            vector.insert(at, bytes(size))
+        refused = self.write_refusal(each, 0)
+        if refused in (None, "D_NO_MEMORY"):
+            refused = "D_INVALID_SIZE"
+        before = self.fingerprint()
+        number = each.port.write(vector)
+        self.refused(number, refused, before)
+        if refused == "D_INVALID_SIZE" and size is not None:
+            assert f"frame {at} " in str(self.world.done[number].error)
+
+    @precondition(lambda self: self.live)
+    @rule(
+        pick=picks,
+        max_frames=st.integers(1, 12),
+        wanted=st.sampled_from((65_536,) * 6 + (59, 21)),
+        nowait=st.booleans(),
+    )
+    def read(self, pick: int, max_frames: int, wanted: int, nowait: bool) -> None:
+        each = self.one(pick)
+        refused = self.read_refusal(each, nowait)
+        if refused != "D_INVALID_OPERATION":
+            each.may_hold = each.may_hold or each.role is not Role.MONITOR
+        before = self.fingerprint()
+        number = each.port.read(max_frames, wanted, D_NOWAIT if nowait else 0)
+        if refused:
+            self.refused(number, refused, before)
+            return
+        asked = Asked(each, True, self.world.now, wanted=wanted, max_frames=max_frames)
+        self.asked[number] = asked
+        self.collect()
+        assert not nowait or number not in self.asked
+
+    @rule(max_frames=st.integers(1, 8))
+    def all_read(self, max_frames: int) -> None:
+        for pick in range(len(self.live)):
+            self.read(pick, max_frames, 65_536, True)
+
+    @rule(pick=picks)
+    def cancel_any(self, pick: int) -> None:
+        # Of all numbers there ever were: most are completed, cancelled or no reads and writes.
+        self.cancel(pick * 7 % (self.seen + len(self.asked) + 3))
+
+    @precondition(lambda self: self.asked)
+    @rule(pick=picks)
+    def cancel_held(self, pick: int) -> None:
+        self.cancel(list(self.asked)[pick % len(self.asked)])
+
+    def cancel(self, number: int) -> None:
+        held = self.asked.pop(number, None)
+        before = self.fingerprint()
+        assert self.world.cancel(number) == (held is not None)
+        if held is None:
+            assert self.fingerprint() == before
+        assert not self.world.cancel(number)
+        self.collect()
+
+    # --- links ----------------------------------------------------------------------------
+
+    @precondition(lambda self: self.live)
+    @rule(
+        pick=picks,
+        vnet_header=st.booleans(),
+        accepts=st.sampled_from((0, 1, 3, 7, 15)),
+        direct=st.booleans(),
+    )
+    def attach(self, pick: int, vnet_header: bool, accepts: int, direct: bool) -> None:
+        each, world = self.one(pick), self.world
+        request = AttachLink(world.number(), each.port.caller, each.port.port)
+        refused = self.attach_refusal(each)
+        if refused:
+            before = self.fingerprint()
+            self.refused(world.submit(request), refused, before)
+            return
+        offer: Offer = world.call(request)
+        handle = self.network.redeem(offer.ticket, each.device.owner, world.now)
+        assert handle is each.handle
+        self.network.attach(
+            handle, "test", world.now, vnet_header=vnet_header, accepts=accepts, direct=direct
+        )
+        each.link = each.may_hold = True
+        each.role = Role.STACK
+        each.vnet_header, each.accepts, each.direct = vnet_header, accepts, direct
+        self.collect()
+        assert not self.reading(each)
+
+    @precondition(lambda self: self.links())
+    @rule(pick=picks, count=st.integers(1, 9))
+    def link_takes(self, pick: int, count: int) -> None:
+        each = self.link(pick)
+        frames = self.network.egress(each.handle, count)
+        assert len(frames) <= count
+        each.handed += len(frames)
+        for data, header_bytes in frames:
+            each.got(data, header_bytes)
+        self.collect()
+
+    @precondition(lambda self: any(each.handed for each in self.live))
+    @rule(pick=picks, count=st.integers(1, 9), lost=st.integers(0, 2))
+    def link_has_written(self, pick: int, count: int, lost: int) -> None:
+        busy = [each for each in self.live if each.handed]
+        each = busy[pick % len(busy)]
+        count = min(count, each.handed)
+        lost = min(lost, count)
+        each.handed -= count
+        each.delivered += count - lost
+        each.drained_at = self.world.now
+        drops = {"link_down": lost} if lost else {}
+        self.network.written(each.handle, count, drops, self.world.now)
+        self.collect()
+
+    @precondition(lambda self: self.links())
+    @rule(pick=picks)
+    def link_goes(self, pick: int) -> None:
+        each = self.link(pick)
+        self.bury([each])
+        self.network.detach(each.handle, "gone", self.world.now)
+        self.network.detach(each.handle, "gone", self.world.now)
+        self.collect()
+        each.port.close()
+
+    @precondition(lambda self: self.links())
+    @rule(
+        pick=picks,
+        vector=vectors,
+        kind=st.sampled_from(("plain", "udp", "tcp4", "tcp6")),
+        express=st.booleans(),
+    )
+    def link_brings(self, pick: int, vector: Runs, kind: str, express: bool) -> None:
+        each = self.link(pick)
+        burst = self.frames(each, vector, kind if each.vnet_header else "plain")
+        if each.vnet_header:
+            burst = [sent if sent.header_bytes else sent.behind_header() for sent in burst]
+        if express:
+            burst = [sent for sent in burst if not self.goes_express(each, sent)]
+        rooms = self.rooms()
+        self.network.ingress(each.handle, [sent.raw for sent in burst], self.world.now)
+        if each.device.up:
+            verdicts = [self.model.send(each, sent, self.world.now) for sent in burst]
+            self.collect()
+            self.check_rooms(rooms, burst, verdicts)
+        else:
+            self.model.discard("device_down", len(burst))
+            self.collect()
+
+    def goes_express(self, each: NaiveOpen, sent: Sent) -> bool:
+        """Offer a frame to the shortest way; if it goes there, it was chosen and delivered."""
+        state = self.network.express(each.handle, sent.raw[:HEAD_BYTES], len(sent.raw))
+        if state is None:
+            # The order of a burst is that of its frames: the slower way comes next, for this one.
+            self.network.ingress(each.handle, [sent.raw], self.world.now)
+            if each.device.up:
+                self.model.send(each, sent, self.world.now)
+            else:
+                self.model.discard("device_down", 1)
+            self.collect()
+            return True
+        verdict = self.model.send(each, sent, self.world.now)
+        (receiver,) = verdict.holding
+        assert receiver.state is state
+        assert not verdict.flooded
+        receiver.got(sent.raw, sent.header_bytes)
+        self.losses += 1
+        if self.losses % 3:
+            receiver.delivered += 1
+        else:
+            self.network.lost(state, len(sent.raw) - 12, "link_error")
+        return True
+
+    @precondition(lambda self: self.links())
+    @rule(pick=picks, what=st.sampled_from(("runt", "giant", "csum_bad", "gso_bad")))
+    def link_brings_rubbish(self, pick: int, what: str) -> None:
+        each = self.link(pick)
+        if not each.vnet_header and what in ("csum_bad", "gso_bad"):
+            what = "runt"
+        to_all = BROADCAST + each.device.mac + b"\x08\x00"
+        header = bytes(12) if each.vnet_header else b""
+        rubbish = {
+            "runt": header + to_all[:13],
+            "giant": header + to_all + bytes(1501),
+            "csum_bad": b"\x01" + bytes(11) + to_all + bytes(100),
+            "gso_bad": b"\x01\x01" + bytes(10) + to_all + bytes(100),
+        }[what]
+        self.network.ingress(each.handle, [rubbish], self.world.now)
+        self.model.discard(what if each.device.up else "device_down", 1)
+        self.collect()
+
+    # --- flags and time -------------------------------------------------------------------
+
+    @precondition(lambda self: self.live)
+    @rule(
+        pick=picks,
+        up=st.sampled_from((True,) * 5 + (False,)),
+        promiscuous=st.sampled_from((False, False, True)),
+    )
+    def set_flags(self, pick: int, up: bool, promiscuous: bool) -> None:
+        each, world = self.one(pick), self.world
+        device, caller, port = each.device, each.port.caller, each.port.port
+        (flags,) = world.call(GetStatus(world.number(), caller, port, NET_FLAGS, 1))
+        wanted = (flags & ~(UP | PROMISC)) | (UP * up) | (PROMISC * promiscuous)
+        request = SetStatus(world.number(), caller, port, NET_FLAGS, (wanted,))
+        if promiscuous and not (device.promiscuous or device.trunk or self.model.mode == "hub"):
+            self.refused(world.submit(request), "D_INVALID_OPERATION", self.fingerprint())
+            return
+        world.call(request)
+        device.up, device.promiscuous = up, promiscuous
+        self.collect()
+
+    @rule(seconds=st.sampled_from((0.001, 0.03, 0.099, 0.1, 0.25)))
+    def advance(self, seconds: float) -> None:
+        self.world.advance(seconds)
+        self.collect()
+        self.nobody_is_held_for_long()
+
+    @rule(seconds=st.sampled_from((0.001, 0.03, 0.12, 299.9)))
+    def be_late(self, seconds: float) -> None:
+        # The clock moves and the timer has not been looked at.
+        self.world.now += seconds
+
+
+TestNetwork = NetworkMachine.TestCase
+TestNetwork.settings = settings(
+    max_examples=60, stateful_step_count=50, deadline=None, derandomize=True
+)
