@@ -265,15 +265,14 @@ class Network(Rooms):
             header_bytes = 0 if needs is None else VNET_HEADER_BYTES
             self.engine.ingress(each, passed, header_bytes, needs, now)
 
-    def express(self, handle: Handle, head: bytes, size: int) -> Open | None:
-        """Take one frame that a link brought the shortest way, if that way is open.
+    def express(self, handle: Handle, head: bytes, size: int) -> tuple[Open, int] | None:
+        """Judge one frame that a link brought, and find the one link that it goes to.
 
-        It is open for a frame of the common form, with an offload header, from the device's own
-        address, to a device with one open that has a direct link and nothing stored. ``head`` are
-        the first HEAD_BYTES of its ``size`` bytes, copied, so that nobody can change them now.
-        The frame has then been judged and counted as :meth:`ingress` would; write it to the
-        returned open's link and call :meth:`lost` if it is not taken. None means that nothing
-        has happened: call :meth:`ingress`.
+        Gives an answer for frames of the common form only: with an offload header, from the
+        device's own address, to a device with one open, which has a link that takes the frame
+        as it is. ``head`` are the first HEAD_BYTES of its ``size`` bytes, copied, so that nobody
+        can change them now. Returns that open and what the frame needs; nothing is counted yet:
+        call :meth:`pass_express` or :meth:`store_express`. None says: call :meth:`ingress`.
         """
         sender, nic = handle.open, handle.nic
         if head[18:24] != nic.guard.source or not sender.vnet_header or not nic.device.up:
@@ -285,7 +284,7 @@ class Network(Rooms):
         if len(receivers) != 1:
             return None
         receiver = receivers[0]
-        if not receiver.direct or receiver.rx or not receiver.vnet_header:
+        if not receiver.vnet_header:
             return None
         needs = quick_check(head, size, self.mtu)
         if needs & ~receiver.accepts:
@@ -293,8 +292,25 @@ class Network(Rooms):
         size -= VNET_HEADER_BYTES
         if size < ETHERNET_HEADER_BYTES or (size > self._longest and not needs & _SEGMENTED):
             return None
-        self.engine.count_express(sender, receiver, size)
-        return receiver
+        return receiver, needs
+
+    def pass_express(self, handle: Handle, receiver: Open, size: int) -> bool:
+        """Count a frame that is written to its direct link now, without being stored.
+
+        ``size`` includes the offload header. False, and nothing has happened, if the link is not
+        direct or has frames waiting; call :meth:`lost` if the link does not take it.
+        """
+        if not receiver.direct or receiver.rx:
+            return False
+        self.engine.count_express(handle.open, receiver, size - VNET_HEADER_BYTES)
+        return True
+
+    def store_express(self, handle: Handle, receiver: Open, frame: bytes, needs: int) -> bool:
+        """Put a frame into an RX slot and into the hands of its link, as :meth:`egress` would.
+
+        False, and nothing has happened, if there is no room or another frame comes first.
+        """
+        return self.engine.store_express(handle.open, receiver, frame, needs)
 
     def lost(self, receiver: Open, size_bytes: int, reason: str) -> None:
         """An express frame of ``size_bytes`` was not taken by the link it was written to."""

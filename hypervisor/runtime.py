@@ -57,11 +57,16 @@ class _Lane:
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at: float | None = None
 
-    def write_express(self, each: Open, frame: memoryview) -> None:
-        """Write a frame to the direct link of an open."""
+    def take_express(self, sender: Handle, each: Open, needs: int, frame: memoryview) -> bool:
+        """Give a frame to the link of an open. False: it must go the long way."""
         carrier = self.carriers[each]
-        self.flushed[carrier] = None
-        carrier.write(each, frame)
+        if not carrier.take_express(sender, each, needs, frame):
+            return False
+        if carrier.inline:
+            self.flushed[carrier] = None
+        else:
+            self.network.engine.links_ready[each] = None
+        return True
 
 
 class Runtime:
@@ -162,7 +167,7 @@ class Runtime:
             inline=inline,
             clock=self._clock,
             readable=lambda carrier: self._pump(lane, carrier),
-            write_express=lane.write_express,
+            take_express=lane.take_express,
             settle=lambda: self._settle(lane),
             close_later=self._close_later,
         )

@@ -152,6 +152,9 @@ class Engine(Holding):
         stays. Raises WouldBlock if ``nowait`` and nothing is there, NoMemory if too many
         requests are held.
         """
+        if reader.stalled:
+            # Reclaiming may have emptied its slots: then nothing is left that it could drain.
+            self.progressed(reader, 0, 0)
         if nowait and (reader.reads or not reader.rx):
             raise WouldBlock(f"{reader.name} has no frame to read, and D_NOWAIT was set")
         reader.budget.check(0)
@@ -302,7 +305,7 @@ class Engine(Holding):
     ) -> None:
         """Give a run to its only receiver, unchanged: the common case, in few steps."""
         self.copies_chosen += len(run)
-        if receiver.direct and not receiver.rx:
+        if receiver.direct and not receiver.rx and not receiver.waiters:
             self.passing.append((receiver, run, header_bytes))
             return
         start = 0

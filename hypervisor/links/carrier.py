@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
-from hypervisor.links.base import Link, LinkGone
+from hypervisor.links.base import Link, LinkGone, Outgoing
 from hypervisor.links.sink import ThreadedSink
 from hypervisor.network import Network
 from hypervisor.nic import Handle
@@ -42,7 +42,7 @@ class Carrier:
         inline: bool,
         clock: Callable[[], float],
         readable: Callable[[Carrier], None],
-        write_express: Callable[[Open, memoryview], None],
+        take_express: Callable[[Handle, Open, int, memoryview], bool],
         settle: Callable[[], None],
         close_later: Callable[[Link], None],
     ) -> None:
@@ -51,13 +51,15 @@ class Carrier:
         self._link = link
         self._clock = clock
         self._readable = readable
-        self._write_express = write_express
+        self._take_express = take_express
         self._settle = settle
         self._close_later = close_later
         self._loop = asyncio.get_running_loop()
         self._sink: ThreadedSink | None = None
         if not inline:
             self._sink = ThreadedSink(link, self._wake, name=f"sink {handle.nic.device.name}")
+        #: Frames that came the express way, in RX slots and handed, not offered to the sink yet.
+        self._outbox: list[Outgoing] = []
         self._reading = False
         self._stopped = False
 
@@ -99,15 +101,14 @@ class Carrier:
                 if view is None:
                     return room_bytes < BURST_BYTES
                 size = len(view)
-                receiver = network.express(handle, bytes(view[:HEAD_BYTES]), size)
                 room_bytes -= size
-                if receiver is None:
+                express = network.express(handle, bytes(view[:HEAD_BYTES]), size)
+                if express is None or not self._take_express(handle, *express, view):
                     frames = [view.tobytes()]
                     if room_bytes > 0:
                         frames += link.read_burst(BURST_FRAMES - 1, room_bytes)
                     network.ingress(handle, frames, self._clock())
                     return True
-                self._write_express(receiver, view)
                 if room_bytes <= 0:
                     return True
         except LinkGone as error:
@@ -115,16 +116,25 @@ class Carrier:
             return False
         return True
 
-    def write(self, each: Open, frame: memoryview) -> None:
-        """Write one frame that came the express way."""
+    def take_express(self, sender: Handle, each: Open, needs: int, frame: memoryview) -> bool:
+        """Take one frame of another link for this one. False: it must go the long way."""
+        if self._sink is not None:
+            data = frame.tobytes()
+            if not self._network.store_express(sender, each, data, needs):
+                return False
+            self._outbox.append((data, VNET_HEADER_BYTES))
+            return True
+        if not self._network.pass_express(sender, each, len(frame)):
+            return False
         try:
             reason = self._link.write(frame, VNET_HEADER_BYTES)
         except LinkGone as error:
             self._network.lost(each, len(frame) - VNET_HEADER_BYTES, LINK_GONE)
             self._gone(str(error))
-            return
+            return True
         if reason is not None:
             self._network.lost(each, len(frame) - VNET_HEADER_BYTES, reason)
+        return True
 
     def write_run(self, each: Open, frames: Sequence[bytes], header_bytes: int) -> None:
         """Write a run that passes without being stored."""
@@ -163,6 +173,9 @@ class Carrier:
 
     def _flush_sink(self, sink: ThreadedSink) -> None:
         network, handle = self._network, self._handle
+        if self._outbox:
+            sink.offer(self._outbox)
+            self._outbox = []
         finished, drops = sink.collect()
         if finished:
             network.written(handle, finished, drops, self._clock())
