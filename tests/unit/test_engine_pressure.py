@@ -1,0 +1,85 @@
+"""The pool runs out: who must give frames back, and what becomes of those who gave."""
+
+from __future__ import annotations
+
+from hypervisor.engine.quotas import Limits
+from tests.helpers.core import Port, World
+
+HOLD_S = Limits().hold_timeout_s
+
+
+def crowded_world() -> tuple[World, Port, list[Port]]:
+    """Let owner 2 fill most of a pool of 48 frames; his first reader is stalled."""
+    world = World(limits=Limits(pool_frames=48, rx_slots=10, tx_slots=8))
+    sender = world.open("tx", "uid:2")
+    hogs = [world.open(f"hog{index}", "uid:2") for index in range(5)]
+    assert hogs[0].take() == []
+    for hog in hogs:
+        sender.write([sender.frame(hog) for _ in range(30)])
+        world.advance(2 * HOLD_S)
+    return world, sender, hogs
+
+
+def come(world: World, *owners: int) -> list[Port]:
+    """Let new owners come, each with an open that fills as far as it may."""
+    opens = []
+    for owner in owners:
+        opens.append(world.open("eth0", f"uid:{owner}"))
+        opens[0].write([opens[0].frame(opens[-1])] * 10)
+    return opens
+
+
+def slots(ports: list[Port]) -> list[int]:
+    return [len(port.handle.open.rx) for port in ports]
+
+
+def test_stalled_opens_of_the_biggest_holder_give_back_first() -> None:
+    world, _, hogs = crowded_world()
+    assert slots(hogs) == [10, 10, 10, 7, 5]
+    assert hogs[0].handle.open.stalled
+    come(world, 3, 4)
+    assert slots(hogs)[1:] == [10, 10, 7, 5]
+    assert world.network.engine.drops["reclaimed"] == 10 - slots(hogs)[0] > 0
+    world.audit()
+
+
+def test_the_oldest_frames_are_reclaimed_first() -> None:
+    world = World(limits=Limits(pool_frames=48, rx_slots=10, tx_slots=8))
+    sender = world.open("tx", "uid:2")
+    hogs = [world.open(f"hog{index}", "uid:2") for index in range(5)]
+    for hog in hogs:
+        sender.write([sender.frame(hog, bytes([index])) for index in range(30)])
+    come(world, 3, 4)
+    left = [frame[14] for frame in hogs[0].take()]
+    assert 0 < len(left) < 10
+    assert left == list(range(10))[-len(left) :]
+
+
+def test_an_open_that_was_reclaimed_empty_while_stalled_hears_again_when_it_reads() -> None:
+    world, sender, hogs = crowded_world()
+    newcomers = come(world, *range(3, 9))
+    stalled = hogs[0].handle.open
+    assert (len(stalled.rx), stalled.stalled) == (0, True)
+    for port in (*newcomers, *hogs[1:]):
+        port.take()
+    reading = hogs[0].read()
+    sender.write(sender.frame(hogs[0], b"again"))
+    assert world.done[reading].result[0][14:19] == b"again"
+    world.audit()
+
+
+def test_a_frame_that_waits_moves_into_a_slot_that_reclaiming_freed() -> None:
+    world = World(limits=Limits(pool_frames=48, rx_slots=10, tx_slots=8))
+    sender = world.open("tx", "uid:2")
+    hogs = [world.open(f"hog{index}", "uid:2") for index in range(5)]
+    assert hogs[1].take() == []
+    for hog in hogs:
+        sender.write([sender.frame(hog) for _ in range(12)])
+    assert slots(hogs)[1] == 10
+    assert world.audit().waiting_for_rx == 2
+    come(world, *range(3, 9))
+    assert world.network.engine.drops["reclaimed"] > 0
+    for receiver in (port.handle.open for port in hogs if port.handle.open.waiters):
+        # Whoever still waits does so because there is no room left for it.
+        assert min(world.network.engine.room(receiver)) < 1
+    world.audit()
