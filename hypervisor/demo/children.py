@@ -167,10 +167,14 @@ class Family:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for question in list(self.questions):
-            question.end()
+        self.end_questions()
         for child in reversed(self.staying):
             child.end()
+
+    def end_questions(self) -> None:
+        """Kill the children whose answer nobody waits for any more."""
+        for question in list(self.questions):
+            question.end()
 
     def stay(self, name: str, uid: int, function: Callable[[], int]) -> Child:
         """Fork a child of ``uid`` that runs ``function`` and exits with what that returns."""
@@ -259,9 +263,14 @@ def is_readable(fd: int, timeout_s: float) -> bool:
 
 @contextlib.contextmanager
 def interrupts_raise() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the block as ^C does, by KeyboardInterrupt with the number."""
+    """Have SIGTERM and SIGHUP end the block as ^C does, by KeyboardInterrupt with the number.
+
+    One is enough: whatever comes after it must not disturb the taking down.
+    """
 
     def interrupt(number: int, _frame: object) -> None:
+        for each in _HANDLED:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt(number)
 
     before = {number: signal.signal(number, interrupt) for number in _HANDLED}

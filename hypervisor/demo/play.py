@@ -39,12 +39,18 @@ def main(argv: Sequence[str]) -> int:
         number = interrupt.args[0] if interrupt.args else 2
         print("hypervisor demo: interrupted; everything was taken down", file=sys.stderr)
         return 128 + int(number)
+    except OSError as error:  # no process, no folder, no descriptor to be had
+        progress.clear()
+        print(f"hypervisor demo: cannot be shown here: {error}", file=sys.stderr)
+        return EXIT_FAILURE
     progress.clear()
+    style = Style.of(sys.stdout)
     try:
         if parsed.json:
-            print(json.dumps(outcome.as_json(), indent=2, ensure_ascii=False), flush=True)
+            ascii_only = not style.box_drawing
+            print(json.dumps(outcome.as_json(), indent=2, ensure_ascii=ascii_only), flush=True)
         else:
-            print(report(outcome, Style.of(sys.stdout)), flush=True)
+            print(report(outcome, style), flush=True)
     except BrokenPipeError:
         # The reader had enough. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -111,6 +117,7 @@ def _play(made: Stage, outcome: Outcome, progress: Progress) -> None:
         except Gone:
             raise
         except DemoError as error:
+            made.family.end_questions()
             found = [Check(doing, "no failure", str(error), False)]
         outcome.checks += found
 
