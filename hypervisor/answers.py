@@ -57,6 +57,7 @@ class Answers:
         else:
             raise InvalidOperation(f"status flavor {request.flavor:#x} cannot be set")
         self._rooms.forwarder.changed(nic.port)
+        self._rooms.forget_flows()
 
     def _claim(self, request: requests.Claim, now: float) -> requests.Claimed:
         device = self._handle(request).nic.device
@@ -76,6 +77,7 @@ class Answers:
     # --- looking ------------------------------------------------------------------------------
 
     def _get_network(self, request: requests.GetNetwork, now: float) -> requests.NetworkInfo:
+        self._rooms.fold_flows()
         options = self._rooms.options
         return snapshot.network_info(
             self._rooms.name,
@@ -89,6 +91,7 @@ class Answers:
         )
 
     def _list_devices(self, request: requests.ListDevices, now: float) -> list[requests.DeviceInfo]:
+        self._rooms.fold_flows()
         visible = _visible_to(request.caller)
         return [
             snapshot.device_info(

@@ -35,14 +35,14 @@ from hypervisor.errors import (
     ReadOnly,
     ServerDied,
 )
+from hypervisor.flows import Flow, FlowTable
 from hypervisor.guard import inspect_burst, longest_frame
 from hypervisor.mach.tickets import LIFETIME_S
 from hypervisor.nic import Handle
 from hypervisor.requests import Completion, Event, EventKind, Request, Role
 from hypervisor.rooms import NetworkOptions, Rooms
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
-from hypervisor.wire.offload import quick_check
-from hypervisor.wire.virtio_net import VNET_HEADER_BYTES, Offload
+from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 
 __all__ = ["Network", "NetworkOptions"]
 
@@ -222,6 +222,7 @@ class Network(Rooms):
         each.accepts = accepts
         each.direct = direct
         handle.link = kind
+        self.forget_flows()
         handle.nic.refresh()
         # What came before the link was stored for a reader of plain frames: also right here.
         if each.rx:
@@ -265,45 +266,36 @@ class Network(Rooms):
             header_bytes = 0 if needs is None else VNET_HEADER_BYTES
             self.engine.ingress(each, passed, header_bytes, needs, now)
 
-    def express(self, handle: Handle, head: bytes, size: int) -> tuple[Open, int] | None:
-        """Judge one frame that a link brought, and find the one link that it goes to.
+    def flows_of(self, handle: Handle) -> FlowTable:
+        """Return the table of a link's known flows; it is emptied whenever anything changes."""
+        return self.flows.setdefault(handle.open, FlowTable())
 
-        Gives an answer for frames of the common form only: with an offload header, from the
-        device's own address, to a device with one open, which has a link that takes the frame
-        as it is. ``head`` are the first HEAD_BYTES of its ``size`` bytes, copied, so that nobody
-        can change them now. Returns that open and what the frame needs; nothing is counted yet:
-        call :meth:`pass_express` or :meth:`store_express`. None says: call :meth:`ingress`.
+    def learn_flow(self, handle: Handle, addresses: bytes) -> Flow | None:
+        """Find the flow of a link's frames that begin with these 12 ``addresses``.
+
+        There is one from the device's own address to another's with one open, if both have links
+        with offload headers. It is then in :meth:`flows_of`. None: call :meth:`ingress`.
         """
         sender, nic = handle.open, handle.nic
-        if head[18:24] != nic.guard.source or not sender.vnet_header or not nic.device.up:
+        port = self._table.get(addresses[:6])
+        if (
+            addresses[6:] != nic.guard.source
+            or not sender.vnet_header
+            or not nic.device.up
+            or port is None
+            or port is nic.port
+            or len(port.receivers) != 1
+            or not port.receivers[0].vnet_header
+        ):
             return None
-        port = self._table.get(head[12:18])
-        if port is None or port is nic.port:
-            return None
-        receivers = port.receivers
-        if len(receivers) != 1:
-            return None
-        receiver = receivers[0]
-        if not receiver.vnet_header:
-            return None
-        needs = quick_check(head, size, self.mtu)
-        if needs & ~receiver.accepts:
-            return None
-        size -= VNET_HEADER_BYTES
-        if size < ETHERNET_HEADER_BYTES or (size > self._longest and not needs & _SEGMENTED):
-            return None
-        return receiver, needs
+        flow = Flow(sender, port.receivers[0])
+        self.flows_of(handle)[addresses] = flow
+        return flow
 
-    def pass_express(self, handle: Handle, receiver: Open, size: int) -> bool:
-        """Count a frame that is written to its direct link now, without being stored.
-
-        ``size`` includes the offload header. False, and nothing has happened, if the link is not
-        direct or has frames waiting; call :meth:`lost` if the link does not take it.
-        """
-        if not receiver.direct or receiver.rx:
-            return False
-        self.engine.count_express(handle.open, receiver, size - VNET_HEADER_BYTES)
-        return True
+    def lost(self, flow: Flow, size_bytes: int, reason: str) -> None:
+        """A flow's frame was not taken by the direct link that it was written to."""
+        self.engine.count_direct(flow.sender, flow.receiver, 1, size_bytes)
+        self.engine.count_lost(flow.receiver, size_bytes, reason)
 
     def store_express(self, handle: Handle, receiver: Open, frame: bytes, needs: int) -> bool:
         """Put a frame into an RX slot and into the hands of its link, as :meth:`egress` would.
@@ -311,10 +303,6 @@ class Network(Rooms):
         False, and nothing has happened, if there is no room or another frame comes first.
         """
         return self.engine.store_express(handle.open, receiver, frame, needs)
-
-    def lost(self, receiver: Open, size_bytes: int, reason: str) -> None:
-        """An express frame of ``size_bytes`` was not taken by the link it was written to."""
-        self.engine.count_lost(receiver, size_bytes, reason)
 
     def can_ingress(self, handle: Handle) -> bool:
         """Tell whether the open has a free TX slot, so that reading its link makes sense."""
@@ -394,8 +382,6 @@ def _reads_the_link(handle: Handle) -> InvalidOperation:
         "open the device once more to read them too"
     )
 
-
-_SEGMENTED: Final = int(Offload.TSO4 | Offload.TSO6)
 
 #: What a handler returns when the engine will complete the request.
 _HELD: Final = object()

@@ -15,6 +15,7 @@ from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import Choice, Open
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import DeviceError
+from hypervisor.flows import FlowTable
 from hypervisor.forwarding import Forwarder, Hub, Port, Switch
 from hypervisor.guard import MacGuard
 from hypervisor.mach import mac
@@ -67,6 +68,8 @@ class Rooms:
         )
         self.addresses = AddressTable(options.subnets, options.policies)
         self.nics: dict[Device, Nic] = {}
+        #: Known flows of the opens that have links.
+        self.flows: dict[Open, FlowTable] = {}
         #: Opens that are gone and whose link the caller must close.
         self.closed_links: list[Handle] = []
         self.discards = DiscardLog(self.name, self.events)
@@ -108,6 +111,7 @@ class Rooms:
         handle.port = self.tasks.insert(task, mode, handle).port
         nic.handles[handle] = None
         nic.refresh()
+        self.forget_flows()
         return handle
 
     def _make_nic(self, device: Device) -> Nic:
@@ -123,6 +127,8 @@ class Rooms:
         """Take an open out of everything; the last one takes the device along."""
         nic = handle.nic
         self.tickets.revoke(handle)
+        self.forget_flows()
+        self.flows.pop(handle.open, None)
         handle.task.rights.pop(handle.port, None)
         del nic.handles[handle]
         nic.refresh()
@@ -136,6 +142,17 @@ class Rooms:
             self.discards.forget(nic.device)
             self.addresses.device_closed(nic.device, now)
             self.event(EventKind.DEVICE_CLOSED, nic.device, "")
+
+    def fold_flows(self) -> None:
+        """Enter what known flows have carried into the books, before somebody looks at them."""
+        for table in self.flows.values():
+            table.fold(self.engine)
+
+    def forget_flows(self) -> None:
+        """Something changed: every flow must be found anew."""
+        self.fold_flows()
+        for table in self.flows.values():
+            table.clear()
 
     def event(self, kind: str, device: Device, detail: str) -> None:
         """Say something about a device to who watches."""

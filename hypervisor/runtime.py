@@ -37,8 +37,6 @@ OnEvents = Callable[[list[tuple[float, Event]]], None]
 
 #: How often leases in use are noted on disk, in seconds.
 TOUCH_S = 600.0
-#: Bursts read in one turn of the loop, so that others get theirs.
-PUMPED = 8
 #: Threads for closing and adopting descriptors.
 HELPERS = 4
 
@@ -46,27 +44,14 @@ HELPERS = 4
 class _Lane:
     """A network with its links and its timer."""
 
-    __slots__ = ("carriers", "flushed", "name", "network", "timer", "timer_at")
+    __slots__ = ("carriers", "name", "network", "timer", "timer_at")
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.name = network.name
         self.carriers: dict[Open, Carrier] = {}
-        #: Links written inline since the pump last looked.
-        self.flushed: dict[Carrier, None] = {}
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at: float | None = None
-
-    def take_express(self, sender: Handle, each: Open, needs: int, frame: memoryview) -> bool:
-        """Give a frame to the link of an open. False: it must go the long way."""
-        carrier = self.carriers[each]
-        if not carrier.take_express(sender, each, needs, frame):
-            return False
-        if carrier.inline:
-            self.flushed[carrier] = None
-        else:
-            self.network.engine.links_ready[each] = None
-        return True
 
 
 class Runtime:
@@ -166,8 +151,7 @@ class Runtime:
             link,
             inline=inline,
             clock=self._clock,
-            readable=lambda carrier: self._pump(lane, carrier),
-            take_express=lane.take_express,
+            find=lane.carriers.__getitem__,
             settle=lambda: self._settle(lane),
             close_later=self._close_later,
         )
@@ -188,26 +172,6 @@ class Runtime:
                 lane.timer.cancel()
         await self._loop.run_in_executor(None, self._helpers.shutdown)
 
-    # --- frames -------------------------------------------------------------------------------
-
-    def _pump(self, lane: _Lane, first: Carrier) -> None:
-        """A link polls readable: bring its frames in, and those that answer them.
-
-        Writing into a TAP runs the receiver's stack, whose answer is often there when write()
-        returns: looking at once saves a turn of the loop for every round trip.
-        """
-        ready = [first]
-        for carrier in ready:
-            if not carrier.read():
-                self._settle(lane)
-                continue
-            self._settle(lane)
-            if len(ready) < PUMPED:
-                ready += [each for each in lane.flushed if each is not carrier]
-                ready.append(carrier)
-            lane.flushed.clear()
-        lane.flushed.clear()
-
     # --- what the core leaves behind ----------------------------------------------------------
 
     def _settle(self, lane: _Lane) -> None:
@@ -220,15 +184,12 @@ class Runtime:
                     network.passed(each, frames, header_bytes, {LINK_GONE: len(frames)})
                 else:
                     carrier.write_run(each, frames, header_bytes)
-                    lane.flushed[carrier] = None
         while engine.links_ready:
             each = next(iter(engine.links_ready))
             del engine.links_ready[each]
             carrier = lane.carriers.get(each)
             if carrier is not None:
                 carrier.flush()
-                if carrier.inline:
-                    lane.flushed[carrier] = None
         if engine.links_readable:
             readable = list(engine.links_readable)
             engine.links_readable.clear()

@@ -83,6 +83,7 @@ class Engine(Holding):
         self.forget(each)
         del self.opens[each]
         self.shares.leave(each)
+        self.look_for_room()
         self.poll(now)
 
     # --- writes -------------------------------------------------------------------------------

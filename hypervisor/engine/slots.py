@@ -172,8 +172,12 @@ class Slots:
         """Free frames (MHVED: counter--, and at 0 free_frame); wake who waits for the pool."""
         self.pool.release_run(frames)
         if self._starved:
-            self._roomy.update(self._starved)
-            self._starved.clear()
+            self.look_for_room()
+
+    def look_for_room(self) -> None:
+        """Let those who wait for the pool try again: frames were freed, or shares have grown."""
+        self._roomy.update(self._starved)
+        self._starved.clear()
 
     def deliver(self, receiver: Open, frames: Sequence[Frame], size_bytes: int) -> None:
         """Count frames as delivered and release them."""
@@ -230,15 +234,15 @@ class Slots:
         sender.sent_bytes += size_bytes
         return True
 
-    def count_express(self, sender: Open, receiver: Open, size_bytes: int) -> None:
-        """Count one frame that goes from a link straight to a direct link."""
-        self.frames_switched += 1
+    def count_direct(self, sender: Open, receiver: Open, frames: int, size_bytes: int) -> None:
+        """Count frames of ``size_bytes`` in all that went from a link straight to another."""
+        self.frames_switched += frames
         self.bytes_switched += size_bytes
-        sender.sent_frames += 1
+        sender.sent_frames += frames
         sender.sent_bytes += size_bytes
-        self.copies_chosen += 1
-        self.copies_delivered += 1
-        receiver.delivered_frames += 1
+        self.copies_chosen += frames
+        self.copies_delivered += frames
+        receiver.delivered_frames += frames
         receiver.delivered_bytes += size_bytes
 
     def count_lost(self, receiver: Open, size_bytes: int, reason: str) -> None:
@@ -281,3 +285,5 @@ class Slots:
                 self.shares.charge(victim, -1, -len(frame.data))
                 self.count_drop(victim, RECLAIMED, 1, None)
                 self.pool.release(frame)
+                if victim.waiters:
+                    self._roomy[victim] = None

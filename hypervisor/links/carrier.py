@@ -1,6 +1,6 @@
 """Moves frames between one link and one open of a network, in the runtime's loop.
 
-Reading   when the descriptor polls readable and the runtime says so, in bursts small enough to
+Reading   when the descriptor polls readable, in bursts small enough to
           stay in the processor's cache. It pauses while the open's TX slots are full (the
           lender's kernel then drops and counts at its own queue).
 Writing   *inline* for links whose owner is trusted: the receiver's network stack runs inside our
@@ -13,19 +13,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
+from hypervisor.flows import Flow
 from hypervisor.links.base import Link, LinkGone, Outgoing
 from hypervisor.links.sink import ThreadedSink
 from hypervisor.network import Network
 from hypervisor.nic import Handle
-from hypervisor.wire.offload import HEAD_BYTES
-from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
+from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
+from hypervisor.wire.offload import HEAD_BYTES, quick_check
+from hypervisor.wire.virtio_net import PLAIN_HEADER, VNET_HEADER_BYTES, Offload
 
 #: One burst: enough to spread the cost of a wake-up, little enough to stay in the cache.
 BURST_FRAMES = 64
 BURST_BYTES = 256 << 10
+#: Bursts in one turn of the loop, so that others get theirs.
+BURSTS = 8
+_SHORTEST: Final = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES
+_SEGMENTED: Final = int(Offload.TSO4 | Offload.TSO6)
 #: A sink wakes the loop for held senders after this many frames: a wake costs more than a frame.
 WAKE_FRAMES = 16
 
@@ -41,8 +48,7 @@ class Carrier:
         *,
         inline: bool,
         clock: Callable[[], float],
-        readable: Callable[[Carrier], None],
-        take_express: Callable[[Handle, Open, int, memoryview], bool],
+        find: Callable[[Open], Carrier],
         settle: Callable[[], None],
         close_later: Callable[[Link], None],
     ) -> None:
@@ -50,8 +56,9 @@ class Carrier:
         self._handle = handle
         self._link = link
         self._clock = clock
-        self._readable = readable
-        self._take_express = take_express
+        self._find = find
+        self._flows = network.flows_of(handle)
+        self._longest = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES + network.mtu
         self._settle = settle
         self._close_later = close_later
         self._loop = asyncio.get_running_loop()
@@ -76,64 +83,111 @@ class Carrier:
         """Read again after a pause."""
         if not self._reading and not self._stopped:
             self._reading = True
-            self._loop.add_reader(self._link.fileno(), self._readable, self)
+            self._loop.add_reader(self._link.fileno(), self._readable)
 
     def _pause(self) -> None:
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._link.fileno())
 
-    def read(self) -> bool:
-        """Bring one burst into the network. False if there was nothing, or nothing may come.
+    def _readable(self) -> None:
+        """The link polls readable: bring its frames in, and those that answer them.
 
-        Each frame is taken the express way if that is open, before the next is looked for.
+        Writing into a TAP runs the receiver's stack, whose answer is often there when write()
+        returns: looking at once saves a turn of the loop for every round trip.
+        """
+        carrier: Carrier = self
+        for _ in range(BURSTS):
+            answering = carrier.read()
+            if answering is None:
+                break
+            carrier = answering
+
+    def read(self) -> Carrier | None:
+        """Bring one burst into the network; return whom to look at next, if anybody.
+
+        Frames of known flows to links written inline are passed on from where they were read,
+        each before the next is looked for.
         """
         if self._stopped:
-            return False
-        network, handle, link = self._network, self._handle, self._link
-        if not network.can_ingress(handle):
+            return None
+        if not self._network.can_ingress(self._handle):
             self._pause()
-            return False
+            return None
+        answering: Carrier | None = None
+        sunk: dict[Carrier, None] = {}
         room_bytes = BURST_BYTES
+        flows, mtu, longest = self._flows, self._network.mtu, self._longest
         try:
-            for _ in range(BURST_FRAMES):
-                view = link.read_view()
+            while room_bytes > 0:
+                view = self._link.read_view()
                 if view is None:
-                    return room_bytes < BURST_BYTES
+                    break
                 size = len(view)
                 room_bytes -= size
-                express = network.express(handle, bytes(view[:HEAD_BYTES]), size)
-                if express is None or not self._take_express(handle, *express, view):
-                    frames = [view.tobytes()]
-                    if room_bytes > 0:
-                        frames += link.read_burst(BURST_FRAMES - 1, room_bytes)
-                    network.ingress(handle, frames, self._clock())
-                    return True
-                if room_bytes <= 0:
-                    return True
+                head = bytes(view[:HEAD_BYTES])
+                flow = flows.get(head[12:24]) or self._learn(head[12:24])
+                if flow is not None:
+                    needs = 0 if head.startswith(PLAIN_HEADER) else quick_check(head, size, mtu)
+                    if (
+                        not needs & flow.refuses
+                        and size >= _SHORTEST
+                        and (size <= longest or needs & _SEGMENTED)
+                    ):
+                        receiver = flow.receiver
+                        if receiver.direct and not receiver.rx:
+                            answering = flow.link
+                            flow.frames += 1
+                            flow.bytes += size - VNET_HEADER_BYTES
+                            answering.write(flow, view)
+                            continue
+                        if flow.link.store(self._handle, flow, view, needs):
+                            sunk[flow.link] = None
+                            continue
+                frames = [view.tobytes(), *self._link.read_burst(BURST_FRAMES, room_bytes)]
+                self._network.ingress(self._handle, frames, self._clock())
+                self._settle()
+                answering = self
+                break
         except LinkGone as error:
             self._gone(str(error))
-            return False
-        return True
+            answering = None
+        for each in sunk:
+            each.flush()
+        if sunk:
+            self._settle()
+        return answering
 
-    def take_express(self, sender: Handle, each: Open, needs: int, frame: memoryview) -> bool:
-        """Take one frame of another link for this one. False: it must go the long way."""
-        if self._sink is not None:
-            data = frame.tobytes()
-            if not self._network.store_express(sender, each, data, needs):
-                return False
-            self._outbox.append((data, VNET_HEADER_BYTES))
-            return True
-        if not self._network.pass_express(sender, each, len(frame)):
-            return False
+    def _learn(self, addresses: bytes) -> Flow | None:
+        """Find a flow that is not known yet."""
+        flow = self._network.learn_flow(self._handle, addresses)
+        if flow is not None:
+            flow.link = self._find(flow.receiver)
+        return flow
+
+    def write(self, flow: Flow, frame: memoryview) -> None:
+        """Write one frame of a known flow, which has counted it."""
         try:
             reason = self._link.write(frame, VNET_HEADER_BYTES)
         except LinkGone as error:
-            self._network.lost(each, len(frame) - VNET_HEADER_BYTES, LINK_GONE)
+            self._lose(flow, frame, LINK_GONE)
             self._gone(str(error))
-            return True
+            return
         if reason is not None:
-            self._network.lost(each, len(frame) - VNET_HEADER_BYTES, reason)
+            self._lose(flow, frame, reason)
+
+    def _lose(self, flow: Flow, frame: memoryview, reason: str) -> None:
+        size_bytes = len(frame) - VNET_HEADER_BYTES
+        flow.frames -= 1
+        flow.bytes -= size_bytes
+        self._network.lost(flow, size_bytes, reason)
+
+    def store(self, sender: Handle, flow: Flow, frame: memoryview, needs: int) -> bool:
+        """Take one frame of a known flow for the sink. False: it must go the long way."""
+        data = frame.tobytes()
+        if not self._network.store_express(sender, flow.receiver, data, needs):
+            return False
+        self._outbox.append((data, VNET_HEADER_BYTES))
         return True
 
     def write_run(self, each: Open, frames: Sequence[bytes], header_bytes: int) -> None:
