@@ -71,6 +71,8 @@ class NaiveOpen:
     handed: int = 0
     lines: dict[int, int] = field(default_factory=dict)
     place: dict[tuple[bytes, int], tuple[int, int]] = field(default_factory=dict)
+    withdrawn: set[tuple[bytes, int]] = field(default_factory=set)
+    emptied_at: float = 0.0
     last_got: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,9 +105,17 @@ class NaiveOpen:
         """Check a copy that arrived: intact, not before, not behind one that was sent later."""
         place = self.place.get((data, header_bytes))
         assert place is not None, f"{self}: got {data[:40].hex()}, which nobody sent to it"
+        assert (data, header_bytes) not in self.withdrawn, (
+            f"{self}: got a copy of a cancelled write"
+        )
         sender, position = place
         assert position > self.last_got.get(sender, -1), f"{self}: overtaken or got twice"
         self.last_got[sender] = position
+
+    def withdraw(self, vector: Sequence[bytes]) -> None:
+        """A write was cancelled: what of it is not in RX slots now must not come any more."""
+        there = {frame.data for frame in self.state.rx}
+        self.withdrawn.update((data, 0) for data in vector if data not in there)
 
     def __repr__(self) -> str:
         return f"<open {self.index} of {self.device.owner}/{self.device.name}>"

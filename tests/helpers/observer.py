@@ -69,6 +69,7 @@ class Asked:
     is_read: bool
     since: float
     size_bytes: int = 0
+    vector: list[bytes] = field(default_factory=list)
     wanted: int = 0
     max_frames: int = 0
     #: Opens that may make this write wait.
@@ -351,6 +352,8 @@ class NetworkObserver(RuleBasedStateMachine):
             state = each.state
             assert not (state.reads and state.rx), f"{each} has a frame and a read, and waits"
             assert not (state.reads and state.stalled), f"{each} reads all there is, and is stalled"
+            if state.stalled:
+                assert self.world.now - each.emptied_at > self.limits.hold_timeout_s - EPSILON_S
             if state.waiters:
                 self.has_no_room_for_what_waits(each)
 

@@ -54,6 +54,9 @@ class NetworkMachine(NetworkObserver):
         for owner in (1, 2, 3):
             self.open(owner, 0, D_READ | D_WRITE, Role.PLAIN, False, None)
             self.read(owner - 1, 1, 65_536, False)
+        # A device with two readers, either of which may hold its senders.
+        self.open(2, 0, D_READ | D_WRITE, Role.PLAIN, False, None)
+        self.read(3, 1, 65_536, False)
 
     # --- opens ----------------------------------------------------------------------------
 
@@ -132,6 +135,23 @@ class NetworkMachine(NetworkObserver):
             if each.device is not target:
                 self.post(each, self.run(each, target.mac, size, count), False)
 
+    @precondition(lambda self: self.live)
+    @rule(
+        pick=picks,
+        to=picks,
+        count=st.integers(5, 40),
+        turns=st.integers(1, 4),
+        max_frames=st.sampled_from((1, 3, 8, 20)),
+        seconds=st.sampled_from((0.0, 0.03, 0.09, 0.1)),
+    )
+    def converse(
+        self, pick: int, to: int, count: int, turns: int, max_frames: int, seconds: float
+    ) -> None:
+        self.stream(pick, to, count)
+        for _ in range(turns):
+            self.read(to, max_frames, 65_536, True)
+            self.advance(seconds)
+
     def post(self, each: NaiveOpen, vector: list[Sent], nowait: bool) -> None:
         """Write a good vector through an open that may or may not take it."""
         size_bytes = sum(len(sent.raw) for sent in vector)
@@ -142,7 +162,7 @@ class NetworkMachine(NetworkObserver):
             self.refused(number, refused, before)
             return
         verdicts = [self.model.send(each, sent, self.world.now) for sent in vector]
-        asked = Asked(each, False, self.world.now, size_bytes)
+        asked = Asked(each, False, self.world.now, size_bytes, [sent.raw for sent in vector])
         for verdict in verdicts:
             if verdict.discard:
                 asked.discards[verdict.discard] += 1
@@ -183,15 +203,18 @@ class NetworkMachine(NetworkObserver):
         refused = self.read_refusal(each, nowait)
         if refused != "D_INVALID_OPERATION":
             each.may_hold = each.may_hold or each.role is not Role.MONITOR
-        before = self.fingerprint()
+        before, there = self.fingerprint(), len(each.state.rx)
         number = each.port.read(max_frames, wanted, D_NOWAIT if nowait else 0)
         if refused:
             self.refused(number, refused, before)
             return
+        delivered = each.delivered
         asked = Asked(each, True, self.world.now, wanted=wanted, max_frames=max_frames)
         self.asked[number] = asked
         self.collect()
         assert not nowait or number not in self.asked
+        if 0 < there == each.delivered - delivered:
+            each.emptied_at = self.world.now
 
     @rule(max_frames=st.integers(1, 8))
     def all_read(self, max_frames: int) -> None:
@@ -214,6 +237,9 @@ class NetworkMachine(NetworkObserver):
         assert self.world.cancel(number) == (held is not None)
         if held is None:
             assert self.fingerprint() == before
+        else:
+            for each in self.live:
+                each.withdraw(held.vector)
         assert not self.world.cancel(number)
         self.collect()
 
@@ -294,7 +320,13 @@ class NetworkMachine(NetworkObserver):
         if each.vnet_header:
             burst = [sent if sent.header_bytes else sent.behind_header() for sent in burst]
         if express:
-            burst = [sent for sent in burst if not self.goes_express(each, sent)]
+            for sent in burst:
+                self.bring_one(each, sent)
+        else:
+            self.bring(each, burst)
+
+    def bring(self, each: NaiveOpen, burst: list[Sent]) -> None:
+        """Let a link bring a burst the long way."""
         rooms = self.rooms()
         self.network.ingress(each.handle, [sent.raw for sent in burst], self.world.now)
         if each.device.up:
@@ -305,29 +337,32 @@ class NetworkMachine(NetworkObserver):
             self.model.discard("device_down", len(burst))
             self.collect()
 
-    def goes_express(self, each: NaiveOpen, sent: Sent) -> bool:
-        """Offer a frame to the shortest way; if it goes there, it was chosen and delivered."""
-        state = self.network.express(each.handle, sent.raw[:HEAD_BYTES], len(sent.raw))
-        if state is None:
-            # The order of a burst is that of its frames: the slower way comes next, for this one.
-            self.network.ingress(each.handle, [sent.raw], self.world.now)
-            if each.device.up:
-                self.model.send(each, sent, self.world.now)
-            else:
-                self.model.discard("device_down", 1)
-            self.collect()
-            return True
+    def bring_one(self, each: NaiveOpen, sent: Sent) -> None:
+        """Bring one frame the express way if that is open, else as a burst of one."""
+        network, size = self.network, len(sent.raw)
+        answer = network.express(each.handle, sent.raw[:HEAD_BYTES], size)
+        passed = answer is not None and network.pass_express(each.handle, answer[0], size)
+        stored = (
+            answer is not None
+            and not passed
+            and network.store_express(each.handle, answer[0], sent.raw, answer[1])
+        )
+        if answer is None or not (passed or stored):
+            self.bring(each, [sent])
+            return
         verdict = self.model.send(each, sent, self.world.now)
         (receiver,) = verdict.holding
-        assert receiver.state is state
+        assert receiver.state is answer[0]
         assert not verdict.flooded
         receiver.got(sent.raw, sent.header_bytes)
+        if stored:
+            receiver.handed += 1
+            return
         self.losses += 1
         if self.losses % 3:
             receiver.delivered += 1
         else:
-            self.network.lost(state, len(sent.raw) - 12, "link_error")
-        return True
+            network.lost(receiver.state, size - 12, "link_error")
 
     @precondition(lambda self: self.links())
     @rule(pick=picks, what=st.sampled_from(("runt", "giant", "csum_bad", "gso_bad")))
@@ -382,5 +417,5 @@ class NetworkMachine(NetworkObserver):
 
 TestNetwork = NetworkMachine.TestCase
 TestNetwork.settings = settings(
-    max_examples=60, stateful_step_count=50, deadline=None, derandomize=True
+    max_examples=150, stateful_step_count=50, deadline=None, derandomize=True
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hypervisor.engine.quotas import Limits
-from tests.helpers.core import Port, World
+from hypervisor.requests import AttachLink, Offer
+from tests.helpers.core import BROADCAST, Port, World
 
 HOLD_S = Limits().hold_timeout_s
 
@@ -27,6 +28,13 @@ def come(world: World, *owners: int) -> list[Port]:
         opens.append(world.open("eth0", f"uid:{owner}"))
         opens[0].write([opens[0].frame(opens[-1])] * 10)
     return opens
+
+
+def attach(world: World, port: Port, *, direct: bool) -> None:
+    """Put a link without offloads behind an open."""
+    offer: Offer = world.call(AttachLink(world.number(), port.caller, port.port))
+    handle = world.network.redeem(offer.ticket, port.caller.owner, world.now)
+    world.network.attach(handle, "test", world.now, vnet_header=False, accepts=0, direct=direct)
 
 
 def slots(ports: list[Port]) -> list[int]:
@@ -82,4 +90,37 @@ def test_a_frame_that_waits_moves_into_a_slot_that_reclaiming_freed() -> None:
     for receiver in (port.handle.open for port in hogs if port.handle.open.waiters):
         # Whoever still waits does so because there is no room left for it.
         assert min(world.network.engine.room(receiver)) < 1
+    world.audit()
+
+
+def test_what_waits_for_the_pool_goes_on_when_another_owner_leaves() -> None:
+    world = World(limits=Limits(pool_frames=16, rx_slots=8, tx_slots=8))
+    sender, reader, idle = (world.open("eth0", f"uid:{owner}") for owner in (1, 2, 3))
+    assert reader.take() == []
+    held = sender.write([sender.frame(reader) for _ in range(10)])
+    assert len(reader.handle.open.rx) < 8
+    idle.close()
+    # Two owners share what three had shared: there is room for all slots at once.
+    assert len(reader.handle.open.rx) == 8
+    assert held not in world.done
+    assert world.audit().waiting_for_rx == 2
+
+
+def test_nothing_passes_by_what_waits_for_a_direct_link() -> None:
+    # No share of this pool is ever large enough for a frame of 1,514 bytes.
+    world = World(limits=Limits(pool_bytes=3_000))
+    sender, receiver = world.open("eth0", "uid:1"), world.open("eth0", "uid:2")
+    attach(world, receiver, direct=True)
+    sender.write(sender.frame(BROADCAST, b"stored, since others might get it too"))
+    large = sender.write(sender.frame(receiver, size=1_514))
+    assert len(world.network.egress(receiver.handle, 8)) == 1
+    world.network.written(receiver.handle, 1, {}, world.now)
+    small = sender.write(sender.frame(receiver))
+    assert world.network.take_passing() == []
+    assert world.audit().waiting_for_rx == 2
+    world.advance(HOLD_S)
+    assert world.written(large).drops == world.written(small).drops == {"rx_full": 1}
+    sender.write(sender.frame(receiver))
+    ((_, frames, _),) = world.network.take_passing()
+    world.network.passed(receiver.handle.open, frames, 0, {})
     world.audit()
