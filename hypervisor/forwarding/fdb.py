@@ -63,10 +63,10 @@ class Fdb:
             if entry.port is not port:
                 self.moves += 1
             self.forget(mac)
-        elif len(self._entries) >= self.capacity:
-            self._evict(max(self._by_port, key=lambda each: each.learned))
         if port.learned >= self.limit_per_port:
             self._evict(port)
+        elif len(self._entries) >= self.capacity:
+            self._evict(max(self._by_port, key=lambda each: each.learned))
         entry = Learned(port, now)
         self._entries[mac] = entry
         self._by_port.setdefault(port, {})[mac] = entry
