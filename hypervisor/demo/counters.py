@@ -99,6 +99,7 @@ def _row(what: str, server: tuple[int, int], kernel: tuple[int, int], refused: i
     difference, and nothing else.
     """
     frames_agree = server[0] == kernel[0]
+    lowest, highest = refused * _SHORTEST, refused * _LONGEST
     surplus_bytes = server[1] - kernel[1]
     seen = f"ip -s link: {kernel[0]:,} frames, {kernel[1]:,} B"
     if refused:
@@ -107,5 +108,5 @@ def _row(what: str, server: tuple[int, int], kernel: tuple[int, int], refused: i
         f"{what}, links down",
         f"server: {server[0]:,} frames, {server[1]:,} B",
         seen,
-        frames_agree and refused * _SHORTEST <= surplus_bytes <= refused * _LONGEST,
+        frames_agree and (surplus_bytes == 0 or lowest <= surplus_bytes <= highest),
     )
