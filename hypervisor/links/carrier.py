@@ -94,20 +94,24 @@ class Carrier:
         """The link polls readable: bring its frames in, and those that answer them.
 
         Writing into a TAP runs the receiver's stack, whose answer is often there when write()
-        returns: looking at once saves a turn of the loop for every round trip.
+        returns: looking at once saves a turn of the loop for every round trip. The first small
+        frame each way is not followed by a look for more, since somebody may be waiting for it.
         """
         carrier: Carrier = self
-        for _ in range(BURSTS):
-            answering = carrier.read()
-            if answering is None:
+        for turn in range(BURSTS):
+            answering = carrier.read(turn < 2)
+            if answering is not None:
+                carrier = answering
+            elif carrier is self:
                 break
-            carrier = answering
+            else:
+                carrier = self
 
-    def read(self) -> Carrier | None:
+    def read(self, only_one: bool = False) -> Carrier | None:
         """Bring one burst into the network; return whom to look at next, if anybody.
 
         Frames of known flows to links written inline are passed on from where they were read,
-        each before the next is looked for.
+        each before the next is looked for. With ``only_one`` a small one ends the burst.
         """
         if self._stopped:
             return None
@@ -131,7 +135,7 @@ class Carrier:
                     needs = 0 if head.startswith(PLAIN_HEADER) else quick_check(head, size, mtu)
                     if (
                         not needs & flow.refuses
-                        and size >= _SHORTEST
+                        and _SHORTEST <= size
                         and (size <= longest or needs & _SEGMENTED)
                     ):
                         receiver = flow.receiver
@@ -139,7 +143,16 @@ class Carrier:
                             answering = flow.link
                             flow.frames += 1
                             flow.bytes += size - VNET_HEADER_BYTES
-                            answering.write(flow, view)
+                            try:
+                                reason = flow.write(view, VNET_HEADER_BYTES)
+                            except LinkGone as error:
+                                self._lose(flow, size, LINK_GONE)
+                                flow.link._gone(str(error))
+                                break
+                            if reason is not None:
+                                self._lose(flow, size, reason)
+                            if only_one and size <= longest:
+                                break
                             continue
                         if flow.link.store(self._handle, flow, view, needs):
                             sunk[flow.link] = None
@@ -163,24 +176,14 @@ class Carrier:
         flow = self._network.learn_flow(self._handle, addresses)
         if flow is not None:
             flow.link = self._find(flow.receiver)
+            flow.write = flow.link._link.write
         return flow
 
-    def write(self, flow: Flow, frame: memoryview) -> None:
-        """Write one frame of a known flow, which has counted it."""
-        try:
-            reason = self._link.write(frame, VNET_HEADER_BYTES)
-        except LinkGone as error:
-            self._lose(flow, frame, LINK_GONE)
-            self._gone(str(error))
-            return
-        if reason is not None:
-            self._lose(flow, frame, reason)
-
-    def _lose(self, flow: Flow, frame: memoryview, reason: str) -> None:
-        size_bytes = len(frame) - VNET_HEADER_BYTES
+    def _lose(self, flow: Flow, size: int, reason: str) -> None:
+        """A frame of a known flow was counted, and not taken by the link it was written to."""
         flow.frames -= 1
-        flow.bytes -= size_bytes
-        self._network.lost(flow, size_bytes, reason)
+        flow.bytes -= size - VNET_HEADER_BYTES
+        self._network.lost(flow, size - VNET_HEADER_BYTES, reason)
 
     def store(self, sender: Handle, flow: Flow, frame: memoryview, needs: int) -> bool:
         """Take one frame of a known flow for the sink. False: it must go the long way."""

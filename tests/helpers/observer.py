@@ -183,6 +183,7 @@ class NetworkObserver(RuleBasedStateMachine):
 
     def fingerprint(self) -> tuple[object, ...]:
         """All that a failed request must leave as it is."""
+        self.network.fold_flows()
         engine = self.network.engine
         return (
             (engine.frames_switched, engine.bytes_switched),
@@ -323,6 +324,7 @@ class NetworkObserver(RuleBasedStateMachine):
 
     @invariant()
     def the_books_agree(self) -> None:
+        self.network.fold_flows()
         self.world.audit()
         engine = self.network.engine
         assert engine.copies_chosen == sum(each.chosen for each in self.all)
@@ -337,6 +339,7 @@ class NetworkObserver(RuleBasedStateMachine):
 
     @invariant()
     def every_copy_is_somewhere(self) -> None:
+        self.network.fold_flows()
         for each in self.all:
             state = each.state
             assert each.delivered == state.delivered_frames

@@ -22,7 +22,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from hypervisor.errors import D_NOWAIT, D_READ, D_WRITE, DeviceError
 from hypervisor.mach.status import NET_FLAGS
 from hypervisor.requests import AttachLink, GetStatus, Offer, Role, SetStatus
-from hypervisor.wire.offload import HEAD_BYTES
+from hypervisor.wire.offload import quick_check
 from tests.helpers.core import BROADCAST
 from tests.helpers.naive import NaiveDevice, NaiveOpen
 from tests.helpers.observer import SPECIAL, UNKNOWN, Asked, NetworkObserver, Runs
@@ -338,31 +338,33 @@ class NetworkMachine(NetworkObserver):
             self.collect()
 
     def bring_one(self, each: NaiveOpen, sent: Sent) -> None:
-        """Bring one frame the express way if that is open, else as a burst of one."""
-        network, size = self.network, len(sent.raw)
-        answer = network.express(each.handle, sent.raw[:HEAD_BYTES], size)
-        passed = answer is not None and network.pass_express(each.handle, answer[0], size)
-        stored = (
-            answer is not None
-            and not passed
-            and network.store_express(each.handle, answer[0], sent.raw, answer[1])
-        )
-        if answer is None or not (passed or stored):
+        """Bring one frame as a carrier does: by a known flow if there is one, else in a burst."""
+        network, addresses = self.network, sent.raw[12:24]
+        flow = network.flows_of(each.handle).get(addresses)
+        flow = flow or network.learn_flow(each.handle, addresses)
+        needs = quick_check(sent.raw, len(sent.raw), network.mtu)
+        if flow is None or needs & flow.refuses:
+            self.bring(each, [sent])
+            return
+        direct = flow.receiver.direct and not flow.receiver.rx and not flow.receiver.waiters
+        if not direct and not network.store_express(each.handle, flow.receiver, sent.raw, needs):
             self.bring(each, [sent])
             return
         verdict = self.model.send(each, sent, self.world.now)
         (receiver,) = verdict.holding
-        assert receiver.state is answer[0]
+        assert receiver.state is flow.receiver
         assert not verdict.flooded
         receiver.got(sent.raw, sent.header_bytes)
-        if stored:
+        if not direct:
             receiver.handed += 1
             return
         self.losses += 1
         if self.losses % 3:
+            flow.frames += 1
+            flow.bytes += len(sent.raw) - 12
             receiver.delivered += 1
         else:
-            network.lost(receiver.state, size - 12, "link_error")
+            network.lost(flow, len(sent.raw) - 12, "link_error")
 
     @precondition(lambda self: self.links())
     @rule(pick=picks, what=st.sampled_from(("runt", "giant", "csum_bad", "gso_bad")))
