@@ -97,7 +97,7 @@ def _perform(outcome: Outcome, progress: Progress) -> None:
 def _play(made: Stage, outcome: Outcome, progress: Progress) -> None:
     outcome.server_uid, outcome.node = made.users.server, str(made.node)
     outcome.stacks = [
-        Stack(name, getattr(made.users, name), tuple(str(each) for each in addresses))
+        Stack(name, made.users.of(name), tuple(str(each) for each in addresses))
         for name, addresses in ADDRESSES.items()
     ]
     outcome.obstacles = obstacles(made)

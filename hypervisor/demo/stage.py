@@ -57,6 +57,10 @@ class Users:
         """Whether they are different users."""
         return len({self.server, self.a, self.b}) == 3
 
+    def of(self, stack: str) -> int:
+        """Return the user of a stack by its name."""
+        return {"a": self.a, "b": self.b}[stack]
+
 
 @dataclass(frozen=True, slots=True)
 class Space:
@@ -126,7 +130,7 @@ class Stage:
 
     def start_stack(self, name: str) -> Child:
         """Start ``pfinet-client run`` with a command that waits; it lives in ``spaces[name]``."""
-        uid = getattr(self.users, name)
+        uid = self.users.of(name)
         options = RunOptions(
             command=_HOLD,
             addresses=ADDRESSES[name],

@@ -52,11 +52,13 @@ def device(name: str) -> str:
 def check_ping(stage: Stage, source: str, target: str, version: int) -> Check:
     """Ping a responder from a prober; each is a process of its own user."""
     node = str(stage.node)
-    answering = stage.family.ask(_uid(stage, target), lambda ready: _respond(node, target, ready))
+    answering = stage.family.ask(
+        stage.users.of(target), lambda ready: _respond(node, target, ready)
+    )
     answering.wait_ready()
     try:
         received, rtts_s = stage.as_user(
-            _uid(stage, source), lambda: _ping(node, source, target, version)
+            stage.users.of(source), lambda: _ping(node, source, target, version)
         )
     finally:
         answering.end()
@@ -104,10 +106,10 @@ def check_transfer(stage: Stage, source: str, target: str) -> list[Check]:
     """Move frames by vectors, compare what arrives, and what the server counted, with it."""
     node = str(stage.node)
     data = os.urandom(DATA_BYTES * FRAMES)
-    reading = stage.family.ask(_uid(stage, target), lambda ready: _read(node, target, ready))
+    reading = stage.family.ask(stage.users.of(target), lambda ready: _read(node, target, ready))
     target_mac = reading.wait_ready()
     sent, sent_on_server = stage.as_user(
-        _uid(stage, source),
+        stage.users.of(source),
         lambda: _write(node, source, target, target_mac, data),
         _TRANSFER_TIMEOUT_S,
     )
@@ -167,7 +169,9 @@ def _write(node: str, name: str, target: str, target_mac: bytes, data: bytes) ->
 def check_forgery(stage: Stage, attacker: str, victim: str) -> list[Check]:
     """Write forged frames, then honest ones, one by one; the victim's port is the judge."""
     node, nonce = str(stage.node), os.urandom(16)
-    hearing = stage.family.ask(_uid(stage, victim), lambda ready: _hear(node, victim, nonce, ready))
+    hearing = stage.family.ask(
+        stage.users.of(victim), lambda ready: _hear(node, victim, nonce, ready)
+    )
     victim_party = forgery.Party(victim, hearing.wait_ready(), address_of(victim, 4))
 
     def send() -> int:
@@ -178,7 +182,7 @@ def check_forgery(stage: Stage, attacker: str, victim: str) -> list[Check]:
                 drops.update(port.write(frame).drops)
         return sum(drops[reason] for reason in forgery.GUARD_REASONS)
 
-    discarded = stage.as_user(_uid(stage, attacker), send)
+    discarded = stage.as_user(stage.users.of(attacker), send)
     return forgery.rows(f"by {attacker} over gRPC", hearing.answer(), discarded)
 
 
@@ -186,7 +190,3 @@ def _hear(node: str, name: str, nonce: bytes, ready: Ready) -> forgery.Heard:
     with Client(node) as client, client.open(device(name), READ) as port:
         ready(port.mac)
         return forgery.listen(port.read, nonce)
-
-
-def _uid(stage: Stage, name: str) -> int:
-    return stage.users.a if name == "a" else stage.users.b
