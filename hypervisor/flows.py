@@ -19,18 +19,19 @@ from hypervisor.engine.opens import Open
 class Flow:
     """Where one sender's frames for one destination go.
 
-    ``refuses`` is the mask of offloads that the receiver's link does not take. ``link`` belongs to
-    whoever does the I/O. ``frames`` and ``bytes`` were written to a direct link without having
-    been stored; ``bytes`` are those on the wire.
+    ``refuses`` is the mask of offloads that the receiver's link does not take. ``link`` and
+    ``write`` belong to whoever does the I/O. ``frames`` and ``bytes`` (on the wire) were written
+    to a direct link without having been stored.
     """
 
-    __slots__ = ("bytes", "frames", "link", "receiver", "refuses", "sender")
+    __slots__ = ("bytes", "frames", "link", "receiver", "refuses", "sender", "write")
 
     def __init__(self, sender: Open, receiver: Open) -> None:
         self.sender = sender
         self.receiver = receiver
         self.refuses = ~receiver.accepts
         self.link: Any = None
+        self.write: Any = None
         self.frames = 0
         self.bytes = 0
 

@@ -306,7 +306,7 @@ class Network(Rooms):
 
     def can_ingress(self, handle: Handle) -> bool:
         """Tell whether the open has a free TX slot, so that reading its link makes sense."""
-        return self.engine.can_ingress(handle.open)
+        return handle.open.tx_used < self.options.limits.tx_slots
 
     def take_passing(self) -> list[tuple[Open, Sequence[bytes], int]]:
         """Return the runs for direct links: (open, frames, bytes of offload header each).

@@ -124,10 +124,6 @@ class Engine(Holding):
         self.discards.count(reason, frames)
         sender.sent_drops.count(reason, frames)
 
-    def can_ingress(self, sender: Open) -> bool:
-        """Tell whether a TX slot is free, so that reading the sender's link makes sense."""
-        return sender.tx_used < self.limits.tx_slots
-
     def cancel_write(self, sender: Open, request_id: int, now: float) -> bool:
         """Withdraw what has not been switched. False if no such write is held (any more)."""
         request = sender.writes.get(request_id)

@@ -135,7 +135,7 @@ class Carrier:
                     needs = 0 if head.startswith(PLAIN_HEADER) else quick_check(head, size, mtu)
                     if (
                         not needs & flow.refuses
-                        and _SHORTEST <= size
+                        and size >= _SHORTEST
                         and (size <= longest or needs & _SEGMENTED)
                     ):
                         receiver = flow.receiver

@@ -84,6 +84,8 @@ class AddressTable:
                 raise AlreadyOpen(f"address {address} is another owner's; choose another")
             if lease.device is not None and lease.device is not device:
                 raise AlreadyOpen(f"address {address} is in use by your device {lease.device.name}")
+            if lease.device is None:
+                self._check_device(device)
             lease.device = device
             return str(address)
         self._check_quota(device, now)
@@ -167,5 +169,8 @@ class AddressTable:
         mine = [lease for lease in self._leases.values() if lease.owner == device.owner]
         if len(mine) >= PER_OWNER:
             raise NoMemory(f"you have {len(mine)} addresses already; give one back first")
-        if sum(lease.device is device for lease in mine) >= PER_DEVICE:
+        self._check_device(device)
+
+    def _check_device(self, device: Device) -> None:
+        if sum(lease.device is device for lease in self._leases.values()) >= PER_DEVICE:
             raise NoMemory(f"device {device.name} has {PER_DEVICE} addresses already")

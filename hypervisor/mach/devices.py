@@ -170,7 +170,7 @@ class DeviceTable:
 
     def set_mac(self, device: Device, mac: bytes) -> None:
         """Give a device another address. Raises AlreadyOpen if it is in use here."""
-        if self._macs.get(mac, device) is not device:
+        if mac != device.policy.mac and self._macs.get(mac, device) is not device:
             raise AlreadyOpen("another device of this network has that address")
         self._free_mac(device)
         device.mac = mac
