@@ -129,6 +129,9 @@ class AddressTable:
     @staticmethod
     def _parse(text: str) -> Address:
         try:
+            # A zone would make one address look like many: fd00::1%a, fd00::1%b.
+            if "%" in text:
+                raise ValueError(text)
             return ipaddress.ip_interface(text).ip
         except ValueError:
             raise InvalidArgument(
@@ -167,10 +170,14 @@ class AddressTable:
             del self._leases[address]
             self.changes.append(LeaseChange(str(address), None))
         mine = [lease for lease in self._leases.values() if lease.owner == device.owner]
-        if len(mine) >= PER_OWNER:
-            raise NoMemory(f"you have {len(mine)} addresses already; give one back first")
-        self._check_device(device)
-
-    def _check_device(self, device: Device) -> None:
-        if sum(lease.device is device for lease in self._leases.values()) >= PER_DEVICE:
+        if sum(lease.device is device for lease in mine) >= PER_DEVICE:
             raise NoMemory(f"device {device.name} has {PER_DEVICE} addresses already")
+        if len(mine) < PER_OWNER:
+            return
+        # An address that the owner's devices no longer use makes way for one that they do.
+        unused = [lease for lease in mine if lease.device is None]
+        if not unused:
+            raise NoMemory(f"you use {len(mine)} addresses already; give one back first")
+        oldest = min(unused, key=lambda lease: lease.last_used)
+        del self._leases[oldest.address]
+        self.changes.append(LeaseChange(str(oldest.address), None))
