@@ -17,7 +17,7 @@ from typing import Any
 
 from hypervisor import __version__
 from hypervisor.config import ConfigError, FlagValues, load_config
-from hypervisor.config.places import find_node
+from hypervisor.kernel.places import find_node
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -206,7 +206,7 @@ def _looking(parsed: argparse.Namespace, act: Callable[[Any], None]) -> int:
     from hypervisor.service.inspect import InspectError, Inspector
 
     device = parsed.device
-    node = Path(os.path.abspath(device)) if device else find_node(os.environ, os.geteuid())
+    node = Path(os.path.abspath(device or find_node(os.environ, os.geteuid())))
     try:
         with Inspector(node) as inspector:
             act(inspector)

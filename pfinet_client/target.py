@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+
+from hypervisor.kernel.places import find_node
 
 #: sockaddr_un.sun_path holds 108 bytes with its NUL (unix(7)).
 SUN_PATH_BYTES = 107
@@ -50,39 +50,10 @@ def parse_target(text: str | os.PathLike[str]) -> Target:
 
 
 def default_device(environ: Mapping[str, str] | None = None, uid: int | None = None) -> str:
-    """Return the translator node meant when none is named: the server's own default.
+    """Return the translator node meant when none is named: where the user's server would be.
 
-    ``$MACHDEV_DEVICE``; else ``$XDG_RUNTIME_DIR/veth0``, ``/run/user/UID/veth0`` or
-    ``/tmp/machdev-UID/veth0``, by the first folder there is; else ``/dev/veth0`` where root's
-    server publishes that. Of these the first with a socket is taken; if none has one, the first
-    that a server of this user would make.
+    :func:`hypervisor.kernel.places.find_node` has the rules.
     """
-    environ = os.environ if environ is None else environ
-    uid = os.getuid() if uid is None else uid
-    if named := environ.get("MACHDEV_DEVICE"):
-        return named
-    shared = f"/tmp/machdev-{uid}"
-    folders = [f"/run/user/{uid}", shared]
-    if runtime := environ.get("XDG_RUNTIME_DIR"):
-        folders.insert(0, runtime)
-    # Anyone can make a folder in /tmp: what lies in another user's is not this user's server.
-    nodes = [Path(folder, "veth0") for folder in folders if _is_own_folder(folder, uid)]
-    for node in [*nodes, Path("/dev/veth0")]:
-        if _is_socket(node):
-            return str(node)
-    return str(nodes[0] if nodes else Path(shared, "veth0"))
-
-
-def _is_own_folder(path: str, uid: int) -> bool:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid in (uid, 0)
-
-
-def _is_socket(path: Path) -> bool:
-    try:
-        return stat.S_ISSOCK(path.stat().st_mode)
-    except OSError:
-        return False
+    return find_node(
+        os.environ if environ is None else environ, os.getuid() if uid is None else uid
+    )

@@ -28,8 +28,8 @@ from hypervisor.config.model import (
     ServerConfig,
     TranslatorConfig,
 )
-from hypervisor.config.places import default_node, default_state
 from hypervisor.config.problems import ConfigError, Origin, Problem
+from hypervisor.kernel.places import default_node, default_state
 
 __all__ = [
     "ConfigError",

@@ -23,9 +23,9 @@ from hypervisor.config.model import (
     ServerConfig,
     TranslatorConfig,
 )
-from hypervisor.config.places import current_places
 from hypervisor.config.problems import ConfigError, Origin, Problems, closest
 from hypervisor.config.tables import Draft, Setting, Table
+from hypervisor.kernel.places import current_places
 
 _DEFAULTS = Origin("the defaults")
 # Settings of the server that are defaults for its networks.

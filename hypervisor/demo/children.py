@@ -16,11 +16,12 @@ import pickle
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
 from hypervisor.kernel.process import become, set_parent_death_signal
+from pfinet_client.signals import read_signals
 
 T = TypeVar("T")
 
@@ -31,7 +32,9 @@ END_S = 3.0
 #: A connection breaks a moment before its process can be waited for, in s.
 _LAST_GASP_S = 0.3
 
-_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: What ends the demo. They are blocked in it and read from a descriptor where it waits, so that
+#: nothing is interrupted in the middle; a child has them as any process.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoError(Exception):
@@ -45,6 +48,14 @@ class Gone(DemoError):
         super().__init__(f"{name} {how}")
         self.name = name
         self.how = how
+
+
+class Interrupted(Exception):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +166,15 @@ class Question(Generic[T]):
 
 
 class Family:
-    """All children of one run. A context manager: in the end none is left."""
+    """All children of one run. A context manager: in the end none is left.
 
-    def __init__(self, folder: str) -> None:
+    ``interrupts`` is the descriptor that :func:`~pfinet_client.signals.signal_file` yields for
+    INTERRUPTS. Every wait here raises Interrupted when there is one.
+    """
+
+    def __init__(self, folder: str, interrupts: int) -> None:
         self._folder = folder
+        self._interrupts = interrupts
         self._parent_pid = os.getpid()
         self.staying: list[Child] = []
         self.questions: set[Question[Any]] = set()
@@ -237,13 +253,18 @@ class Family:
         """Wait until ``reader`` is readable. Raises Gone, or DemoError after ``timeout_s``."""
         poll = select.poll()
         poll.register(reader, select.POLLIN)
+        poll.register(self._interrupts, select.POLLIN)
         for child in self.staying:
             if child.ending is None:
                 poll.register(child.pidfd, select.POLLIN)
         found = poll.poll(max(0.0, timeout_s) * 1000)
         if not found:
             raise DemoError("no answer in time")
-        if any(fd != reader for fd, _ in found):
+        ready = {fd for fd, _ in found}
+        if self._interrupts in ready:
+            for received in read_signals(self._interrupts):
+                raise Interrupted(received.number)
+        if ready - {reader}:
             self.check()
 
     def _settle(self, uid: int) -> None:
@@ -261,44 +282,21 @@ def is_readable(fd: int, timeout_s: float) -> bool:
     return bool(poll.poll(timeout_s * 1000))
 
 
-@contextlib.contextmanager
-def interrupts_raise() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the block as ^C does, by KeyboardInterrupt with the number.
-
-    One is enough: whatever comes after it must not disturb the taking down.
-    """
-
-    def interrupt(number: int, _frame: object) -> None:
-        for each in _HANDLED:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt(number)
-
-    before = {number: signal.signal(number, interrupt) for number in _HANDLED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _fork(function: Callable[[], int]) -> int:
     parent = os.getpid()
-    # Nothing may interrupt the child before it is one: the handlers are the parent's.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     pid = os.fork()
     if pid == 0:
-        _live(function, parent, mask)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _live(function, parent)
     return pid
 
 
-def _live(function: Callable[[], int], parent: int, mask: set[int | signal.Signals]) -> NoReturn:
+def _live(function: Callable[[], int], parent: int) -> NoReturn:
     """Be the child: it never returns into the caller's code and runs none of its cleanup."""
     code = 1
     try:
-        for number in _HANDLED:
+        for number in INTERRUPTS:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
         os.setpgid(0, 0)  # ^C is the demo's to hear, who then ends everybody in order
         set_parent_death_signal(parent)
         code = function()

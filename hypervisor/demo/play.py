@@ -13,11 +13,12 @@ from functools import partial
 
 from hypervisor.demo import counters, forgery, traffic, userspace
 from hypervisor.demo.checks import Check, Outcome, Stack
-from hypervisor.demo.children import DemoError, Gone, interrupts_raise
+from hypervisor.demo.children import INTERRUPTS, DemoError, Gone, Interrupted
 from hypervisor.demo.picture import Progress, Style, report
 from hypervisor.demo.stage import ADDRESSES, INTERFACE, Stage, obstacles, preload_all, stage
 from hypervisor.kernel.namespaces import private_tun_node
 from hypervisor.kernel.netlink import Netlink
+from pfinet_client.signals import signal_file
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -32,13 +33,12 @@ def main(argv: Sequence[str]) -> int:
     outcome = Outcome(parsed.guard)
     progress = Progress(None if parsed.json else sys.stderr)
     try:
-        with interrupts_raise():
-            _perform(outcome, progress)
-    except KeyboardInterrupt as interrupt:
+        with signal_file(INTERRUPTS) as interrupts:
+            _perform(outcome, progress, interrupts)
+    except Interrupted as interrupted:
         progress.clear()
-        number = interrupt.args[0] if interrupt.args else 2
         print("hypervisor demo: interrupted; everything was taken down", file=sys.stderr)
-        return 128 + int(number)
+        return 128 + interrupted.number
     except OSError as error:  # no process, no folder, no descriptor to be had
         progress.clear()
         print(f"hypervisor demo: cannot be shown here: {error}", file=sys.stderr)
@@ -76,11 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _perform(outcome: Outcome, progress: Progress) -> None:
+def _perform(outcome: Outcome, progress: Progress, interrupts: int) -> None:
     started_at = time.monotonic()
     private_tun_node()  # where it cannot be had, the look for obstacles says what that means
     preload_all()
-    with stage() as made:
+    with stage(interrupts) as made:
         try:
             _play(made, outcome, progress)
         except Gone as gone:

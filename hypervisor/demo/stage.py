@@ -235,14 +235,17 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage() -> Iterator[Stage]:
-    """Yield an empty stage; in the end every process of it is gone, and the folder with them."""
+def stage(interrupts: int) -> Iterator[Stage]:
+    """Yield an empty stage; in the end every process of it is gone, and the folder with them.
+
+    ``interrupts`` is for :class:`Family`.
+    """
     # Another user must be able to reach it, which root's own $TMPDIR may not allow.
     shared = "/tmp" if os.geteuid() == 0 and os.path.isdir("/tmp") else None
     folder = Path(tempfile.mkdtemp(prefix="hypervisor-demo-", dir=shared))
     try:
         os.chmod(folder, 0o711)
-        with Family(str(folder)) as family:
+        with Family(str(folder), interrupts) as family:
             made = Stage(folder, find_users(family), family)
             try:
                 yield made

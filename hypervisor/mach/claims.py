@@ -161,6 +161,10 @@ class AddressTable:
         if subnet.version == 4 and subnet.prefixlen < 31 and address in reserved:
             raise InvalidArgument(f"{address} is the network or broadcast address of {subnet}")
 
+    def _check_device(self, device: Device) -> None:
+        if sum(lease.device is device for lease in self._leases.values()) >= PER_DEVICE:
+            raise NoMemory(f"device {device.name} has {PER_DEVICE} addresses already")
+
     def _check_quota(self, device: Device, now: float) -> None:
         for address in [
             each.address
@@ -169,9 +173,8 @@ class AddressTable:
         ]:
             del self._leases[address]
             self.changes.append(LeaseChange(str(address), None))
+        self._check_device(device)
         mine = [lease for lease in self._leases.values() if lease.owner == device.owner]
-        if sum(lease.device is device for lease in mine) >= PER_DEVICE:
-            raise NoMemory(f"device {device.name} has {PER_DEVICE} addresses already")
         if len(mine) < PER_OWNER:
             return
         # An address that the owner's devices no longer use makes way for one that they do.

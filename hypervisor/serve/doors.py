@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hypervisor.config.model import ListenConfig, ServerConfig, TranslatorConfig
-from hypervisor.config.places import runtime_directory
+from hypervisor.kernel.places import runtime_directory
 from hypervisor.kernel.process import Capability
 from hypervisor.serve.announce import endpoint
 from hypervisor.service.front_door import Listener

@@ -241,8 +241,8 @@ def ethernet(
     return destination + source + struct.pack("!H", ethertype) + payload
 
 
-def slow_down(space: Namespace, name: str, depth: int = 13) -> None:
-    """Load rules that make the namespace's stack take 100 ms or more for each frame it gets.
+def slow_rules(name: str, depth: int = 13) -> str:
+    """Return nftables rules that make a stack take 100 ms or more for each frame it gets.
 
     Chains that jump three times to the next, on the ingress hook of ``name``: what any user may do
     to an interface of his own. Each level more takes three times as long; 16 is the kernel's limit.
@@ -253,7 +253,12 @@ def slow_down(space: Namespace, name: str, depth: int = 13) -> None:
         rules.append(f"chain c{level} {{ {jumps} }}")
     rules.append(f"chain in {{ type filter hook ingress device {name} priority 0;")
     rules.append("jump c1\n }\n }\n")
-    text = "\n".join(rules)
+    return "\n".join(rules)
+
+
+def slow_down(space: Namespace, name: str, depth: int = 13) -> None:
+    """Load :func:`slow_rules` in a namespace."""
+    text = slow_rules(name, depth)
     done = space.call(
         lambda: subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True)
     )

@@ -68,7 +68,11 @@ class Gate:
     def read_burst(self, max_frames: int, max_bytes: int) -> list[bytes]:
         return []
 
-    def write(self, frame: bytes, header_bytes: int) -> str | None:
+    def read_view(self) -> memoryview | None:
+        return None
+
+    def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
+        frame = bytes(frame)
         self.entered.release()
         assert self.passes.acquire(timeout=10)
         if self.fail is not None:

@@ -262,8 +262,9 @@ def test_a_dead_task_frees_everything_it_held() -> None:
     held = sender.write([sender.frame(reader) for _ in range(30)])
     reading = sender.read()
     world.end(sender.caller)
-    assert world.done[held].error is not None
-    assert world.done[held].error.reason == "MACH_SEND_INVALID_DEST"
+    error = world.done[held].error
+    assert error is not None
+    assert error.reason == "MACH_SEND_INVALID_DEST"
     assert world.done[reading].error is not None
     world.end(reader.caller)
     census = world.audit()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hypervisor.config import ConfigError, FlagValues, ListenConfig, load_config
-from hypervisor.config.places import default_node, default_state, find_node
+from hypervisor.kernel.places import default_node, default_state, find_node
 
 
 def words(flags: FlagValues) -> list[str]:
@@ -163,9 +163,9 @@ def test_the_default_state_is_where_users_keep_theirs() -> None:
 
 
 def test_commands_find_the_node_that_serve_makes(tmp_path: Path) -> None:
-    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
-    assert find_node(environ, 5) == tmp_path / "veth0"
+    environ, uid = {"XDG_RUNTIME_DIR": str(tmp_path)}, os.geteuid()
+    assert find_node(environ, uid) == f"{tmp_path}/veth0"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(os.fspath(tmp_path / "veth0"))
-        assert find_node(environ, 5) == tmp_path / "veth0"
-    assert find_node(environ | {"MACHDEV_DEVICE": "/x/../y"}, 5) == Path("/y")
+        assert find_node(environ, uid) == f"{tmp_path}/veth0"
+    assert find_node(environ | {"MACHDEV_DEVICE": "/x/../y"}, uid) == "/x/../y"

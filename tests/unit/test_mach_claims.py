@@ -97,7 +97,7 @@ def test_addresses_in_the_subnets_may_be_claimed(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["10.1.1.1", "10.0.255.255", "fd00:2::1", "8.8.8.8"])
 def test_addresses_outside_the_subnets_are_refused(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="not in this network.s subnets"):
+    with pytest.raises(InvalidArgument, match=r"not in this network.s subnets"):
         AddressTable(SUBNETS, ()).claim(device(), text, 0.0)
 
 
@@ -224,21 +224,39 @@ def test_leases_of_closed_devices_do_not_make_a_device_of_more_than_8() -> None:
         table.claim(mine, "10.0.1.0", 1.0)
 
 
-def test_an_owner_has_at_most_32_addresses_until_some_lapse() -> None:
+def test_an_owner_uses_at_most_32_addresses() -> None:
+    table = anywhere()
+    devices = [device(name=f"eth{index}") for index in range(5)]
+    for index, each in enumerate(devices[:4]):
+        for last in range(8):
+            table.claim(each, f"10.0.{index}.{last}", 0.0)
+    with pytest.raises(NoMemory, match="you use 32 addresses already"):
+        table.claim(devices[4], "10.0.9.1", 1.0)
+    assert table.claim(device("uid:2"), "10.0.9.2", 1.0) == "10.0.9.2"
+
+
+def test_an_owners_oldest_unused_address_makes_way_for_one_that_he_uses() -> None:
     table = anywhere()
     for index in range(4):
         each = device(name=f"eth{index}")
         for last in range(8):
             table.claim(each, f"10.0.{index}.{last}", 0.0)
-        table.device_closed(each, 0.0)
-    fifth = device(name="eth4")
-    with pytest.raises(NoMemory, match="you have 32 addresses already"):
-        table.claim(fifth, "10.0.9.1", DAY_S - 1.0)
-    assert table.claim(device("uid:2"), "10.0.9.2", DAY_S - 1.0) == "10.0.9.2"
+        table.device_closed(each, 10.0 + index)
     table.changes.clear()
-    assert table.claim(fifth, "10.0.9.1", float(DAY_S)) == "10.0.9.1"
+    assert table.claim(device(name="eth4"), "10.0.9.1", 20.0) == "10.0.9.1"
     gone = [change.address for change in table.changes if change.owner is None]
-    assert len(gone) == 32
+    assert gone == ["10.0.0.0"]
+
+
+def test_all_of_an_owners_lapsed_addresses_go_at_once() -> None:
+    table = anywhere()
+    each = device()
+    for last in range(8):
+        table.claim(each, f"10.0.0.{last}", 0.0)
+    table.device_closed(each, 0.0)
+    table.changes.clear()
+    table.claim(device(name="eth1"), "10.0.9.1", float(DAY_S))
+    assert sum(change.owner is None for change in table.changes) == 8
 
 
 # --- through the network -----------------------------------------------------------------------

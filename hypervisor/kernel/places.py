@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,14 +56,30 @@ def current_places() -> tuple[Path, Path]:
     return default_node(os.environ, uid), default_state(os.environ, uid)
 
 
-def find_node(environ: Mapping[str, str], uid: int) -> Path:
-    """Return the node a command means that is given none.
+def find_node(environ: Mapping[str, str], uid: int) -> str:
+    """Return the node that is meant when none is named.
 
-    ``$MACHDEV_DEVICE``; else the default node of ``uid``; else, if only that is there, root's
-    /dev/veth0.
+    ``$MACHDEV_DEVICE``; else veth0 in $XDG_RUNTIME_DIR, /run/user/UID or /tmp/machdev-UID, of
+    which those count that are folders of ``uid``'s own or root's; else root's /dev/veth0. Of these
+    the first that is a socket is meant; if none is, the first that a server of ``uid`` would make.
     """
     if named := environ.get("MACHDEV_DEVICE"):
-        return Path(os.path.abspath(named))
-    own = default_node(environ, uid)
-    shared = Path("/dev") / NODE_NAME
-    return shared if not own.is_socket() and shared.is_socket() else own
+        return named
+    last = Path(f"/tmp/machdev-{uid}")
+    folders = [Path(f"/run/user/{uid}"), last]
+    if (configured := environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
+        folders.insert(0, Path(configured))
+    # Anyone can make a folder in /tmp: what lies in another user's is not this user's server.
+    nodes = [folder / NODE_NAME for folder in folders if _is_own(folder, uid)]
+    for node in (*nodes, Path("/dev") / NODE_NAME):
+        if node.is_socket():
+            return str(node)
+    return str(nodes[0] if nodes else last / NODE_NAME)
+
+
+def _is_own(folder: Path, uid: int) -> bool:
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid in (uid, 0)
