@@ -199,7 +199,9 @@ class Holding(Slots):
             for copy in taken:
                 self._left(sender, copy)
         if not roomy and len(receiver.rx) < self.limits.rx_slots:
-            self._starved[receiver] = None
+            # What left the sender's TX slots may have made room in the shared half: look again.
+            again = self._roomy if taken else self._starved
+            again[receiver] = None
         return roomy
 
     # --- giving up ----------------------------------------------------------------------------

@@ -94,12 +94,13 @@ class Account:
 class PoolShares:
     """Divides one pool among owners and opens, and says how much an open may still take."""
 
-    __slots__ = ("_limits", "_pool", "accounts", "shared_bytes", "shared_frames")
+    __slots__ = ("_limits", "_owners", "_pool", "accounts", "shared_bytes", "shared_frames")
 
     def __init__(self, pool: FramePool, limits: Limits) -> None:
         self._pool = pool
         self._limits = limits
         self.accounts: dict[str, Account] = {}
+        self._owners = 0
         self.shared_frames = 0
         self.shared_bytes = 0
 
@@ -111,7 +112,7 @@ class PoolShares:
             self.accounts[owner] = account
         account.opens[each] = None
         each.account = account
-        self._divide()
+        self._divide(account)
 
     def leave(self, each: Open) -> None:
         """Forget ``each``; it holds nothing any more."""
@@ -119,19 +120,36 @@ class PoolShares:
         del account.opens[each]
         if not account.opens and not account.budget.requests:
             del self.accounts[account.owner]
-        self._divide()
+        self._divide(account)
 
-    def _divide(self) -> None:
-        """Cut the guaranteed half anew; what exceeds a new guarantee counts as shared."""
+    def _divide(self, changed: Account) -> None:
+        """Cut the guaranteed half anew after an open of ``changed`` came or went.
+
+        The parts of other owners change only with the number of owners. Opens that come or go
+        hold nothing at that moment.
+        """
         owners = sum(1 for account in self.accounts.values() if account.opens) or 1
-        self.shared_frames = self.shared_bytes = 0
+        if owners == self._owners:
+            self._cut(changed)
+            return
+        self._owners = owners
         for account in self.accounts.values():
-            parts = owners * (len(account.opens) or 1)
-            account.guaranteed_frames = self._pool.max_frames // 2 // parts
-            account.guaranteed_bytes = self._pool.max_bytes // 2 // parts
-            for each in account.opens:
-                self.shared_frames += max(0, each.held_frames - account.guaranteed_frames)
-                self.shared_bytes += max(0, each.held_bytes - account.guaranteed_bytes)
+            self._cut(account)
+
+    def _cut(self, account: Account) -> None:
+        """Set an owner's guarantee; what exceeds it counts as shared."""
+        self._count_shared(account, -1)
+        parts = self._owners * (len(account.opens) or 1)
+        account.guaranteed_frames = self._pool.max_frames // 2 // parts
+        account.guaranteed_bytes = self._pool.max_bytes // 2 // parts
+        self._count_shared(account, 1)
+
+    def _count_shared(self, account: Account, sign: int) -> None:
+        for each in account.opens:
+            if not each.held_frames:
+                continue
+            self.shared_frames += sign * max(0, each.held_frames - account.guaranteed_frames)
+            self.shared_bytes += sign * max(0, each.held_bytes - account.guaranteed_bytes)
 
     def charge(self, each: Open, frames: int, size_bytes: int) -> None:
         """Charge references to an open; negative amounts give back."""

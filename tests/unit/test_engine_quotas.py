@@ -210,3 +210,27 @@ def test_a_full_budget_does_not_keep_nowait_reads_from_saying_that_nothing_is_th
     error = world.done[port.read(mode=D_NOWAIT)].error
     assert error is not None
     assert error.reason == "D_WOULD_BLOCK"
+
+
+def test_shared_charges_are_right_through_any_coming_and_going() -> None:
+    shares, opens = shares_of("a", "a", "b")
+    for each, frames in zip(opens, (30, 20, 40), strict=True):
+        shares.charge(each, frames, 100 * frames)
+    late = Open("eth0", None, HeldBudget("task", 99, 99), LIMITS)
+    for owner in ("a", "b", "c"):
+        shares.enter(late, owner)
+        check_shared(shares)
+        shares.leave(late)
+        check_shared(shares)
+    shares.charge(opens[2], -40, -4_000)
+    shares.leave(opens[2])
+    check_shared(shares)
+    assert guarantees(shares) == {"a": (25, 2_500)}
+
+
+def check_shared(shares: PoolShares) -> None:
+    """Compare the shared half's books with a count from the start."""
+    accounts = shares.accounts.values()
+    frames = [max(0, o.held_frames - a.guaranteed_frames) for a in accounts for o in a.opens]
+    sizes = [max(0, o.held_bytes - a.guaranteed_bytes) for a in accounts for o in a.opens]
+    assert (shares.shared_frames, shares.shared_bytes) == (sum(frames), sum(sizes))
