@@ -219,6 +219,8 @@ def running_demo() -> Iterator[RunningDemo]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell starts background jobs with SIGINT ignored, and that is inherited.
+        preexec_fn=listen_to_signals,
     )
     with process:
         try:
@@ -226,6 +228,11 @@ def running_demo() -> Iterator[RunningDemo]:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
+
+
+def listen_to_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def session(leader: int) -> list[int]:
