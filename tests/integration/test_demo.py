@@ -138,6 +138,8 @@ def test_a_signal_ends_it_in_order(number: signal.Signals) -> None:
 def test_sigkill_of_the_demo_takes_all_processes_along() -> None:
     with running_demo() as demo:
         demo.wait_for("moving")
+        # Nobody is left to remove the folder then: it is where the server works.
+        folder = Path(f"/proc/{demo.pid_in('the server is up')}/cwd").readlink()
         others = [os.pidfd_open(pid) for pid in session(demo.process.pid)]
         assert len(others) > 4
         demo.process.kill()
@@ -147,6 +149,7 @@ def test_sigkill_of_the_demo_takes_all_processes_along() -> None:
             ended.register(pidfd, select.POLLIN)
             assert ended.poll(10_000)
             os.close(pidfd)
+    shutil.rmtree(folder)
 
 
 def test_where_namespaces_are_forbidden_it_shows_the_user_space_variant_and_says_so() -> None:
