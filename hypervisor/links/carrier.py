@@ -139,7 +139,7 @@ class Carrier:
                         and (size <= longest or needs & _SEGMENTED)
                     ):
                         receiver = flow.receiver
-                        if receiver.direct and not receiver.rx:
+                        if receiver.direct and not receiver.rx and not receiver.waiters:
                             answering = flow.link
                             flow.frames += 1
                             flow.bytes += size - VNET_HEADER_BYTES
