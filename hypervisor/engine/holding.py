@@ -234,6 +234,9 @@ class Holding(Slots):
         if not queue:
             del sender.waiting[receiver]
             receiver.waiters.remove(sender)
+        if receiver.waiters:
+            # Whoever is first in line now may fit where those did not.
+            self._roomy[receiver] = None
         for copy in dropped:
             self.count_drop(receiver, reason, 1, copy.tx.request)
             self._unslot(sender, copy)

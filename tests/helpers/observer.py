@@ -258,6 +258,7 @@ class NetworkObserver(RuleBasedStateMachine):
             if copies <= free:
                 lost = sum(each.state.rx_drops.values()) - drops
                 assert not lost, f"{each} lost {lost} copies with {free} slots free"
+                assert not each.state.waiters, f"{each} has {free} slots free, and is waited for"
 
     # --- what came of it ------------------------------------------------------------------
 

@@ -48,8 +48,10 @@ vectors = st.lists(
 class NetworkMachine(NetworkObserver):
     """See the module."""
 
-    @initialize(mode=st.sampled_from(("switch", "hub")), ample=st.booleans())
-    def begin(self, mode: str, ample: bool) -> None:
+    @initialize(
+        mode=st.sampled_from(("switch", "hub")), ample=st.booleans(), linked=st.integers(0, 2)
+    )
+    def begin(self, mode: str, ample: bool, linked: int) -> None:
         self.start(mode, ample)
         for owner in (1, 2, 3):
             self.open(owner, 0, D_READ | D_WRITE, Role.PLAIN, False, None)
@@ -57,6 +59,8 @@ class NetworkMachine(NetworkObserver):
         # A device with two readers, either of which may hold its senders.
         self.open(2, 0, D_READ | D_WRITE, Role.PLAIN, False, None)
         self.read(3, 1, 65_536, False)
+        for pick in range(linked):
+            self.attach(pick, True, 7, pick == 1)
 
     # --- opens ----------------------------------------------------------------------------
 
@@ -419,5 +423,5 @@ class NetworkMachine(NetworkObserver):
 
 TestNetwork = NetworkMachine.TestCase
 TestNetwork.settings = settings(
-    max_examples=150, stateful_step_count=50, deadline=None, derandomize=True
+    max_examples=120, stateful_step_count=50, deadline=None, derandomize=True
 )

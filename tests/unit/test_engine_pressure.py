@@ -124,3 +124,16 @@ def test_nothing_passes_by_what_waits_for_a_direct_link() -> None:
     ((_, frames, _),) = world.network.take_passing()
     world.network.passed(receiver.handle.open, frames, 0, {})
     world.audit()
+
+
+def test_a_small_frame_goes_when_the_large_one_before_it_is_cancelled() -> None:
+    # No share of this pool is ever large enough for a frame of 1,514 bytes.
+    world = World(limits=Limits(pool_bytes=3_000))
+    sender, reader = world.open("eth0", "uid:1"), world.open("eth0", "uid:2")
+    assert reader.take() == []
+    large = sender.write(sender.frame(reader, size=1_514))
+    small = sender.write(sender.frame(reader))
+    assert world.audit().waiting_for_rx == 2
+    assert world.cancel(large)
+    assert world.written(small).drops == {}
+    assert reader.take() == [sender.frame(reader)]
