@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import ModuleType
 
 import pytest
 
@@ -19,3 +20,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.issue_config_time_warning(
             pytest.PytestWarning("no /dev/net/tun that ordinary users may open: see preflight()"), 1
         )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # gRPC's threads make every later fork of this process a gamble: who forks comes first.
+    modules = {item: getattr(item, "module", None) for item in items}
+    items.sort(key=lambda item: _speaks_grpc(modules[item]))
+
+
+def _speaks_grpc(module: ModuleType | None) -> bool:
+    """Tell whether the tests of a module may use gRPC in this very process."""
+    speakers = ("grpc", "tests.helpers.service", "pfinet_client")
+    return any(
+        str(getattr(value, "__module__", None) or getattr(value, "__name__", "")).startswith(
+            speakers
+        )
+        for value in vars(module).values()
+    )
