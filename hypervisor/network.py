@@ -255,15 +255,18 @@ class Network(Rooms):
     def ingress(self, handle: Handle, frames: Sequence[bytes], now: float) -> None:
         """Take what a link brought. Bad frames are dropped and counted, never refused."""
         each, nic = handle.open, handle.nic
+        header_bytes = VNET_HEADER_BYTES if each.vnet_header else 0
         if not nic.device.up:
-            self.engine.discard(each, DEVICE_DOWN, len(frames))
+            size_bytes = _wire_bytes(frames, header_bytes)
+            self.engine.discard(each, {DEVICE_DOWN: len(frames)}, size_bytes)
             return
         passed, needs, discards = inspect_burst(frames, each.vnet_header, self.mtu, nic.trunk)
-        for reason, count in discards.items():
-            self.engine.discard(each, reason, count)
-            self.discards.note(nic.device, reason, count, now, b"")
+        if discards:
+            size_bytes = _wire_bytes(frames, header_bytes) - _wire_bytes(passed, header_bytes)
+            self.engine.discard(each, discards, size_bytes)
+            for reason, count in discards.items():
+                self.discards.note(nic.device, reason, count, now, b"")
         if passed:
-            header_bytes = 0 if needs is None else VNET_HEADER_BYTES
             self.engine.ingress(each, passed, header_bytes, needs, now)
 
     def flows_of(self, handle: Handle) -> FlowTable:
@@ -295,7 +298,7 @@ class Network(Rooms):
     def lost(self, flow: Flow, size_bytes: int, reason: str) -> None:
         """A flow's frame was not taken by the direct link that it was written to."""
         self.engine.count_direct(flow.sender, flow.receiver, 1, size_bytes)
-        self.engine.count_lost(flow.receiver, size_bytes, reason)
+        self.engine.count_lost(flow.receiver, {reason: 1}, size_bytes)
 
     def store_express(self, handle: Handle, receiver: Open, frame: bytes, needs: int) -> bool:
         """Put a frame into an RX slot and into the hands of its link, as :meth:`egress` would.
@@ -318,10 +321,20 @@ class Network(Rooms):
         return taken
 
     def passed(
-        self, each: Open, frames: Sequence[bytes], header_bytes: int, drops: Mapping[str, int]
+        self,
+        each: Open,
+        frames: Sequence[bytes],
+        header_bytes: int,
+        drops: Mapping[str, int],
+        dropped_bytes: int = 0,
     ) -> None:
-        """A passing run was written to its link; ``drops`` of it were lost, by reason."""
-        self.engine.passed(each, frames, header_bytes, drops)
+        """A passing run was written to its link.
+
+        ``drops`` of it, of ``dropped_bytes`` without offload headers, were lost.
+        """
+        size_bytes = sum(map(len, frames)) - header_bytes * len(frames)
+        self.engine.passed(len(frames), each, size_bytes)
+        self.engine.count_lost(each, drops, dropped_bytes)
 
     def egress(self, handle: Handle, max_frames: int) -> list[tuple[bytes, int]]:
         """Return the next frames for the open's link, each with the bytes of its header.
@@ -330,10 +343,20 @@ class Network(Rooms):
         """
         return self.engine.hand_to_link(handle.open, max_frames)
 
-    def written(self, handle: Handle, frames: int, drops: Mapping[str, int], now: float) -> None:
-        """The link is done with the oldest ``frames`` frames; ``drops`` of them were lost."""
+    def written(
+        self,
+        handle: Handle,
+        frames: int,
+        drops: Mapping[str, int],
+        now: float,
+        dropped_bytes: int = 0,
+    ) -> None:
+        """The link is done with the oldest ``frames`` frames.
+
+        ``drops`` of them, of ``dropped_bytes`` without offload headers, were lost.
+        """
         if handle.open in self.engine.opens:
-            self.engine.written_to_link(handle.open, frames, drops, now)
+            self.engine.written_to_link(handle.open, frames, drops, dropped_bytes, now)
 
     def is_awaited(self, handle: Handle) -> bool:
         """Tell whether a sender is held until this open has a free RX slot."""
@@ -381,6 +404,11 @@ def _reads_the_link(handle: Handle) -> InvalidOperation:
         f"the frames of {handle.nic.device.name} go to the link behind this port; "
         "open the device once more to read them too"
     )
+
+
+def _wire_bytes(frames: Sequence[bytes], header_bytes: int) -> int:
+    """Return the bytes of frames without their offload headers."""
+    return sum(max(0, len(frame) - header_bytes) for frame in frames)
 
 
 #: What a handler returns when the engine will complete the request.

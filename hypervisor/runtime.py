@@ -181,7 +181,9 @@ class Runtime:
             for each, frames, header_bytes in network.take_passing():
                 carrier = lane.carriers.get(each)
                 if carrier is None:
-                    network.passed(each, frames, header_bytes, {LINK_GONE: len(frames)})
+                    dropped_bytes = sum(map(len, frames)) - header_bytes * len(frames)
+                    drops = {LINK_GONE: len(frames)}
+                    network.passed(each, frames, header_bytes, drops, dropped_bytes)
                 else:
                     carrier.write_run(each, frames, header_bytes)
         while engine.links_ready:

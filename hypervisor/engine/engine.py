@@ -117,12 +117,15 @@ class Engine(Holding):
         self._vectors.append(_Vector(sender, sender.link_request, frames, header_bytes, needs))
         self.poll(now)
 
-    def discard(self, sender: Open, reason: str, frames: int) -> None:
-        """Count frames of a link that went no further than the guard."""
+    def discard(self, sender: Open, discards: Mapping[str, int], size_bytes: int) -> None:
+        """Count frames of a link, of ``size_bytes`` in all, that went no further than the guard."""
+        frames = sum(discards.values())
         self.frames_switched += frames
+        self.bytes_switched += size_bytes
         sender.sent_frames += frames
-        self.discards.count(reason, frames)
-        sender.sent_drops.count(reason, frames)
+        sender.sent_bytes += size_bytes
+        self.discards.merge(discards)
+        sender.sent_drops.merge(discards)
 
     def cancel_write(self, sender: Open, request_id: int, now: float) -> bool:
         """Withdraw what has not been switched. False if no such write is held (any more)."""
@@ -178,17 +181,22 @@ class Engine(Holding):
         reader.account.budget.requests += requests
 
     def written_to_link(
-        self, receiver: Open, frames: int, drops: Mapping[str, int], now: float
+        self,
+        receiver: Open,
+        frames: int,
+        drops: Mapping[str, int],
+        dropped_bytes: int,
+        now: float,
     ) -> None:
-        """A link finished with the first ``frames`` frames handed to it, ``drops`` of them lost."""
+        """A link finished with the first ``frames`` frames handed to it.
+
+        ``drops`` of them, of ``dropped_bytes`` without offload headers, were lost.
+        """
         receiver.handed -= frames
         taken, size_bytes = self.drain(receiver, frames)
-        for reason, copies in drops.items():
-            self.count_drop(receiver, reason, copies, None)
-            self.copies_delivered -= copies
-            receiver.delivered_frames -= copies
         self.progressed(receiver, frames, size_bytes)
         self.deliver(receiver, taken, size_bytes)
+        self.count_lost(receiver, drops, dropped_bytes)
         if self._roomy:
             self.poll(now)
 

@@ -189,17 +189,11 @@ class Slots:
             receiver.delivered_bytes -= sum([frame.header_bytes for frame in frames])
         self.release(frames)
 
-    def passed(
-        self, receiver: Open, frames: Sequence[bytes], header_bytes: int, drops: Mapping[str, int]
-    ) -> None:
-        """A passing run was written to its link; ``drops`` of it were lost, by reason."""
-        count = len(frames)
-        for reason, copies in drops.items():
-            self.count_drop(receiver, reason, copies, None)
-            count -= copies
-        self.copies_delivered += count
-        receiver.delivered_frames += count
-        receiver.delivered_bytes += sum(map(len, frames)) - header_bytes * len(frames)
+    def passed(self, frames: int, receiver: Open, size_bytes: int) -> None:
+        """A passing run of ``size_bytes`` without offload headers was given to its link."""
+        self.copies_delivered += frames
+        receiver.delivered_frames += frames
+        receiver.delivered_bytes += size_bytes
 
     def store_express(self, sender: Open, receiver: Open, data: bytes, needs: int) -> bool:
         """Put one frame with an offload header into an RX slot, already handed to its link.
@@ -245,12 +239,13 @@ class Slots:
         receiver.delivered_frames += frames
         receiver.delivered_bytes += size_bytes
 
-    def count_lost(self, receiver: Open, size_bytes: int, reason: str) -> None:
-        """A frame that was counted as delivered was not taken by its link after all."""
-        self.copies_delivered -= 1
-        receiver.delivered_frames -= 1
+    def count_lost(self, receiver: Open, drops: Mapping[str, int], size_bytes: int) -> None:
+        """Frames of ``size_bytes`` in all, counted as delivered, were not taken by their link."""
+        for reason, copies in drops.items():
+            self.copies_delivered -= copies
+            receiver.delivered_frames -= copies
+            self.count_drop(receiver, reason, copies, None)
         receiver.delivered_bytes -= size_bytes
-        self.count_drop(receiver, reason, 1, None)
 
     def hand_to_link(self, receiver: Open, max_frames: int) -> list[tuple[bytes, int]]:
         """Return the next frames for a link, each with the bytes of its offload header.

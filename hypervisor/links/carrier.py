@@ -18,7 +18,7 @@ from typing import Final
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
 from hypervisor.flows import Flow
-from hypervisor.links.base import Link, LinkGone, Outgoing
+from hypervisor.links.base import Batch, Link, LinkGone, Outgoing
 from hypervisor.links.sink import ThreadedSink
 from hypervisor.network import Network
 from hypervisor.nic import Handle
@@ -195,18 +195,11 @@ class Carrier:
 
     def write_run(self, each: Open, frames: Sequence[bytes], header_bytes: int) -> None:
         """Write a run that passes without being stored."""
-        drops: dict[str, int] = {}
-        write = self._link.write
-        try:
-            for frame in frames:
-                reason = write(frame, header_bytes)
-                if reason is not None:
-                    drops[reason] = drops.get(reason, 0) + 1
-        except LinkGone as error:
-            self._network.passed(each, frames, header_bytes, {LINK_GONE: len(frames)})
-            self._gone(str(error))
-            return
-        self._network.passed(each, frames, header_bytes, drops)
+        batch = [(frame, header_bytes) for frame in frames]
+        drops, dropped_bytes, gone = self._write_batch(batch)
+        self._network.passed(each, frames, header_bytes, drops, dropped_bytes)
+        if gone is not None:
+            self._gone(gone)
 
     def flush(self) -> None:
         """Give the link what waits in the open's RX slots."""
@@ -215,18 +208,29 @@ class Carrier:
         if self._sink is not None:
             self._flush_sink(self._sink)
             return
-        network, handle, write = self._network, self._handle, self._link.write
+        network, handle = self._network, self._handle
         while batch := network.egress(handle, BURST_FRAMES):
-            drops: dict[str, int] = {}
-            try:
-                for frame, header_bytes in batch:
-                    reason = write(frame, header_bytes)
-                    if reason is not None:
-                        drops[reason] = drops.get(reason, 0) + 1
-            except LinkGone as error:
-                self._gone(str(error))
+            drops, dropped_bytes, gone = self._write_batch(batch)
+            network.written(handle, len(batch), drops, self._clock(), dropped_bytes)
+            if gone is not None:
+                self._gone(gone)
                 return
-            network.written(handle, len(batch), drops, self._clock())
+
+    def _write_batch(self, batch: Batch) -> tuple[dict[str, int], int, str | None]:
+        """Write frames in order; return drops by reason, their bytes, and why the link went."""
+        drops: dict[str, int] = {}
+        dropped_bytes = 0
+        gone: str | None = None
+        write = self._link.write
+        for frame, header_bytes in batch:
+            try:
+                reason = write(frame, header_bytes) if gone is None else LINK_GONE
+            except LinkGone as error:
+                gone, reason = str(error), LINK_GONE
+            if reason is not None:
+                drops[reason] = drops.get(reason, 0) + 1
+                dropped_bytes += len(frame) - header_bytes
+        return drops, dropped_bytes, gone
 
     def _flush_sink(self, sink: ThreadedSink) -> None:
         network, handle = self._network, self._handle
@@ -235,7 +239,7 @@ class Carrier:
             self._outbox = []
         finished, drops = sink.collect()
         if finished:
-            network.written(handle, finished, drops, self._clock())
+            network.written(handle, finished, drops, self._clock(), sink.dropped_bytes)
         if sink.gone is not None:
             self._gone(sink.gone)
             return

@@ -51,6 +51,9 @@ class ThreadedSink:
         self._queue: queue.SimpleQueue[Sequence[Outgoing] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # only for drops, so that they and their count agree
         self._drops: dict[str, int] = {}
+        self._dropped_bytes = 0
+        #: Bytes of the dropped frames that the last collect() told of, without offload headers.
+        self.dropped_bytes = 0
         self._finished = 0  # written by the thread
         self._offered = 0  # these two by the loop
         self._collected = 0
@@ -87,10 +90,12 @@ class ThreadedSink:
         "link_gone" for all that remained when it went.
         """
         if self._finished == self._collected:
+            self.dropped_bytes = 0
             return 0, {}
         with self._lock:
             finished = self._finished
             drops, self._drops = self._drops, {}
+            self.dropped_bytes, self._dropped_bytes = self._dropped_bytes, 0
         count = finished - self._collected
         self._collected = finished
         return count, drops
@@ -156,28 +161,28 @@ class ThreadedSink:
         write = self._link.write
         for frame, header_bytes in batch:
             if self._gone is not None or self._stopped:
-                self._count_drop("link_gone")
+                self._count_drop("link_gone", len(frame) - header_bytes)
                 continue
             try:
                 reason = write(frame, header_bytes)
             except LinkGone as error:
-                self._end(str(error))
+                self._end(str(error), len(frame) - header_bytes)
             except Exception as error:
                 # A fault of ours in a link must not end the thread unseen: the frames it holds
                 # would never be finished. It ends the link instead, and says what it was.
-                self._end(f"internal fault in the link: {error!r}")
+                self._end(f"internal fault in the link: {error!r}", len(frame) - header_bytes)
             else:
                 if reason is None:
                     self._finished += 1
                 else:
-                    self._count_drop(reason)
+                    self._count_drop(reason, len(frame) - header_bytes)
             if self._finished >= self._wake_at:
                 self._wake_at = _NEVER
                 self._notify()
         return True
 
-    def _end(self, why: str) -> None:
-        self._count_drop("link_gone")
+    def _end(self, why: str, size_bytes: int) -> None:
+        self._count_drop("link_gone", size_bytes)
         self._gone = why
         self._notify()
 
@@ -185,7 +190,8 @@ class ThreadedSink:
         if not self._stopped:
             self._wake()
 
-    def _count_drop(self, reason: str) -> None:
+    def _count_drop(self, reason: str, size_bytes: int) -> None:
         with self._lock:
+            self._dropped_bytes += size_bytes
             self._drops[reason] = self._drops.get(reason, 0) + 1
             self._finished += 1
