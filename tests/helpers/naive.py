@@ -19,6 +19,16 @@ from tests.helpers.core import Port
 from tests.helpers.packets import Sent
 
 AGEING_S = 300.0
+#: Why a copy may be dropped; each is dropped for one of them.
+COPY_REASONS = {
+    "rx_full",
+    "pool_full",
+    "reclaimed",
+    "closed",
+    "withdrawn",
+    "link_down",
+    "link_error",
+}
 
 
 @dataclass(eq=False)
@@ -67,8 +77,9 @@ class NaiveOpen:
     may_hold: bool = False
     chosen: int = 0
     delivered: int = 0
-    #: Frames a link was handed and has not written yet.
-    handed: int = 0
+    delivered_bytes: int = 0
+    #: Sizes of the frames that a link was handed and has not written yet, in bytes.
+    handed: list[int] = field(default_factory=list)
     lines: dict[int, int] = field(default_factory=dict)
     place: dict[tuple[bytes, int], tuple[int, int]] = field(default_factory=dict)
     withdrawn: set[tuple[bytes, int]] = field(default_factory=set)
@@ -112,6 +123,15 @@ class NaiveOpen:
         assert position > self.last_got.get(sender, -1), f"{self}: overtaken or got twice"
         self.last_got[sender] = position
 
+    def deliver(self, sizes: Sequence[int], lost: int = 0) -> int:
+        """Count frames of these sizes as delivered, all but the first ``lost``.
+
+        Returns the bytes of the lost ones.
+        """
+        self.delivered += len(sizes) - lost
+        self.delivered_bytes += sum(sizes[lost:])
+        return sum(sizes[:lost])
+
     def withdraw(self, vector: Sequence[bytes]) -> None:
         """A write was cancelled: what of it is not in RX slots now must not come any more."""
         there = {frame.data for frame in self.state.rx}
@@ -119,6 +139,23 @@ class NaiveOpen:
 
     def __repr__(self) -> str:
         return f"<open {self.index} of {self.device.owner}/{self.device.name}>"
+
+
+@dataclass
+class Asked:
+    """A request that was accepted and has not completed yet."""
+
+    open: NaiveOpen
+    is_read: bool
+    since: float
+    size_bytes: int = 0
+    vector: list[bytes] = field(default_factory=list)
+    wanted: int = 0
+    max_frames: int = 0
+    #: Opens that may make this write wait.
+    holders: list[NaiveOpen] = field(default_factory=list)
+    copies: int = 0
+    discards: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -139,6 +176,7 @@ class NaiveNetwork:
         self.devices: list[NaiveDevice] = []
         self.learned: dict[bytes, tuple[NaiveDevice, float]] = {}
         self.frames = 0
+        self.bytes = 0
         self.discards: Counter[str] = Counter()
 
     def find(self, owner: str, name: str) -> NaiveDevice | None:
@@ -204,19 +242,21 @@ class NaiveNetwork:
             flooded=_receivers([each for each in overhearing if each is not target]),
         )
 
-    def discard(self, reason: str, frames: int) -> None:
-        """Count frames for which nobody was chosen."""
-        if frames:
-            self.frames += frames
-            self.discards[reason] += frames
+    def discard(self, reason: str, sizes: Sequence[int]) -> None:
+        """Count frames, of these sizes in bytes, for which nobody was chosen."""
+        if sizes:
+            self.frames += len(sizes)
+            self.bytes += sum(sizes)
+            self.discards[reason] += len(sizes)
 
     def send(self, sender: NaiveOpen, sent: Sent, now: float) -> Verdict:
         """Switch one frame: count it, and note the copies that its receivers are to get."""
         verdict = self.judge(sender.device, sent, now)
         if verdict.discard:
-            self.discard(verdict.discard, 1)
+            self.discard(verdict.discard, [sent.wire_bytes])
         else:
             self.frames += 1
+            self.bytes += sent.wire_bytes
         for each in (*verdict.holding, *verdict.flooded):
             each.expect(sender, sent)
         return verdict

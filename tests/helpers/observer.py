@@ -5,9 +5,7 @@ The machine asks one Network and tells the naive model the same; what is here co
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
@@ -15,9 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from hypervisor.engine.quotas import Limits
 from hypervisor.mach.devices import DevicePolicy
 from hypervisor.requests import Caller, Completion, GetNetwork, Role, Written
-from tests.helpers import packets
 from tests.helpers.core import BROADCAST, World
-from tests.helpers.naive import NaiveNetwork, NaiveOpen, Verdict
+from tests.helpers.naive import COPY_REASONS, Asked, NaiveNetwork, NaiveOpen, Verdict
 from tests.helpers.packets import Sent
 
 CRAMPED = Limits(
@@ -45,37 +42,7 @@ SPECIAL = (
     UNKNOWN,
     bytes.fromhex("0180c200000e"),
 )
-COPY_REASONS = {
-    "rx_full",
-    "pool_full",
-    "reclaimed",
-    "closed",
-    "withdrawn",
-    "link_down",
-    "link_error",
-}
 EPSILON_S = 1e-6
-
-#: Runs of frames: (whom to, of which size, how many, forged source). Whom: first the special
-#: destinations, then the devices of the others.
-Runs = list[tuple[int, int, int, bytes | None]]
-
-
-@dataclass
-class Asked:
-    """A request that was accepted and has not completed yet."""
-
-    open: NaiveOpen
-    is_read: bool
-    since: float
-    size_bytes: int = 0
-    vector: list[bytes] = field(default_factory=list)
-    wanted: int = 0
-    max_frames: int = 0
-    #: Opens that may make this write wait.
-    holders: list[NaiveOpen] = field(default_factory=list)
-    copies: int = 0
-    discards: Counter[str] = field(default_factory=Counter)
 
 
 class NetworkObserver(RuleBasedStateMachine):
@@ -197,41 +164,6 @@ class NetworkObserver(RuleBasedStateMachine):
 
     # --- frames ---------------------------------------------------------------------------
 
-    def frames(self, sender: NaiveOpen, runs: Runs, kind: str = "plain") -> list[Sent]:
-        """Make the frames of some runs, each with a number of its own."""
-        others = [each.device.mac for each in self.live if each.device is not sender.device]
-        vector = []
-        for whom, size, count, forged in runs:
-            if whom < len(SPECIAL):
-                to = SPECIAL[whom]
-            else:
-                to = others[whom % len(others)] if others else sender.device.mac
-            vector += self.run(sender, to, size, count, kind, forged)
-        return vector
-
-    def run(
-        self,
-        sender: NaiveOpen,
-        to: bytes,
-        size: int,
-        count: int,
-        kind: str = "plain",
-        forged: bytes | None = None,
-    ) -> list[Sent]:
-        """Make ``count`` frames for one destination."""
-        source = forged or sender.device.mac
-        numbers = range(self.frame_number, self.frame_number + count)
-        self.frame_number += count
-        if kind == "plain":
-            return [packets.plain(to, source, number, size) for number in numbers]
-        if kind == "udp":
-            return [packets.udp(to, source, number, size) for number in numbers]
-        version, segments = int(kind[3]), 2 + count % 3
-        return [
-            packets.tcp(to, source, number, segments, version=version, gso_size=500)
-            for number in numbers
-        ]
-
     def rooms(self) -> dict[NaiveOpen, tuple[int, int]]:
         """Return the free RX slots of opens that nothing keeps from taking frames, and drops."""
         if not self.ample:
@@ -271,9 +203,9 @@ class NetworkObserver(RuleBasedStateMachine):
                 each.got(data, header_bytes)
             self.losses += 1
             lost = min(len(frames), self.losses % 3)
-            each.delivered += len(frames) - lost
+            lost_bytes = each.deliver([len(data) - header_bytes for data in frames], lost)
             drops = {"link_error": lost} if lost else {}
-            self.network.passed(state, frames, header_bytes, drops)
+            self.network.passed(state, frames, header_bytes, drops, lost_bytes)
         done = list(islice(self.world.done.items(), self.seen, None))
         self.seen += len(done)
         for number, completion in done:
@@ -318,7 +250,7 @@ class NetworkObserver(RuleBasedStateMachine):
         for data in completion.result:
             assert len(data) <= asked.wanted
             each.got(data)
-        each.delivered += len(completion.result)
+        each.deliver([len(data) for data in completion.result])
         each.drained_at = self.world.now
 
     # --- after every step -----------------------------------------------------------------
@@ -330,6 +262,7 @@ class NetworkObserver(RuleBasedStateMachine):
         engine = self.network.engine
         assert engine.copies_chosen == sum(each.chosen for each in self.all)
         assert engine.frames_switched == self.model.frames
+        assert engine.bytes_switched == self.model.bytes
         assert engine.discards == self.model.discards
         world = self.world
         info = world.call(GetNetwork(world.number(), Caller("uid:0", "", True)))
@@ -344,6 +277,7 @@ class NetworkObserver(RuleBasedStateMachine):
         for each in self.all:
             state = each.state
             assert each.delivered == state.delivered_frames
+            assert each.delivered_bytes == state.delivered_bytes
             waiting = sum(len(sender.waiting[state]) for sender in state.waiters)
             dropped = sum(state.rx_drops.values())
             assert state.rx_drops.keys() <= COPY_REASONS

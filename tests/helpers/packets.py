@@ -28,6 +28,11 @@ class Sent:
     needs: int = 0
 
     @property
+    def wire_bytes(self) -> int:
+        """Its size without offload header."""
+        return len(self.raw) - self.header_bytes
+
+    @property
     def destination(self) -> bytes:
         """The first six bytes on the wire."""
         return self.plain[0][:6]

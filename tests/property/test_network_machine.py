@@ -22,11 +22,10 @@ from hypothesis.stateful import initialize, precondition, rule
 from hypervisor.errors import D_NOWAIT, D_READ, D_WRITE, DeviceError
 from hypervisor.mach.status import NET_FLAGS
 from hypervisor.requests import AttachLink, GetStatus, Offer, Role, SetStatus
-from hypervisor.wire.offload import quick_check
+from tests.helpers.actor import NetworkActor, Runs
 from tests.helpers.core import BROADCAST
-from tests.helpers.naive import NaiveDevice, NaiveOpen
-from tests.helpers.observer import SPECIAL, UNKNOWN, Asked, NetworkObserver, Runs
-from tests.helpers.packets import Sent
+from tests.helpers.naive import Asked, NaiveDevice, NaiveOpen
+from tests.helpers.observer import SPECIAL, UNKNOWN
 
 UP, PROMISC = 0x1, 0x100
 MAX_OPENS = 10
@@ -45,7 +44,7 @@ vectors = st.lists(
 )
 
 
-class NetworkMachine(NetworkObserver):
+class NetworkMachine(NetworkActor):
     """See the module."""
 
     @initialize(
@@ -156,27 +155,6 @@ class NetworkMachine(NetworkObserver):
             self.read(to, max_frames, 65_536, True)
             self.advance(seconds)
 
-    def post(self, each: NaiveOpen, vector: list[Sent], nowait: bool) -> None:
-        """Write a good vector through an open that may or may not take it."""
-        size_bytes = sum(len(sent.raw) for sent in vector)
-        refused = self.write_refusal(each, size_bytes)
-        before, rooms = self.fingerprint(), self.rooms()
-        number = each.port.write([sent.raw for sent in vector], D_NOWAIT if nowait else 0)
-        if refused:
-            self.refused(number, refused, before)
-            return
-        verdicts = [self.model.send(each, sent, self.world.now) for sent in vector]
-        asked = Asked(each, False, self.world.now, size_bytes, [sent.raw for sent in vector])
-        for verdict in verdicts:
-            if verdict.discard:
-                asked.discards[verdict.discard] += 1
-            asked.copies += len(verdict.holding) + len(verdict.flooded)
-            asked.holders += [to for to in verdict.holding if to.may_hold and not nowait]
-        self.asked[number] = asked
-        self.collect()
-        assert number not in self.asked or asked.holders, "held, but nobody may hold it"
-        self.check_rooms(rooms, vector, verdicts)
-
     @precondition(lambda self: self.live)
     @rule(pick=picks, size=st.sampled_from((0, 13, 1515, 70_000, None)), at=st.integers(0, 2))
     def write_badly(self, pick: int, size: int | None, at: int) -> None:
@@ -235,18 +213,6 @@ class NetworkMachine(NetworkObserver):
     def cancel_held(self, pick: int) -> None:
         self.cancel(list(self.asked)[pick % len(self.asked)])
 
-    def cancel(self, number: int) -> None:
-        held = self.asked.pop(number, None)
-        before = self.fingerprint()
-        assert self.world.cancel(number) == (held is not None)
-        if held is None:
-            assert self.fingerprint() == before
-        else:
-            for each in self.live:
-                each.withdraw(held.vector)
-        assert not self.world.cancel(number)
-        self.collect()
-
     # --- links ----------------------------------------------------------------------------
 
     @precondition(lambda self: self.live)
@@ -282,9 +248,9 @@ class NetworkMachine(NetworkObserver):
         each = self.link(pick)
         frames = self.network.egress(each.handle, count)
         assert len(frames) <= count
-        each.handed += len(frames)
         for data, header_bytes in frames:
             each.got(data, header_bytes)
+            each.handed.append(len(data) - header_bytes)
         self.collect()
 
     @precondition(lambda self: any(each.handed for each in self.live))
@@ -292,13 +258,12 @@ class NetworkMachine(NetworkObserver):
     def link_has_written(self, pick: int, count: int, lost: int) -> None:
         busy = [each for each in self.live if each.handed]
         each = busy[pick % len(busy)]
-        count = min(count, each.handed)
-        lost = min(lost, count)
-        each.handed -= count
-        each.delivered += count - lost
+        sizes, each.handed = each.handed[:count], each.handed[count:]
+        lost = min(lost, len(sizes))
+        lost_bytes = each.deliver(sizes, lost)
         each.drained_at = self.world.now
         drops = {"link_down": lost} if lost else {}
-        self.network.written(each.handle, count, drops, self.world.now)
+        self.network.written(each.handle, len(sizes), drops, self.world.now, lost_bytes)
         self.collect()
 
     @precondition(lambda self: self.links())
@@ -329,47 +294,6 @@ class NetworkMachine(NetworkObserver):
         else:
             self.bring(each, burst)
 
-    def bring(self, each: NaiveOpen, burst: list[Sent]) -> None:
-        """Let a link bring a burst the long way."""
-        rooms = self.rooms()
-        self.network.ingress(each.handle, [sent.raw for sent in burst], self.world.now)
-        if each.device.up:
-            verdicts = [self.model.send(each, sent, self.world.now) for sent in burst]
-            self.collect()
-            self.check_rooms(rooms, burst, verdicts)
-        else:
-            self.model.discard("device_down", len(burst))
-            self.collect()
-
-    def bring_one(self, each: NaiveOpen, sent: Sent) -> None:
-        """Bring one frame as a carrier does: by a known flow if there is one, else in a burst."""
-        network, addresses = self.network, sent.raw[12:24]
-        flow = network.flows_of(each.handle).get(addresses)
-        flow = flow or network.learn_flow(each.handle, addresses)
-        needs = quick_check(sent.raw, len(sent.raw), network.mtu)
-        if flow is None or needs & flow.refuses:
-            self.bring(each, [sent])
-            return
-        direct = flow.receiver.direct and not flow.receiver.rx and not flow.receiver.waiters
-        if not direct and not network.store_express(each.handle, flow.receiver, sent.raw, needs):
-            self.bring(each, [sent])
-            return
-        verdict = self.model.send(each, sent, self.world.now)
-        (receiver,) = verdict.holding
-        assert receiver.state is flow.receiver
-        assert not verdict.flooded
-        receiver.got(sent.raw, sent.header_bytes)
-        if not direct:
-            receiver.handed += 1
-            return
-        self.losses += 1
-        if self.losses % 3:
-            flow.frames += 1
-            flow.bytes += len(sent.raw) - 12
-            receiver.delivered += 1
-        else:
-            network.lost(flow, len(sent.raw) - 12, "link_error")
-
     @precondition(lambda self: self.links())
     @rule(pick=picks, what=st.sampled_from(("runt", "giant", "csum_bad", "gso_bad")))
     def link_brings_rubbish(self, pick: int, what: str) -> None:
@@ -385,7 +309,8 @@ class NetworkMachine(NetworkObserver):
             "gso_bad": b"\x01\x01" + bytes(10) + to_all + bytes(100),
         }[what]
         self.network.ingress(each.handle, [rubbish], self.world.now)
-        self.model.discard(what if each.device.up else "device_down", 1)
+        size = len(rubbish) - len(header)
+        self.model.discard(what if each.device.up else "device_down", [size])
         self.collect()
 
     # --- flags and time -------------------------------------------------------------------
