@@ -316,14 +316,16 @@ class Engine(Holding):
         start = 0
         reason = RX_FULL
         if not receiver.waiters and not receiver.stalled:
-            start, size_bytes = self._prefix(receiver, run)
-            refused = self.refusal(receiver, start, size_bytes, new=True) if start else None
-            if refused is None and start == len(run):
+            size_bytes = sum(map(len, run))
+            if self.refusal(receiver, len(run), size_bytes, new=True) is None:
                 self.admit_run(receiver, run, size_bytes, header_bytes, needs)
                 return
-            if refused is not None:
-                start, reason = 0, refused
-            elif start:
+            start, size_bytes = _prefix(run, *self.room(receiver))
+            if start and self.refusal(receiver, start, size_bytes, new=True) is not None:
+                # The shares would allow more than the pool has left: guarantees were cut lately.
+                free_frames, free_bytes = self.pool.free_frames, self.pool.free_bytes
+                start, size_bytes = _prefix(run[:start], free_frames, free_bytes)
+            if start:
                 head_needs = None if needs is None else needs[:start]
                 self.admit_run(receiver, run[:start], size_bytes, header_bytes, head_needs)
             if len(receiver.rx) < self.limits.rx_slots and start < len(run):
@@ -334,20 +336,6 @@ class Engine(Holding):
                 sender, receiver, TxFrame(request), run[index], header_bytes, need
             ):
                 self.count_drop(receiver, reason, 1, request)
-
-    def _prefix(self, receiver: Open, run: Sequence[bytes]) -> tuple[int, int]:
-        """Return how many frames of a run the receiver has room for, and their bytes."""
-        room_frames, room_bytes = self.room(receiver)
-        size_bytes = sum(map(len, run))
-        if len(run) <= room_frames and size_bytes <= room_bytes:
-            return len(run), size_bytes
-        count = size_bytes = 0
-        for data in run[: max(0, room_frames)]:
-            if size_bytes + len(data) > room_bytes:
-                break
-            size_bytes += len(data)
-            count += 1
-        return count, size_bytes
 
     def _send_one(
         self,
@@ -453,6 +441,17 @@ class _Variant:
         self.header_bytes = header_bytes
         self.needs = needs
         self.frames: list[Frame | None] = [None] * len(payloads)
+
+
+def _prefix(run: Sequence[bytes], room_frames: int, room_bytes: int) -> tuple[int, int]:
+    """Return how many of a run's first frames fit into some room, and their bytes."""
+    count = size_bytes = 0
+    for data in run[: max(0, room_frames)]:
+        if size_bytes + len(data) > room_bytes:
+            break
+        size_bytes += len(data)
+        count += 1
+    return count, size_bytes
 
 
 def _too_long(reader: Open, read: ReadRequest) -> InvalidSize:
