@@ -19,12 +19,12 @@ from hypervisor.engine.opens import Open
 class Flow:
     """Where one sender's frames for one destination go.
 
-    ``refuses`` is the mask of offloads that the receiver's link does not take. ``link`` and
-    ``write`` belong to whoever does the I/O. ``frames`` and ``bytes`` (on the wire) were written
-    to a direct link without having been stored.
+    ``refuses`` is the mask of offloads that the receiver's link does not take. ``link``,
+    ``write`` and ``store`` belong to whoever does the I/O. ``frames`` and ``bytes`` (on the wire)
+    were written to a direct link without having been stored.
     """
 
-    __slots__ = ("bytes", "frames", "link", "receiver", "refuses", "sender", "write")
+    __slots__ = ("bytes", "frames", "link", "receiver", "refuses", "sender", "store", "write")
 
     def __init__(self, sender: Open, receiver: Open) -> None:
         self.sender = sender
@@ -32,6 +32,7 @@ class Flow:
         self.refuses = ~receiver.accepts
         self.link: Any = None
         self.write: Any = None
+        self.store: Any = None
         self.frames = 0
         self.bytes = 0
 

@@ -66,7 +66,7 @@ class Carrier:
         if not inline:
             self._sink = ThreadedSink(link, self._wake, name=f"sink {handle.nic.device.name}")
         #: Frames that came the express way, in RX slots and handed, not offered to the sink yet.
-        self._outbox: list[Outgoing] = []
+        self.outbox: list[Outgoing] = []
         self._reading = False
         self._stopped = False
 
@@ -122,6 +122,7 @@ class Carrier:
         sunk: dict[Carrier, None] = {}
         room_bytes = BURST_BYTES
         flows, mtu, longest = self._flows, self._network.mtu, self._longest
+        sender = self._handle.open
         try:
             while room_bytes > 0:
                 view = self._link.read_view()
@@ -154,7 +155,9 @@ class Carrier:
                             if only_one and size <= longest:
                                 break
                             continue
-                        if flow.link.store(self._handle, flow, view, needs):
+                        data = view.tobytes()
+                        if not receiver.direct and flow.store(sender, receiver, data, needs):
+                            flow.link.outbox.append((data, VNET_HEADER_BYTES))
                             sunk[flow.link] = None
                             continue
                 frames = [view.tobytes(), *self._link.read_burst(BURST_FRAMES, room_bytes)]
@@ -177,6 +180,7 @@ class Carrier:
         if flow is not None:
             flow.link = self._find(flow.receiver)
             flow.write = flow.link._link.write
+            flow.store = self._network.engine.store_express
         return flow
 
     def _lose(self, flow: Flow, size: int, reason: str) -> None:
@@ -184,14 +188,6 @@ class Carrier:
         flow.frames -= 1
         flow.bytes -= size - VNET_HEADER_BYTES
         self._network.lost(flow, size - VNET_HEADER_BYTES, reason)
-
-    def store(self, sender: Handle, flow: Flow, frame: memoryview, needs: int) -> bool:
-        """Take one frame of a known flow for the sink. False: it must go the long way."""
-        data = frame.tobytes()
-        if not self._network.store_express(sender, flow.receiver, data, needs):
-            return False
-        self._outbox.append((data, VNET_HEADER_BYTES))
-        return True
 
     def write_run(self, each: Open, frames: Sequence[bytes], header_bytes: int) -> None:
         """Write a run that passes without being stored."""
@@ -234,9 +230,9 @@ class Carrier:
 
     def _flush_sink(self, sink: ThreadedSink) -> None:
         network, handle = self._network, self._handle
-        if self._outbox:
-            sink.offer(self._outbox)
-            self._outbox = []
+        if self.outbox:
+            sink.offer(self.outbox)
+            self.outbox = []
         finished, drops = sink.collect()
         if finished:
             network.written(handle, finished, drops, self._clock(), sink.dropped_bytes)
