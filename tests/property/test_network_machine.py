@@ -15,7 +15,7 @@ overflows, next to the naive model of :mod:`tests.helpers.naive`. After each ste
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
@@ -48,18 +48,21 @@ class NetworkMachine(NetworkActor):
     """See the module."""
 
     @initialize(
-        mode=st.sampled_from(("switch", "hub")), ample=st.booleans(), linked=st.integers(0, 2)
+        mode=st.sampled_from(("switch", "hub")),
+        ample=st.booleans(),
+        alone=st.booleans(),
+        linked=st.integers(0, 3),
     )
-    def begin(self, mode: str, ample: bool, linked: int) -> None:
+    def begin(self, mode: str, ample: bool, alone: bool, linked: int) -> None:
         self.start(mode, ample)
-        for owner in (1, 2, 3):
-            self.open(owner, 0, D_READ | D_WRITE, Role.PLAIN, False, None)
-            self.read(owner - 1, 1, 65_536, False)
-        # A device with two readers, either of which may hold its senders.
-        self.open(2, 0, D_READ | D_WRITE, Role.PLAIN, False, None)
-        self.read(3, 1, 65_536, False)
+        # One owner alone has all of the pool, and must give it back to those who come.
+        owners = (1, 1, 1, 1) if alone else (1, 2, 3, 2)
+        for pick, owner in enumerate(owners):
+            name = pick % 2 if alone else 0
+            self.open(owner, name, D_READ | D_WRITE, Role.PLAIN, False, None)
+            self.read(pick, 1, 65_536, False)
         for pick in range(linked):
-            self.attach(pick, True, 7, pick == 1)
+            self.attach(pick, True, 7, pick != 1)
 
     # --- opens ----------------------------------------------------------------------------
 
@@ -137,6 +140,14 @@ class NetworkMachine(NetworkActor):
         for each in list(self.live):
             if each.device is not target:
                 self.post(each, self.run(each, target.mac, size, count), False)
+
+    @precondition(lambda self: len(self.live) < MAX_OPENS)
+    @rule(size=st.sampled_from((60, 1514)), owner=st.integers(5, 8))
+    def fill_up_and_let_somebody_come(self, size: int, owner: int) -> None:
+        for device in list(self.model.devices):
+            self.crowd(self.live.index(device.opens[0]), 8, size)
+        self.open(owner, 0, D_READ | D_WRITE, Role.PLAIN, False, None)
+        self.crowd(len(self.live) - 1, 4, 60)
 
     @precondition(lambda self: self.live)
     @rule(
@@ -295,6 +306,21 @@ class NetworkMachine(NetworkActor):
             self.bring(each, burst)
 
     @precondition(lambda self: self.links())
+    @rule(
+        pick=picks,
+        to=picks,
+        count=st.integers(1, 6),
+        kind=st.sampled_from(("plain", "udp", "tcp4", "tcp6")),
+    )
+    def link_talks_to_link(self, pick: int, to: int, count: int, kind: str) -> None:
+        each = self.link(pick)
+        others = [link.device.mac for link in self.links() if link.device is not each.device]
+        mac = others[to % len(others)] if others else BROADCAST
+        for sent in self.run(each, mac, 60, count, kind if each.vnet_header else "plain"):
+            bare = each.vnet_header and not sent.header_bytes
+            self.bring_one(each, sent.behind_header() if bare else sent)
+
+    @precondition(lambda self: self.links())
     @rule(pick=picks, what=st.sampled_from(("runt", "giant", "csum_bad", "gso_bad")))
     def link_brings_rubbish(self, pick: int, what: str) -> None:
         each = self.link(pick)
@@ -348,5 +374,10 @@ class NetworkMachine(NetworkActor):
 
 TestNetwork = NetworkMachine.TestCase
 TestNetwork.settings = settings(
-    max_examples=120, stateful_step_count=50, deadline=None, derandomize=True
+    max_examples=120,
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=True,
+    report_multiple_bugs=False,
+    phases=(Phase.generate, Phase.shrink),
 )
