@@ -33,6 +33,8 @@ BURST_BYTES = 256 << 10
 BURSTS = 8
 _SHORTEST: Final = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES
 _SEGMENTED: Final = int(Offload.TSO4 | Offload.TSO6)
+#: Finished frames keep their RX slots until they are collected, so many at a time.
+COLLECT_FRAMES = 16
 #: A sink wakes the loop for held senders after this many frames: a wake costs more than a frame.
 WAKE_FRAMES = 16
 
@@ -169,9 +171,7 @@ class Carrier:
             self._gone(str(error))
             answering = None
         for each in sunk:
-            each.flush()
-        if sunk:
-            self._settle()
+            each.push()
         return answering
 
     def _learn(self, addresses: bytes) -> Flow | None:
@@ -227,6 +227,17 @@ class Carrier:
                 drops[reason] = drops.get(reason, 0) + 1
                 dropped_bytes += len(frame) - header_bytes
         return drops, dropped_bytes, gone
+
+    def push(self) -> None:
+        """Hand what came by known flows to the sink; do the books when there is enough for them."""
+        sink = self._sink
+        if sink is None or self._stopped:
+            return
+        sink.offer(self.outbox)
+        self.outbox = []
+        if sink.waiting >= COLLECT_FRAMES:
+            self._flush_sink(sink)
+            self._settle()
 
     def _flush_sink(self, sink: ThreadedSink) -> None:
         network, handle = self._network, self._handle
