@@ -199,9 +199,10 @@ class Holding(Slots):
             for copy in taken:
                 self._left(sender, copy)
         if not roomy and len(receiver.rx) < self.limits.rx_slots:
-            # What left the sender's TX slots may have made room in the shared half: look again.
-            again = self._roomy if taken else self._starved
-            again[receiver] = None
+            self._starved[receiver] = None
+        if slotted and self._starved:
+            # What left the sender's TX slots may have made room in the shared half.
+            self.look_for_room()
         return roomy
 
     # --- giving up ----------------------------------------------------------------------------
