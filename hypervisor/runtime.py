@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 OnCompletions = Callable[[list[Completion]], None]
 OnEvents = Callable[[list[tuple[float, Event]]], None]
 
+#: How often links are looked at that have nothing to say, in seconds.
+LOOK_S = 1.0
 #: How often leases in use are noted on disk, in seconds.
 TOUCH_S = 600.0
 #: Threads for closing and adopting descriptors.
@@ -82,6 +84,7 @@ class Runtime:
         self._stopped = False
         self._restore_leases()
         self._touch_timer = self._loop.call_later(TOUCH_S, self._touch_leases)
+        self._look_timer = self._loop.call_later(LOOK_S, self._look_at_links)
 
     @property
     def network_names(self) -> tuple[str, ...]:
@@ -165,6 +168,7 @@ class Runtime:
             return
         self._stopped = True
         self._touch_timer.cancel()
+        self._look_timer.cancel()
         for lane in self._lanes.values():
             lane.network.stop(self._clock())
             self._settle(lane)
@@ -235,6 +239,12 @@ class Runtime:
         lane.timer = lane.timer_at = None
         lane.network.tick(self._clock())
         self._settle(lane)
+
+    def _look_at_links(self) -> None:
+        self._look_timer = self._loop.call_later(LOOK_S, self._look_at_links)
+        for lane in self._lanes.values():
+            for carrier in list(lane.carriers.values()):
+                carrier.look()
 
     def _close_later(self, link: Link) -> None:
         self._helpers.submit(link.close)

@@ -109,6 +109,14 @@ class Carrier:
             else:
                 carrier = self
 
+    def look(self) -> None:
+        """See whether the link is still there, even if the loop has nothing to say of it.
+
+        uvloop may call a reader for a deleted TAP too early, once, and never again.
+        """
+        if self._reading:
+            self._readable()
+
     def read(self, only_one: bool = False) -> Carrier | None:
         """Bring one burst into the network; return whom to look at next, if anybody.
 
