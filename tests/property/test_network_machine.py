@@ -48,21 +48,21 @@ class NetworkMachine(NetworkActor):
     """See the module."""
 
     @initialize(
-        mode=st.sampled_from(("switch", "hub")),
+        mode=st.sampled_from(("switch", "switch", "hub")),
         ample=st.booleans(),
-        alone=st.booleans(),
-        linked=st.integers(0, 3),
+        alone=st.sampled_from((False, False, True)),
+        linked=st.sampled_from((2, 0, 3)),
     )
     def begin(self, mode: str, ample: bool, alone: bool, linked: int) -> None:
         self.start(mode, ample)
         # One owner alone has all of the pool, and must give it back to those who come.
-        owners = (1, 1, 1, 1) if alone else (1, 2, 3, 2)
+        owners = (1, 1, 1, 1) if alone else (1, 3, 2, 2)
         for pick, owner in enumerate(owners):
             name = pick % 2 if alone else 0
             self.open(owner, name, D_READ | D_WRITE, Role.PLAIN, False, None)
             self.read(pick, 1, 65_536, False)
         for pick in range(linked):
-            self.attach(pick, True, 7, pick != 1)
+            self.attach(pick, True, (7, 3, 1)[pick], pick != 1)
 
     # --- opens ----------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class NetworkMachine(NetworkActor):
         self.live.append(each)
         self.all.append(each)
 
-    @precondition(lambda self: len(self.live) > 2)
+    @precondition(lambda self: len(self.live) > 3)
     @rule(pick=picks)
     def close(self, pick: int) -> None:
         each = self.one(pick)
@@ -114,7 +114,7 @@ class NetworkMachine(NetworkActor):
         each.port.close()
         self.collect()
 
-    @precondition(lambda self: len(self.live) > 2)
+    @precondition(lambda self: len(self.live) > 3)
     @rule(pick=picks)
     def end_task(self, pick: int) -> None:
         self.end(self.one(pick).port.caller)
@@ -268,7 +268,15 @@ class NetworkMachine(NetworkActor):
     @rule(pick=picks, count=st.integers(1, 9), lost=st.integers(0, 2))
     def link_has_written(self, pick: int, count: int, lost: int) -> None:
         busy = [each for each in self.live if each.handed]
-        each = busy[pick % len(busy)]
+        self.written(busy[pick % len(busy)], count, lost)
+
+    def links_drain(self) -> None:
+        for pick, each in enumerate(self.links()):
+            self.link_takes(pick, 9)
+            self.written(each, len(each.handed), 0)
+
+    def written(self, each: NaiveOpen, count: int, lost: int) -> None:
+        """Let a link be done with the oldest frames that it was handed."""
         sizes, each.handed = each.handed[:count], each.handed[count:]
         lost = min(lost, len(sizes))
         lost_bytes = each.deliver(sizes, lost)
@@ -277,7 +285,7 @@ class NetworkMachine(NetworkActor):
         self.network.written(each.handle, len(sizes), drops, self.world.now, lost_bytes)
         self.collect()
 
-    @precondition(lambda self: self.links())
+    @precondition(lambda self: len(self.links()) > 1)
     @rule(pick=picks)
     def link_goes(self, pick: int) -> None:
         each = self.link(pick)
@@ -305,7 +313,7 @@ class NetworkMachine(NetworkActor):
         else:
             self.bring(each, burst)
 
-    @precondition(lambda self: self.links())
+    @precondition(lambda self: self.live)
     @rule(
         pick=picks,
         to=picks,
@@ -313,6 +321,12 @@ class NetworkMachine(NetworkActor):
         kind=st.sampled_from(("plain", "udp", "tcp4", "tcp6")),
     )
     def link_talks_to_link(self, pick: int, to: int, count: int, kind: str) -> None:
+        for index in range(len(self.live)):
+            if len({link.device for link in self.links()}) < 2:
+                self.attach(index, True, (7, 3)[to % 2], pick % 2 == 0)
+        if not self.links():
+            return
+        self.links_drain()
         each = self.link(pick)
         others = [link.device.mac for link in self.links() if link.device is not each.device]
         mac = others[to % len(others)] if others else BROADCAST
