@@ -17,9 +17,10 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 def pytest_configure(config: pytest.Config) -> None:
     # A shell's background job is born deaf to some signals, and so would be all that tests start.
-    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, None)):
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
         if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, handler or signal.SIG_DFL)
+            interrupts = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if interrupts else signal.SIG_DFL)
     # Before any plugin or test starts a thread: only the calling thread enters the namespace.
     if not private_tun_node():
         config.issue_config_time_warning(
