@@ -111,7 +111,9 @@ class NetworkActor(NetworkObserver):
             self.bring(each, [sent])
             return
         direct = flow.receiver.direct and not flow.receiver.rx and not flow.receiver.waiters
-        if not direct and not network.store_express(each.handle, flow.receiver, sent.raw, needs):
+        if not direct and not network.engine.store_express(
+            each.handle.open, flow.receiver, sent.raw, needs
+        ):
             self.bring(each, [sent])
             return
         verdict = self.model.send(each, sent, self.world.now)
