@@ -300,13 +300,6 @@ class Network(Rooms):
         self.engine.count_direct(flow.sender, flow.receiver, 1, size_bytes)
         self.engine.count_lost(flow.receiver, {reason: 1}, size_bytes)
 
-    def store_express(self, handle: Handle, receiver: Open, frame: bytes, needs: int) -> bool:
-        """Put a frame into an RX slot and into the hands of its link, as :meth:`egress` would.
-
-        False, and nothing has happened, if there is no room or another frame comes first.
-        """
-        return self.engine.store_express(handle.open, receiver, frame, needs)
-
     def can_ingress(self, handle: Handle) -> bool:
         """Tell whether the open has a free TX slot, so that reading its link makes sense."""
         return handle.open.tx_used < self.options.limits.tx_slots
