@@ -303,4 +303,6 @@ def _quiet_in_background() -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    print(f"pfinet-client run: {text}", file=sys.stderr, flush=True)
+    # In one write: several programs may share a terminal or a log, and print() can make it two.
+    sys.stderr.write(f"pfinet-client run: {text}\n")
+    sys.stderr.flush()
