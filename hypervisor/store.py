@@ -1,11 +1,12 @@
 """The state directory: what a server must remember when it is gone.
 
-Three things live in it, mode 0700 and owned by the server:
+What lives in it, mode 0700 and owned by the server:
 
 ``lock``            held with flock(2) by the one server that uses the directory;
 ``NAME.secret``     32 random bytes a network, from which its devices' MACs are made: whoever
                     knows them can choose a name to get a MAC, so nobody else may read them;
-``leases.sqlite``   who holds which claimed address, and when it was last used.
+``leases.sqlite``   who holds which claimed address, and when it was last used;
+``grpc``            the socket behind the front door, made anew by each server.
 
 A secret appears whole or not at all (written aside, synced, linked). Leases are SQLite rows in
 write-ahead mode: a transaction is there or not after kill -9; a power cut may take the last ones

@@ -65,6 +65,8 @@ def run_config(config: ServerConfig, inherited: Sequence[InheritedSocket] = ()) 
 
     Logs to stderr. Gives up the process's privileges, for good: run it in a process of its own.
     """
+    # Until the loop listens for it, SIGTERM must not leave nodes behind.
+    signal.signal(signal.SIGTERM, _leave)
     with _ready_pipe(config.ready_fd) as tell_ready:
         logs.configure(config.log_format, sys.stderr)
         raise_descriptor_limit()
@@ -85,7 +87,7 @@ async def serve(config: ServerConfig, doors: Doors, tell_ready: Callable[[], Non
         runtime = make_runtime(config, doors.secrets, doors.leases)
     except StoreError as error:
         raise StartError(str(error)) from error
-    server = Server(runtime, doors.listeners, doors.withdraw)
+    server = Server(runtime, doors.listeners, doors.withdraw, private=config.state)
     watcher = server.watchers.add(_LOG_WATCHER, _everything)
     logging_events = asyncio.create_task(_log_events(watcher, server.watchers))
     try:
@@ -115,6 +117,10 @@ def _tame_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _everything(_event: Event) -> bool:

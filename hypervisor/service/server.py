@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import quote
 
 from grpc import aio
@@ -33,6 +35,9 @@ from hypervisor.service.waiters import Waiters
 from hypervisor.service.watch import WATCHERS_PER_OWNER, Watchers
 
 log = logging.getLogger(__name__)
+
+#: What a path of a Unix socket may have, in bytes, with its final NUL (sockaddr_un, unix(7)).
+_SUN_PATH_BYTES = 108
 
 #: Largest message taken from a client, in bytes: gRPC's own default, said aloud.
 MAX_MESSAGE_BYTES = 4 << 20
@@ -69,7 +74,9 @@ class Server:
     """The gRPC service of ``runtime`` on ``listeners``.
 
     ``withdraw`` unlinks the nodes; it is called first of all when the server stops. The caller
-    keeps the listeners' sockets and the runtime; stop() stops the runtime.
+    keeps the listeners' sockets and the runtime; stop() stops the runtime. ``private`` is a folder
+    of mode 0700 that no other server uses, for the socket behind the front door; what a killed
+    server left there is replaced. Without it, or if its path is too long, there is a temporary one.
     """
 
     def __init__(
@@ -78,8 +85,10 @@ class Server:
         listeners: Sequence[Listener],
         withdraw: Callable[[], None] = lambda: None,
         limits: ServiceLimits | None = None,
+        private: Path | None = None,
     ) -> None:
         limits = limits or ServiceLimits()
+        self._private = private
         self._runtime = runtime
         self._listeners = tuple(listeners)
         self._withdraw = withdraw
@@ -97,9 +106,7 @@ class Server:
     async def start(self) -> None:
         """Serve. Raises OSError when the private socket cannot be made."""
         self._runtime.bind(self.waiters.complete, self.watchers.publish)
-        # 0700: only the server's own uid can reach gRPC without passing the door.
-        self._directory = tempfile.mkdtemp(prefix="machdev-")
-        path = f"{self._directory}/grpc"
+        path = self._private_path()
         self._grpc = self._build()
         try:
             self._grpc.add_insecure_port(f"unix:{quote(path)}")
@@ -138,6 +145,16 @@ class Server:
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = ""
+
+    def _private_path(self) -> str:
+        """Return where gRPC is to listen: only the server's own uid gets there past the door."""
+        if self._private is not None:
+            path = self._private / "grpc"
+            if len(os.fsencode(path)) < _SUN_PATH_BYTES:
+                path.unlink(missing_ok=True)
+                return str(path)
+        self._directory = tempfile.mkdtemp(prefix="machdev-")
+        return f"{self._directory}/grpc"
 
     def _build(self) -> aio.Server:
         server = aio.server(options=_OPTIONS)

@@ -9,6 +9,8 @@ import shlex
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -83,6 +85,38 @@ def test_a_claim_outlives_the_server(open_path: Path) -> None:
     with server(open_path) as running:
         # Still its owner's, who may have it again.
         assert talk(running.node, claim) == "10.0.0.2"
+
+
+def test_a_killed_server_leaves_nothing_in_the_temporary_folder(open_path: Path) -> None:
+    temporary = open_path / "tmp"
+    temporary.mkdir()
+    for _ in range(2):
+        with server(open_path, environ={"TMPDIR": str(temporary)}) as running:
+            assert len(talk(running.node, mac_of_eth0)) == 6
+            running.stop(signal.SIGKILL)
+        assert list(temporary.iterdir()) == []
+
+
+def test_a_state_folder_with_a_long_path_will_do(open_path: Path) -> None:
+    with server(open_path, "--state", str(open_path / ("s" * 120))) as running:
+        assert len(talk(running.node, mac_of_eth0)) == 6
+
+
+def test_a_signal_before_it_serves_leaves_no_node(open_path: Path) -> None:
+    interrupted = (
+        "import os, signal, sys\n"
+        "import hypervisor.serve.server as module\n"
+        "from hypervisor.cli import main\n"
+        "module.give_up_privileges = lambda keep: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "main(sys.argv[1:])\n"
+    )
+    node = open_path / "veth0"
+    flags = ["serve", "--translator", str(node), "--state", str(open_path / "state")]
+    done = subprocess.run(
+        [sys.executable, "-c", interrupted, *flags], capture_output=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, b"")
+    assert not node.exists()
 
 
 def test_policy_from_a_file_is_in_force(open_path: Path) -> None:
