@@ -1,0 +1,216 @@
+"""What links may ask of a network: to be put behind an open, to bring frames, to take them.
+
+The half of :class:`hypervisor.network.Network` that faces :mod:`hypervisor.links`. A link is
+attached to an open and detached when it is gone; between, :meth:`Linkage.ingress` takes what it
+brought and :meth:`Linkage.egress` gives what is for it. Frames of known flows
+(:mod:`hypervisor.flows`) and of direct links pass without being stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hypervisor.engine.drops import DEVICE_DOWN
+from hypervisor.engine.opens import Open
+from hypervisor.errors import (
+    D_READ,
+    D_WRITE,
+    AlreadyOpen,
+    InvalidDest,
+    InvalidOperation,
+    ReadOnly,
+)
+from hypervisor.flows import Flow, FlowTable
+from hypervisor.guard import inspect_burst
+from hypervisor.nic import Handle
+from hypervisor.requests import Completion, EventKind, Role
+from hypervisor.rooms import NetworkOptions, Rooms
+from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
+
+
+class Linkage(Rooms):
+    """The rooms of a network, with what its links may ask of them."""
+
+    def __init__(self, options: NetworkOptions) -> None:
+        super().__init__(options)
+        self.completions = self.engine.completions
+
+    def redeem(self, ticket: str, owner: str, now: float) -> Handle:
+        """Use up a ticket of ``owner``; the open it was for gets the link. Raises InvalidDest."""
+        return self.tickets.redeem(ticket, owner, now)
+
+    def attach(
+        self,
+        handle: Handle,
+        kind: str,
+        now: float,
+        *,
+        vnet_header: bool,
+        accepts: int,
+        direct: bool = False,
+    ) -> None:
+        """Put a link behind an open: its frames go there, reads of it are refused.
+
+        A ``direct`` link is written at once by whoever runs this network (see
+        :meth:`take_passing`). Raises InvalidDest if the open was closed meanwhile, AlreadyOpen
+        if the device has another stack.
+        """
+        each = handle.open
+        if each not in self.engine.opens:
+            raise InvalidDest("the port was closed before the descriptor arrived")
+        self.check_attachable(handle)
+        for read in list(each.reads):
+            self.engine.cancel_read(each, read.request_id)
+            self.completions.append(Completion(read.request_id, error=reads_the_link(handle)))
+        handle.role = Role.STACK
+        handle.nic.device.stack = True
+        each.is_link = each.may_hold = True
+        each.vnet_header = vnet_header
+        each.accepts = accepts
+        each.direct = direct
+        handle.link = kind
+        self.forget_flows()
+        handle.nic.refresh()
+        # What came before the link was stored for a reader of plain frames: also right here.
+        if each.rx:
+            self.engine.links_ready[each] = None
+        self.event(EventKind.LINK_UP, handle.nic.device, kind)
+
+    def check_attachable(self, handle: Handle) -> None:
+        """Raise AlreadyOpen if the device has a stack that is not this open's to be.
+
+        A link both sends and receives: raises ReadOnly or InvalidOperation unless the open may.
+        """
+        if not handle.mode & D_WRITE:
+            raise ReadOnly("a link sends frames: open the device with D_WRITE")
+        if not handle.mode & D_READ:
+            raise InvalidOperation("a link receives frames: open the device with D_READ")
+        if handle.link or (handle.nic.device.stack and handle.role is not Role.STACK):
+            raise AlreadyOpen(
+                f"device {handle.nic.device.name} has a network stack already; open another name"
+            )
+
+    def detach(self, handle: Handle, why: str, now: float) -> None:
+        """The link is gone: the port dies with it."""
+        if handle.open in self.engine.opens:
+            self.event(EventKind.LINK_DOWN, handle.nic.device, why)
+            right = handle.task.rights.get(handle.port)
+            if right is not None:
+                self.tasks.remove(handle.task, right)
+            self.destroy(handle, InvalidDest(f"the link of this port is gone: {why}"), now)
+
+    def ingress(self, handle: Handle, frames: Sequence[bytes], now: float) -> None:
+        """Take what a link brought. Bad frames are dropped and counted, never refused."""
+        each, nic = handle.open, handle.nic
+        header_bytes = VNET_HEADER_BYTES if each.vnet_header else 0
+        if not nic.device.up:
+            size_bytes = _wire_bytes(frames, header_bytes)
+            self.engine.discard(each, {DEVICE_DOWN: len(frames)}, size_bytes)
+            return
+        passed, needs, discards = inspect_burst(frames, each.vnet_header, self.mtu, nic.trunk)
+        if discards:
+            size_bytes = _wire_bytes(frames, header_bytes) - _wire_bytes(passed, header_bytes)
+            self.engine.discard(each, discards, size_bytes)
+            for reason, count in discards.items():
+                self.discards.note(nic.device, reason, count, now, b"")
+        if passed:
+            self.engine.ingress(each, passed, header_bytes, needs, now)
+
+    def flows_of(self, handle: Handle) -> FlowTable:
+        """Return the table of a link's known flows; it is emptied whenever anything changes."""
+        return self.flows.setdefault(handle.open, FlowTable())
+
+    def learn_flow(self, handle: Handle, addresses: bytes) -> Flow | None:
+        """Find the flow of a link's frames that begin with these 12 ``addresses``.
+
+        There is one from the device's own address to another's with one open, if both have links
+        with offload headers. It is then in :meth:`flows_of`. None: call :meth:`ingress`.
+        """
+        sender, nic = handle.open, handle.nic
+        port = self._table.get(addresses[:6])
+        if (
+            addresses[6:] != nic.guard.source
+            or not sender.vnet_header
+            or not nic.device.up
+            or port is None
+            or port is nic.port
+            or len(port.receivers) != 1
+            or not port.receivers[0].vnet_header
+        ):
+            return None
+        flow = Flow(sender, port.receivers[0])
+        self.flows_of(handle)[addresses] = flow
+        return flow
+
+    def lost(self, flow: Flow, size_bytes: int, reason: str) -> None:
+        """A flow's frame was not taken by the direct link that it was written to."""
+        self.engine.count_direct(flow.sender, flow.receiver, 1, size_bytes)
+        self.engine.count_lost(flow.receiver, {reason: 1}, size_bytes)
+
+    def can_ingress(self, handle: Handle) -> bool:
+        """Tell whether the open has a free TX slot, so that reading its link makes sense."""
+        return handle.open.tx_used < self.options.limits.tx_slots
+
+    def take_passing(self) -> list[tuple[Open, Sequence[bytes], int]]:
+        """Return the runs for direct links: (open, frames, bytes of offload header each).
+
+        They are not stored: write them before anything else, then call :meth:`passed`.
+        """
+        taken = list(self.engine.passing)
+        self.engine.passing.clear()
+        return taken
+
+    def passed(
+        self,
+        each: Open,
+        frames: Sequence[bytes],
+        header_bytes: int,
+        drops: Mapping[str, int],
+        dropped_bytes: int = 0,
+    ) -> None:
+        """A passing run was written to its link.
+
+        ``drops`` of it, of ``dropped_bytes`` without offload headers, were lost.
+        """
+        size_bytes = sum(map(len, frames)) - header_bytes * len(frames)
+        self.engine.passed(len(frames), each, size_bytes)
+        self.engine.count_lost(each, drops, dropped_bytes)
+
+    def egress(self, handle: Handle, max_frames: int) -> list[tuple[bytes, int]]:
+        """Return the next frames for the open's link, each with the bytes of its header.
+
+        They keep their RX slots until :meth:`written` says that they are done.
+        """
+        return self.engine.hand_to_link(handle.open, max_frames)
+
+    def written(
+        self,
+        handle: Handle,
+        frames: int,
+        drops: Mapping[str, int],
+        now: float,
+        dropped_bytes: int = 0,
+    ) -> None:
+        """The link is done with the oldest ``frames`` frames.
+
+        ``drops`` of them, of ``dropped_bytes`` without offload headers, were lost.
+        """
+        if handle.open in self.engine.opens:
+            self.engine.written_to_link(handle.open, frames, drops, dropped_bytes, now)
+
+    def is_awaited(self, handle: Handle) -> bool:
+        """Tell whether a sender is held until this open has a free RX slot."""
+        return bool(handle.open.waiters)
+
+
+def reads_the_link(handle: Handle) -> InvalidOperation:
+    """The error of a read on a port whose frames go to a link."""
+    return InvalidOperation(
+        f"the frames of {handle.nic.device.name} go to the link behind this port; "
+        "open the device once more to read them too"
+    )
+
+
+def _wire_bytes(frames: Sequence[bytes], header_bytes: int) -> int:
+    """Return the bytes of frames without their offload headers."""
+    return sum(max(0, len(frame) - header_bytes) for frame in frames)
