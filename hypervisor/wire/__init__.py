@@ -21,6 +21,7 @@ Modules, lowest first::
     ethernet                           MACs, EtherTypes, VLAN tags
     arp ipv4 ipv6 icmp icmpv6 udp tcp  one protocol each
     virtio_net                         the 12-byte offload header of TAPs and guests
+    framing                            frames on a byte stream, as QEMU and passt send them
     segmentation                       checksum completion and TCP segmentation in software
     offload                            judge such a header; finish what it leaves undone
     summary                            one line about a frame, for people
