@@ -16,17 +16,15 @@ adopts it, and the link-local address is made from the MAC when the link comes u
 from __future__ import annotations
 
 import contextlib
-import gc
 import ipaddress
-import json
 import os
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hypervisor.kernel import scm
+from hypervisor.kernel.messages import receive, send
 from hypervisor.kernel.namespaces import unshare_user_net
-from hypervisor.kernel.process import set_parent_death_signal
+from hypervisor.kernel.process import close_private_descriptors, set_parent_death_signal
 from hypervisor.kernel.tap import create_tap
 from pfinet_client.supervise import supervise
 
@@ -38,8 +36,6 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 #: Exit code of run's own failures, as of env, podman and timeout.
 FAILED = 125
-
-_MAX_MESSAGE_BYTES = 16384
 
 #: A TAP's queue is 500 frames by default: 25 ms at 20,000 frames/s, less than a busy machine may
 #: leave the server waiting. This is four times as patient.
@@ -62,20 +58,6 @@ class Inside:
     environment: tuple[tuple[str, str], ...] = ()
 
 
-def send(sock: socket.socket, kind: str, fds: tuple[int, ...] = (), **values: Any) -> None:
-    """Send one message of ``kind`` with JSON values and descriptors."""
-    scm.send(sock, json.dumps({"kind": kind, **values}).encode(), fds)
-
-
-def receive(sock: socket.socket, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
-    """Receive one message; kind "" when the other side is gone. Raises BlockingIOError."""
-    try:
-        data, fds = scm.receive(sock, _MAX_MESSAGE_BYTES, max_fds=1, flags=flags)
-    except ConnectionResetError:
-        data, fds = b"", []
-    return (json.loads(data) if data else {"kind": ""}), fds
-
-
 def live_inside(inside: Inside, sock: socket.socket, parent_pid: int) -> NoReturn:
     """Be the inner half until the command has ended.
 
@@ -83,7 +65,7 @@ def live_inside(inside: Inside, sock: socket.socket, parent_pid: int) -> NoRetur
     """
     code = FAILED
     try:
-        _close_private_descriptors(sock.fileno())
+        close_private_descriptors(sock.fileno())
         code = _live(inside, sock, parent_pid)
         send(sock, "exit", code=code)
     except Exception as error:
@@ -121,20 +103,6 @@ def _live(inside: Inside, sock: socket.socket, parent_pid: int) -> int:
         _bring_up(net, inside)
     os.environ.update(inside.environment)
     return supervise(inside.command, parent_pid, lambda text: send(sock, "said", text=text))
-
-
-def _close_private_descriptors(kept: int) -> None:
-    """Close what an exec would have closed: this process lives as long as the command.
-
-    The caller's objects that own those descriptors must not be finalized any more, since the
-    numbers will be used again: no frame of his is returned to, and the collector forgets them.
-    """
-    gc.freeze()
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        with contextlib.suppress(OSError):  # the listing's own is gone by now
-            if fd != kept and not os.get_inheritable(fd):
-                os.close(fd)
 
 
 def _bring_up(net: Netlink, inside: Inside) -> None:

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hypervisor.errors import AlreadyOpen, DeviceError
+from hypervisor.kernel import messages
 from hypervisor.kernel.preflight import preflight
-from pfinet_client import inside
 from pfinet_client.inside import FAILED, Address, Inside, Interface, live_inside
 from pfinet_client.signals import read_signals, signal_file
 from pfinet_client.supervise import END, FORWARDED
@@ -114,7 +114,7 @@ def run(options: RunOptions) -> int:
     except ValueError as error:
         _say(str(error))
         return FAILED
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = messages.pair()
     parent_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -268,13 +268,13 @@ class _Outer:
     def _tell(self, kind: str, **values: Any) -> None:
         # An inner half that is gone has said why: that is read next.
         with contextlib.suppress(BrokenPipeError):
-            inside.send(self._sock, kind, **values)
+            messages.send(self._sock, kind, **values)
 
     async def _expect(self, kind: str) -> tuple[dict[str, Any], list[int]]:
         """Return the inner half's next message, which must be of ``kind``; pass its remarks on."""
         while True:
             await readable(self._sock.fileno())
-            message, fds = inside.receive(self._sock, socket.MSG_DONTWAIT)
+            message, fds = messages.receive(self._sock, socket.MSG_DONTWAIT)
             if message["kind"] == kind:
                 return message, fds
             if message["kind"] == "said":

@@ -7,6 +7,7 @@
   they may be forbidden on this machine.
 - :mod:`~hypervisor.kernel.process`: giving up: parent death, privileges, capabilities.
 - :mod:`~hypervisor.kernel.scm`: descriptors and credentials over Unix sockets.
+- :mod:`~hypervisor.kernel.messages`: JSON messages with descriptors between our own processes.
 - :mod:`~hypervisor.kernel.pcapng`: capture files as pure bytes.
 
 Order matters to whoever uses these. ``unshare`` of a user namespace fails in a process that has

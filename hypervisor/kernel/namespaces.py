@@ -16,6 +16,7 @@ from hypervisor.kernel.tap import TUN_NODE
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 _MS_NOSUID = 0x2
@@ -42,9 +43,17 @@ def unshare_user_net(keep_uid: bool = False) -> None:
     Raises OSError as :func:`~hypervisor.kernel.preflight.preflight` explains, or RuntimeError if
     this process has more than one thread.
     """
+    unshare_user(CLONE_NEWNET, keep_uid)
+
+
+def unshare_user(flags: int, keep_uid: bool = False) -> None:
+    """Enter a new user namespace and, owned by it, those of ``flags``; else as above.
+
+    Of CLONE_NEWPID the next child is process 1: when it ends, the kernel kills all others there.
+    """
     refuse_threads("a user namespace")
     uid, gid = os.geteuid(), os.getegid()
-    unshare(CLONE_NEWUSER | CLONE_NEWNET)
+    unshare(CLONE_NEWUSER | flags)
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{uid if keep_uid else 0} {uid} 1")
     _write("/proc/self/gid_map", f"{gid if keep_uid else 0} {gid} 1")

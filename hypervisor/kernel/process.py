@@ -5,7 +5,9 @@ All of these are attributes of a *thread* in Linux; call them while there is onl
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import os
 import signal
 from collections.abc import Iterable
@@ -66,6 +68,28 @@ def set_parent_death_signal(parent_pid: int, death_signal: signal.Signals = sign
     _prctl(_PR_SET_PDEATHSIG, int(death_signal))
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), death_signal)
+
+
+def close_private_descriptors(*kept: int) -> None:
+    """Close what an exec would have closed, but ``kept``: for a forked child that lives long.
+
+    The caller's objects that own those descriptors must not be finalized any more, since the
+    numbers will be used again: no frame of his may be returned to, and the collector forgets them.
+    """
+    gc.freeze()
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        with contextlib.suppress(OSError):  # the listing's own is gone by now
+            if fd not in kept and not os.get_inheritable(fd):
+                os.close(fd)
+
+
+def be_examinable() -> None:
+    """Let others of this process's uid look at it in /proc: it has no secrets (PR_SET_DUMPABLE).
+
+    Gaining capabilities in a new user namespace took that away.
+    """
+    _prctl(_PR_SET_DUMPABLE, 1)
 
 
 def become(uid: int, gid: int) -> None:
