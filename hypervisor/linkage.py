@@ -10,20 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hypervisor.engine.drops import DEVICE_DOWN
+from hypervisor.engine.drops import DEVICE_DOWN, LINK_GONE
 from hypervisor.engine.opens import Open
 from hypervisor.errors import (
     D_READ,
     D_WRITE,
     AlreadyOpen,
+    DeviceError,
     InvalidDest,
     InvalidOperation,
     ReadOnly,
 )
 from hypervisor.flows import Flow, FlowTable
 from hypervisor.guard import inspect_burst
-from hypervisor.nic import Handle
-from hypervisor.requests import Completion, EventKind, Role
+from hypervisor.nic import Handle, LinkRecord
+from hypervisor.requests import Completion, EventKind, LinkState, Role
 from hypervisor.rooms import NetworkOptions, Rooms
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 
@@ -48,17 +49,23 @@ class Linkage(Rooms):
         vnet_header: bool,
         accepts: int,
         direct: bool = False,
+        peer: str = "",
+        mtu: int = 0,
     ) -> None:
         """Put a link behind an open: its frames go there, reads of it are refused.
 
         A ``direct`` link is written at once by whoever runs this network (see
-        :meth:`take_passing`). Raises InvalidDest if the open was closed meanwhile, AlreadyOpen
-        if the device has another stack.
+        :meth:`take_passing`). ``peer`` and ``mtu`` are what people are shown of it. Raises
+        InvalidDest if the open was closed meanwhile, AlreadyOpen if the device has another stack,
+        or the outlet a link.
         """
         each = handle.open
         if each not in self.engine.opens:
             raise InvalidDest("the port was closed before the descriptor arrived")
-        self.check_attachable(handle)
+        if not handle.outlet:
+            self.check_attachable(handle)
+        elif handle.link:
+            raise AlreadyOpen(f"outlet {handle.nic.device.name} has a link already")
         for read in list(each.reads):
             self.engine.cancel_read(each, read.request_id)
             self.completions.append(Completion(read.request_id, error=reads_the_link(handle)))
@@ -69,12 +76,17 @@ class Linkage(Rooms):
         each.accepts = accepts
         each.direct = direct
         handle.link = kind
+        record = handle.record = handle.record or LinkRecord(kind, peer)
+        record.kind, record.peer = kind, peer or record.peer
+        record.mtu, record.accepts = mtu, accepts if vnet_header else 0
+        record.state = LinkState.UP
+        record.ups += 1
         self.forget_flows()
         handle.nic.refresh()
         # What came before the link was stored for a reader of plain frames: also right here.
         if each.rx:
             self.engine.links_ready[each] = None
-        self.event(EventKind.LINK_UP, handle.nic.device, kind)
+        self.event(EventKind.LINK_UP, handle.nic.device, f"{kind} {record.peer}".rstrip())
 
     def check_attachable(self, handle: Handle) -> None:
         """Raise AlreadyOpen if the device has a stack that is not this open's to be.
@@ -85,19 +97,89 @@ class Linkage(Rooms):
             raise ReadOnly("a link sends frames: open the device with D_WRITE")
         if not handle.mode & D_READ:
             raise InvalidOperation("a link receives frames: open the device with D_READ")
-        if handle.link or (handle.nic.device.stack and handle.role is not Role.STACK):
+        if (
+            handle.link
+            or handle.outlet
+            or (handle.nic.device.stack and handle.role is not Role.STACK)
+        ):
             raise AlreadyOpen(
                 f"device {handle.nic.device.name} has a network stack already; open another name"
             )
 
     def detach(self, handle: Handle, why: str, now: float) -> None:
-        """The link is gone: the port dies with it."""
-        if handle.open in self.engine.opens:
+        """The link is gone: the port dies with it, unless it is an outlet."""
+        if handle.outlet:
+            self.unplug(handle, why, now)
+        elif handle.open in self.engine.opens:
             self.event(EventKind.LINK_DOWN, handle.nic.device, why)
             right = handle.task.rights.get(handle.port)
             if right is not None:
                 self.tasks.remove(handle.task, right)
             self.destroy(handle, InvalidDest(f"the link of this port is gone: {why}"), now)
+
+    # --- outlets ------------------------------------------------------------------------------
+
+    def open_outlet(self, owner: str, name: str, kind: str, peer: str) -> Handle:
+        """Open a device of ``owner`` for a link that comes and goes, in a task of its own.
+
+        It receives nothing until :meth:`attach`; when the link is gone (:meth:`detach`) it waits
+        for another one and keeps port, address and counters. Nobody else can be its stack. The
+        device of :data:`~hypervisor.mach.devices.UPLINK_OWNER` is an uplink. Raises what opening a
+        device raises, and NoMemory at the owner's quota of tasks; then nothing has changed.
+        """
+        task = self.tasks.create(owner, operator=False)
+        try:
+            handle = self.admit(task, name, D_READ | D_WRITE, Role.STACK, exclusive=False)
+        except DeviceError:
+            self.tasks.end(task)
+            raise
+        handle.outlet = handle.open.is_link = True
+        handle.record = LinkRecord(kind, peer)
+        handle.nic.refresh()
+        return handle
+
+    def unplug(self, handle: Handle, why: str, now: float) -> None:
+        """Take the link out of an outlet, which waits for another. Twice is allowed."""
+        record = handle.record
+        if not handle.link or record is None or handle.open not in self.engine.opens:
+            return
+        handle.link = ""
+        record.state, record.mtu, record.accepts = LinkState.WAITING, 0, 0
+        self.forget_flows()
+        handle.nic.refresh()
+        self.forwarder.forget(handle.nic.port)
+        self.engine.unplug(handle.open, LINK_GONE, now)
+        self.closed_links.append(handle)
+        self.event(EventKind.LINK_DOWN, handle.nic.device, why)
+
+    def close_outlet(self, handle: Handle, now: float) -> None:
+        """Give the port up; its link goes with it. Twice is allowed."""
+        if handle.open in self.engine.opens:
+            for right in self.tasks.end(handle.task):
+                self.destroy(right.target, InvalidDest("the outlet was closed"), now)
+
+    def set_link(
+        self, handle: Handle, detail: str, *, state: LinkState | None = None, mtu: int | None = None
+    ) -> None:
+        """Note that a link is up or down now, or has another MTU; ``detail`` says so to people."""
+        record = handle.record
+        if record is None or not handle.link:
+            return
+        kind = EventKind.LINK_CHANGED
+        if mtu is not None:
+            record.mtu = mtu
+        if state is not None and state is not record.state:
+            kind = EventKind.LINK_UP if state is LinkState.UP else EventKind.LINK_DOWN
+            record.ups += state is LinkState.UP
+            record.state = state
+        self.event(kind, handle.nic.device, detail)
+
+    def missed(self, handle: Handle, drops: Mapping[str, int]) -> None:
+        """Count frames that a link lost before this network saw them, by reason."""
+        if handle.record is not None:
+            handle.record.missed.merge(drops)
+
+    # --- frames of links ----------------------------------------------------------------------
 
     def ingress(self, handle: Handle, frames: Sequence[bytes], now: float) -> None:
         """Take what a link brought. Bad frames are dropped and counted, never refused."""

@@ -11,17 +11,40 @@ from hypervisor.forwarding import Port
 from hypervisor.guard import MacGuard
 from hypervisor.mach.devices import Device
 from hypervisor.mach.ports import Task
-from hypervisor.requests import Event, EventKind, Role
+from hypervisor.requests import Event, EventKind, LinkState, Role
 from hypervisor.wire.summary import summary
 
 #: Equal discard events are folded into one for this long, in seconds.
 DISCARD_EVENT_S: Final = 1.0
 
 
-class Handle:
-    """What a device port stands for: one open of a NIC by a task."""
+class LinkRecord:
+    """What is known of the link behind a port. It is shown to people and decides nothing.
 
-    __slots__ = ("link", "mode", "nic", "open", "port", "role", "task")
+    The fields are those of :class:`~hypervisor.requests.LinkInfo`; ``accepts`` is the mask of
+    offloads.
+    """
+
+    __slots__ = ("accepts", "kind", "missed", "mtu", "peer", "state", "ups")
+
+    def __init__(self, kind: str, peer: str) -> None:
+        self.kind = kind
+        self.peer = peer
+        self.state = LinkState.WAITING
+        self.mtu = 0
+        self.accepts = 0
+        self.missed = Tally()
+        self.ups = 0
+
+
+class Handle:
+    """What a device port stands for: one open of a NIC by a task.
+
+    An *outlet* is one that the server opened itself, for a link that comes and goes: the port
+    stays, with its address and its counters.
+    """
+
+    __slots__ = ("link", "mode", "nic", "open", "outlet", "port", "record", "role", "task")
 
     def __init__(self, each: Open, nic: Nic, task: Task[Handle], mode: int, role: Role) -> None:
         self.open = each
@@ -30,8 +53,11 @@ class Handle:
         self.mode = mode
         self.role = role
         self.port = b""
-        #: The kind of the link behind it ("tap"), or "".
+        #: The kind of the link that is behind it now ("tap"), or "".
         self.link = ""
+        self.outlet = False
+        #: What is known of its link; None if it never had one.
+        self.record: LinkRecord | None = None
 
 
 class Nic:
@@ -55,7 +81,7 @@ class Nic:
         self.port.set_receivers(
             handle.open
             for handle in self.handles
-            if self.device.up and (handle.mode & D_READ or handle.link)
+            if self.device.up and (handle.link or (handle.mode & D_READ and not handle.outlet))
         )
 
     def retire(self, handle: Handle) -> None:

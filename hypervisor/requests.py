@@ -38,6 +38,14 @@ class Role(Enum):
     MONITOR = "monitor"
 
 
+class LinkState(Enum):
+    """How the link behind a port is: frames pass, its interface is down, or nobody is there."""
+
+    UP = "up"
+    DOWN = "down"
+    WAITING = "waiting"
+
+
 # --- tasks and ports --------------------------------------------------------------------------
 
 
@@ -288,6 +296,25 @@ class DeviceInfo:
     held_writes: int
     rx_slots_used: int
     stalled: bool
+    link_info: LinkInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """The link behind a device at one moment.
+
+    ``peer`` says in words what it leads to; ``mtu`` is the IP MTU of its own interface in bytes, 0
+    if it has none; ``offloads`` are those that it takes: "csum", "tso4", ... ``missed`` counts, by
+    reason, frames that were lost before this network saw them. ``ups`` is how often it came up.
+    """
+
+    kind: str
+    peer: str
+    state: LinkState
+    mtu: int
+    offloads: tuple[str, ...]
+    missed: Mapping[str, int]
+    ups: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +363,7 @@ class EventKind:
     DEVICE_CLOSED = "device-closed"
     LINK_UP = "link-up"
     LINK_DOWN = "link-down"
+    LINK_CHANGED = "link-changed"
     DISCARD = "discard"
     STALLED = "stalled"
     RESUMED = "resumed"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hypervisor.engine.drops import SOURCE_MAC
+from hypervisor.engine.drops import OWN_OUTSIDE, SOURCE_MAC
 from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import Choice, Open
 from hypervisor.engine.quotas import Limits
@@ -21,6 +21,7 @@ from hypervisor.guard import MacGuard
 from hypervisor.mach import mac
 from hypervisor.mach.claims import AddressTable, Subnet
 from hypervisor.mach.devices import Device, DevicePolicy, DeviceTable
+from hypervisor.mach.neighbours import NeighbourTable
 from hypervisor.mach.ports import Task, TaskTable
 from hypervisor.mach.tickets import TicketTable
 from hypervisor.nic import DiscardLog, Handle, Nic
@@ -66,7 +67,8 @@ class Rooms:
         self.devices = DeviceTable(
             self._candidates, {(each.owner, each.name): each for each in options.policies}
         )
-        self.addresses = AddressTable(options.subnets, options.policies)
+        self.neighbours = NeighbourTable(options.subnets)
+        self.addresses = AddressTable(options.subnets, options.policies, self.neighbours)
         self.nics: dict[Device, Nic] = {}
         #: Known flows of the opens that have links.
         self.flows: dict[Open, FlowTable] = {}
@@ -91,10 +93,12 @@ class Rooms:
             return self.forwarder.forward(nic.port, head[:6], now)
         reason = nic.guard.check_source(head[6:])
         if reason is None and not self.forwarder.learn(nic.port, head[6:], now):
-            reason = SOURCE_MAC
+            reason = OWN_OUTSIDE if nic.port.uplink else SOURCE_MAC
         if reason is not None:
             self.discards.note(nic.device, reason, 1, now, frame[header_bytes:])
             return Choice(discard=reason)
+        if nic.port.uplink:
+            self.neighbours.look(frame, header_bytes, nic.device.name, now)
         return self.forwarder.forward(nic.port, head[:6], now)
 
     def admit(
@@ -115,9 +119,12 @@ class Rooms:
         return handle
 
     def _make_nic(self, device: Device) -> Nic:
-        lenient = device.policy.trunk or self.options.guard == "off"
-        port = Port(device, device.mac, learns=lenient)
-        nic = Nic(device, port, MacGuard(device.mac, lenient), device.policy.trunk)
+        uplink = device.uplink
+        lenient = device.policy.trunk or uplink or self.options.guard == "off"
+        port = Port(device, device.mac, learns=lenient, uplink=uplink)
+        # No frame of an uplink has an address of its own: each must be looked at.
+        guard = MacGuard(b"" if uplink else device.mac, lenient)
+        nic = Nic(device, port, guard, device.policy.trunk or uplink)
         self.nics[device] = nic
         self.forwarder.add(port)
         self.event(EventKind.DEVICE_OPENED, device, device.mac.hex(":"))
@@ -139,6 +146,8 @@ class Rooms:
         if self.devices.close(nic.device, handle.role is Role.STACK):
             del self.nics[nic.device]
             self.forwarder.remove(nic.port)
+            if nic.port.uplink:
+                self.neighbours.forget(nic.device.name)
             self.discards.forget(nic.device)
             self.addresses.device_closed(nic.device, now)
             self.event(EventKind.DEVICE_CLOSED, nic.device, "")

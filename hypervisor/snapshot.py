@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from hypervisor.engine.drops import Tally
 from hypervisor.engine.engine import Engine
 from hypervisor.forwarding import Forwarder
-from hypervisor.nic import Nic
-from hypervisor.requests import DeviceInfo, FdbInfo, NetworkInfo
+from hypervisor.nic import LinkRecord, Nic
+from hypervisor.requests import DeviceInfo, FdbInfo, LinkInfo, NetworkInfo
+from hypervisor.wire.virtio_net import Offload
 
 
 def device_info(network: str, mtu: int, nic: Nic, addresses: tuple[str, ...]) -> DeviceInfo:
@@ -38,6 +39,20 @@ def device_info(network: str, mtu: int, nic: Nic, addresses: tuple[str, ...]) ->
         held_writes=sum(len(each.writes) for each in opens),
         rx_slots_used=sum(len(each.rx) for each in opens),
         stalled=any(each.stalled for each in opens),
+        link_info=next((link_info(each.record) for each in nic.handles if each.record), None),
+    )
+
+
+def link_info(record: LinkRecord) -> LinkInfo:
+    """Return what is known of a link."""
+    return LinkInfo(
+        kind=record.kind,
+        peer=record.peer,
+        state=record.state,
+        mtu=record.mtu,
+        offloads=tuple(str(each.name).lower() for each in Offload if each & record.accepts == each),
+        missed=Tally(record.missed),
+        ups=record.ups,
     )
 
 

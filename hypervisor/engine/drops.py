@@ -13,6 +13,7 @@ WITHDRAWN = "withdrawn"  #: the sender cancelled or died before the copy was swi
 LINK_DOWN = "link_down"  #: the receiver's interface is down
 LINK_ERROR = "link_error"  #: the receiver's kernel object refused the frame
 LINK_GONE = "link_gone"  #: the receiver's kernel object was gone before the frame was written
+LINK_MTU = "link_mtu"  #: longer than the receiver's interface carries, which may be less than ours
 
 # --- frames: no receiver was chosen ---
 NO_RECEIVER = "no_receiver"  #: nobody here has that destination
@@ -22,6 +23,8 @@ DEVICE_DOWN = "device_down"  #: the sender's device is not UP
 RUNT = "runt"  #: shorter than an Ethernet header
 GIANT = "giant"  #: longer than the network's MTU allows
 SOURCE_MAC = "source_mac"  #: the source address is not the sender's own
+OWN_OUTSIDE = "own_outside"  #: a device's own address as source from an uplink: a loop, or forged
+BETWEEN_UPLINKS = "between_uplinks"  #: from one uplink for somebody behind another
 GROUP_SOURCE = "group_source"  #: a group address as source (IEEE 802.3 3.2.3)
 CSUM_BAD = "csum_bad"  #: the offload header asks for an impossible checksum
 GSO_BAD = "gso_bad"  #: the offload header asks for an impossible segmentation

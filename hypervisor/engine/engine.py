@@ -86,6 +86,20 @@ class Engine(Holding):
         self.look_for_room()
         self.poll(now)
 
+    def unplug(self, each: Open, reason: str, now: float) -> None:
+        """The link behind an open is gone and the open stays: drop all that was on its way to it.
+
+        What the link had brought before goes on to its receivers.
+        """
+        each.may_hold = each.direct = False
+        self.drop_waiters(each, reason)
+        self.flush(each, reason)
+        self.recover(each)
+        self.links_ready.pop(each, None)
+        self.links_readable.pop(each, None)
+        self.look_for_room()
+        self.poll(now)
+
     # --- writes -------------------------------------------------------------------------------
 
     def submit_write(

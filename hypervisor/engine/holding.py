@@ -286,6 +286,13 @@ class Holding(Slots):
             self.notices.append(Notice(NoticeKind.STALLED, receiver))
         self.drop_waiters(receiver, RX_FULL)
 
+    def recover(self, receiver: Open) -> None:
+        """Forget that a receiver was slow: another one takes its place."""
+        self._close_window(receiver)
+        if receiver.stalled:
+            receiver.stalled = False
+            self.notices.append(Notice(NoticeKind.RESUMED, receiver))
+
     def expire_windows(self, now: float) -> None:
         """Stall the receivers whose window ended while somebody waited for them."""
         for receiver, ends in list(self._windows.items()):

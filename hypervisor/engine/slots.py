@@ -260,12 +260,12 @@ class Slots:
         receiver.handed = start + len(handed)
         return handed
 
-    def flush(self, receiver: Open) -> None:
-        """Drop everything in RX slots: the receiver is closing."""
+    def flush(self, receiver: Open, reason: str = CLOSED) -> None:
+        """Drop everything in RX slots: the receiver is closing, or its link is gone."""
         if receiver.rx:
             receiver.handed = 0
             frames, _ = self.drain(receiver, len(receiver.rx))
-            self.count_drop(receiver, CLOSED, len(frames), None)
+            self.count_drop(receiver, reason, len(frames), None)
             self.release(frames)
 
     def _reclaim(self, receiver: Open, frames: int, size_bytes: int) -> None:

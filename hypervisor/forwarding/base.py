@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from hypervisor.engine.drops import HAIRPIN, NO_RECEIVER, RESERVED_GROUP
+from hypervisor.engine.drops import BETWEEN_UPLINKS, HAIRPIN, NO_RECEIVER, RESERVED_GROUP
 from hypervisor.engine.opens import Choice, Open
 
 NOWHERE: Final = Choice(discard=NO_RECEIVER)
 BACK: Final = Choice(discard=HAIRPIN)
 RESERVED: Final = Choice(discard=RESERVED_GROUP)
+APART: Final = Choice(discard=BETWEEN_UPLINKS)
 
 _RESERVED_GROUPS: Final = frozenset(
     bytes.fromhex("0180c20000") + bytes([last]) for last in range(16)
@@ -24,18 +25,29 @@ def is_reserved(destination: bytes) -> bool:
 
 
 class Port:
-    """Where one device meets the network.
+    """Where one device or uplink meets the network.
 
-    ``learns`` is true for trunks and uplinks, behind which there are addresses to learn;
+    ``learns`` is true for trunks and uplinks, behind which there are addresses to learn; an
+    ``uplink`` has no address of its own in the network, and nothing passes between two of them.
     ``receivers`` are the opens that get each frame for this port, empty while it is down.
     """
 
-    __slots__ = ("choice", "device", "learned", "learns", "mac", "promiscuous", "receivers")
+    __slots__ = (
+        "choice",
+        "device",
+        "learned",
+        "learns",
+        "mac",
+        "promiscuous",
+        "receivers",
+        "uplink",
+    )
 
-    def __init__(self, device: Any, mac: bytes, learns: bool) -> None:
+    def __init__(self, device: Any, mac: bytes, learns: bool, uplink: bool = False) -> None:
         self.device = device
         self.mac = mac
         self.learns = learns
+        self.uplink = uplink
         self.promiscuous = False
         self.receivers: tuple[Open, ...] = ()
         self.choice: Choice = NOWHERE
@@ -77,6 +89,10 @@ class Forwarder(Protocol):
         """Disconnect a port and forget what was learned behind it."""
         ...
 
+    def forget(self, port: Port) -> None:
+        """Forget what was learned behind a port that stays: it leads nowhere now."""
+        ...
+
     def changed(self, port: Port) -> None:
         """Take notice of a port's new address or flags."""
         ...
@@ -95,6 +111,14 @@ class Forwarder(Protocol):
 
 
 def flood(ports: Iterable[Port], ingress: Port) -> Choice:
-    """Choose every receiver of ``ports`` but the ingress; nobody of them holds the sender."""
-    receivers = [each for port in ports if port is not ingress for each in port.receivers]
+    """Choose every receiver of ``ports`` but the ingress; nobody of them holds the sender.
+
+    What came by an uplink leaves by no other.
+    """
+    receivers = [
+        each
+        for port in ports
+        if port is not ingress and not (port.uplink and ingress.uplink)
+        for each in port.receivers
+    ]
     return Choice(flooded=receivers) if receivers else NOWHERE

@@ -21,15 +21,19 @@ class Hub:
     def add(self, port: Port) -> None:
         """Connect a port."""
         self._ports[port] = port.mac
-        self._by_mac[port.mac] = port
+        if not port.uplink:
+            self._by_mac[port.mac] = port
 
     def remove(self, port: Port) -> None:
         """Disconnect a port."""
-        del self._by_mac[self._ports.pop(port)]
+        self._by_mac.pop(self._ports.pop(port), None)
+
+    def forget(self, port: Port) -> None:
+        """A hub has learned nothing."""
 
     def changed(self, port: Port) -> None:
         """Take notice of a port's new address."""
-        del self._by_mac[self._ports[port]]
+        self._by_mac.pop(self._ports[port], None)
         self.add(port)
 
     def learn(self, port: Port, source: bytes, now: float) -> bool:
@@ -52,4 +56,4 @@ class Hub:
 
     def entries(self, now: float) -> list[Entry]:
         """Return the devices' own addresses: all that a hub knows."""
-        return [Entry(port.mac, port, None) for port in self._ports]
+        return [Entry(mac, port, None) for mac, port in self._by_mac.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypervisor.engine.opens import Choice
-from hypervisor.forwarding.base import BACK, RESERVED, Entry, Port, flood, is_reserved
+from hypervisor.forwarding.base import APART, BACK, RESERVED, Entry, Port, flood, is_reserved
 from hypervisor.forwarding.fdb import Fdb
 
 
@@ -29,20 +29,28 @@ class Switch:
     def add(self, port: Port) -> None:
         """Connect a port; its own address becomes a static entry and wins over a learned one."""
         self._ports[port] = port.mac
+        if port.uplink:
+            self._unknown_to[port] = None
+            return
         self._static[port.mac] = port
         self.changed(port)
 
     def remove(self, port: Port) -> None:
         """Disconnect a port and forget what was learned behind it."""
         mac = self._ports.pop(port)
-        del self._static[mac]
-        self.table.pop(mac, None)
         self._unknown_to.pop(port, None)
-        self._set_nosy(port, False)
+        if not port.uplink:
+            del self._static[mac]
+            self.table.pop(mac, None)
+            self._set_nosy(port, False)
+        self.fdb.forget_port(port)
+
+    def forget(self, port: Port) -> None:
+        """Forget what was learned behind a port."""
         self.fdb.forget_port(port)
 
     def changed(self, port: Port) -> None:
-        """Take notice of a port's new address or flags."""
+        """Take notice of a device's new address or flags; an uplink has neither."""
         old = self._ports[port]
         if old != port.mac:
             del self._static[old]
@@ -90,6 +98,8 @@ class Switch:
         port = self._static.get(destination) or self.fdb.find(destination, now)
         if port is ingress:
             return BACK
+        if port is not None and port.uplink and ingress.uplink:
+            return APART
         if port is None:
             return flood(self._unknown_to, ingress)
         others = flood((each for each in self._nosy if each is not port), ingress)

@@ -13,6 +13,7 @@ from typing import Final
 
 from hypervisor.errors import AlreadyOpen, InvalidArgument, NoMemory
 from hypervisor.mach.devices import Device, DevicePolicy
+from hypervisor.mach.neighbours import NeighbourTable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -49,7 +50,13 @@ class LeaseChange:
 class AddressTable:
     """Who has which address in one network."""
 
-    def __init__(self, subnets: Iterable[Subnet], policies: Iterable[DevicePolicy]) -> None:
+    def __init__(
+        self,
+        subnets: Iterable[Subnet],
+        policies: Iterable[DevicePolicy],
+        outside: NeighbourTable | None = None,
+    ) -> None:
+        self._outside = outside
         self._subnets = tuple(subnets)
         self._assigned: dict[Address, DevicePolicy] = {
             ipaddress.ip_interface(text).ip: policy
@@ -69,7 +76,7 @@ class AddressTable:
         """Give ``device`` the address; returns its canonical text. Idempotent.
 
         Raises InvalidArgument if it cannot be claimed in this network, AlreadyOpen if it is
-        another's, NoMemory at a quota.
+        another's or was seen behind an uplink lately, NoMemory at a quota.
         """
         address = self._parse(text)
         assigned = self._assigned.get(address)
@@ -85,9 +92,11 @@ class AddressTable:
             if lease.device is not None and lease.device is not device:
                 raise AlreadyOpen(f"address {address} is in use by your device {lease.device.name}")
             if lease.device is None:
+                self._check_outside(address, now)
                 self._check_device(device)
             lease.device = device
             return str(address)
+        self._check_outside(address, now)
         self._check_quota(device, now)
         self._leases[address] = Lease(address, device.owner, device, now)
         self.changes.append(LeaseChange(str(address), device.owner))
@@ -160,6 +169,14 @@ class AddressTable:
         reserved = (subnet.network_address, subnet.broadcast_address)
         if subnet.version == 4 and subnet.prefixlen < 31 and address in reserved:
             raise InvalidArgument(f"{address} is the network or broadcast address of {subnet}")
+
+    def _check_outside(self, address: Address, now: float) -> None:
+        found = self._outside.find(address.packed, now) if self._outside else None
+        if found is not None:
+            raise AlreadyOpen(
+                f"address {address} is in use behind uplink {found.uplink}, by "
+                f"{found.mac.hex(':')} {now - found.seen:.0f} s ago; choose another"
+            )
 
     def _check_device(self, device: Device) -> None:
         if sum(lease.device is device for lease in self._leases.values()) >= PER_DEVICE:

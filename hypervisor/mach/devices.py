@@ -25,6 +25,9 @@ IFF_ALLMULTI: Final = 0x200
 IFF_MULTICAST: Final = 0x1000
 INITIAL_FLAGS: Final = IFF_UP | IFF_BROADCAST | IFF_RUNNING | IFF_MULTICAST
 
+#: Who owns the devices that stand for uplinks. No client's identity looks like this.
+UPLINK_OWNER: Final = "uplink"
+
 NAME_MAX_BYTES: Final = 127
 #: What "" means: boot opens "", pfinet always "eth".
 DEFAULT_NAME: Final = "eth"
@@ -63,6 +66,11 @@ class Device:
     def up(self) -> bool:
         """Whether the UP flag is set."""
         return bool(self.flags & IFF_UP)
+
+    @property
+    def uplink(self) -> bool:
+        """Whether it is a way out of the network and no device of a client."""
+        return self.owner == UPLINK_OWNER
 
 
 def check_name(name: str) -> str:

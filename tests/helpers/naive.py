@@ -28,6 +28,7 @@ COPY_REASONS = {
     "withdrawn",
     "link_down",
     "link_error",
+    "link_gone",
 }
 
 
@@ -50,9 +51,16 @@ class NaiveDevice:
         return any(each.role is Role.STACK for each in self.opens)
 
     @property
+    def uplink(self) -> bool:
+        """Whether it is a way out, and no device."""
+        return self.owner == "uplink"
+
+    @property
     def receivers(self) -> list[NaiveOpen]:
         """The opens that get what the device gets."""
-        return [each for each in self.opens if each.reads or each.link] if self.up else []
+        if not self.up:
+            return []
+        return [each for each in self.opens if each.link or (each.reads and not each.outlet)]
 
 
 @dataclass(eq=False)
@@ -70,6 +78,8 @@ class NaiveOpen:
     state: Open = field(init=False)
     alive: bool = True
     link: bool = False
+    #: Whether the server opened it for a link that comes and goes.
+    outlet: bool = False
     vnet_header: bool = False
     accepts: int = 0
     direct: bool = False
@@ -197,17 +207,26 @@ class NaiveNetwork:
         each.device.opens.remove(each)
         if not each.device.opens:
             self.devices.remove(each.device)
-            self.learned = {
-                mac: entry for mac, entry in self.learned.items() if entry[0] is not each.device
-            }
+            self._forget_behind(each.device)
+
+    def unplug(self, each: NaiveOpen) -> None:
+        """The link of an outlet is gone; what was learned behind it leads nowhere."""
+        each.link = each.may_hold = each.direct = False
+        each.handed.clear()
+        self._forget_behind(each.device)
+
+    def _forget_behind(self, device: NaiveDevice) -> None:
+        self.learned = {mac: entry for mac, entry in self.learned.items() if entry[0] is not device}
 
     def judge(self, sender: NaiveDevice, sent: Sent, now: float) -> Verdict:
         """Decide about one frame, as the semantics' sections on forwarding and guard say."""
         owner_of_source = self._owner_of(sent.source)
         if sent.source[0] & 1:
             return Verdict("group_source")
+        if sender.uplink and owner_of_source is not None:
+            return Verdict("own_outside")
         if owner_of_source is not sender:
-            if not sender.trunk or owner_of_source is not None:
+            if not (sender.uplink or sender.trunk) or owner_of_source is not None:
                 return Verdict("source_mac")
             if self.mode == "switch":
                 self.learned[sent.source] = (sender, now)
@@ -217,10 +236,14 @@ class NaiveNetwork:
         return verdict
 
     def _owner_of(self, mac: bytes) -> NaiveDevice | None:
-        return next((each for each in self.devices if each.mac == mac), None)
+        return next((each for each in self.devices if each.mac == mac and not each.uplink), None)
 
     def _forward(self, sender: NaiveDevice, destination: bytes, now: float) -> Verdict:
-        others = [each for each in self.devices if each is not sender]
+        others = [
+            each
+            for each in self.devices
+            if each is not sender and not (each.uplink and sender.uplink)
+        ]
         if destination[:5] == b"\x01\x80\xc2\x00\x00" and destination[5] < 16:
             return Verdict("reserved_group")
         if destination[0] & 1:
@@ -231,10 +254,12 @@ class NaiveNetwork:
             target = device if now - seen < AGEING_S else None
         if target is sender:
             return Verdict("hairpin")
+        if target is not None and target.uplink and sender.uplink:
+            return Verdict("between_uplinks")
         if self.mode == "hub":
             overhearing = others
         elif target is None:
-            overhearing = [each for each in others if each.trunk or each.promiscuous]
+            overhearing = [each for each in others if each.trunk or each.uplink or each.promiscuous]
         else:
             overhearing = [each for each in others if each.promiscuous]
         return Verdict(

@@ -118,7 +118,7 @@ class NetworkObserver(RuleBasedStateMachine):
 
     def read_refusal(self, each: NaiveOpen, nowait: bool) -> str | None:
         """Return the code with which a read must fail at once, or None."""
-        if not each.reads or each.link:
+        if not each.reads or each.link or each.outlet:
             return "D_INVALID_OPERATION"
         if nowait and (self.reading(each) or not each.state.rx):
             return "D_WOULD_BLOCK"
@@ -130,7 +130,7 @@ class NetworkObserver(RuleBasedStateMachine):
             return "D_READ_ONLY"
         if not each.reads:
             return "D_INVALID_OPERATION"
-        taken = each.link or (each.device.stack and each.role is not Role.STACK)
+        taken = each.link or each.outlet or (each.device.stack and each.role is not Role.STACK)
         return "D_ALREADY_OPEN" if taken else None
 
     def has_too_many(self, each: NaiveOpen) -> bool:

@@ -22,10 +22,11 @@ from hypothesis.stateful import initialize, precondition, rule
 from hypervisor.errors import D_NOWAIT, D_READ, D_WRITE, DeviceError
 from hypervisor.mach.status import NET_FLAGS
 from hypervisor.requests import AttachLink, GetStatus, Offer, Role, SetStatus
-from tests.helpers.actor import NetworkActor, Runs
+from tests.helpers.actor import Runs
 from tests.helpers.core import BROADCAST
 from tests.helpers.naive import Asked, NaiveDevice, NaiveOpen
 from tests.helpers.observer import SPECIAL, UNKNOWN
+from tests.helpers.uplink_actor import UplinkActor
 
 UP, PROMISC = 0x1, 0x100
 MAX_OPENS = 10
@@ -44,7 +45,7 @@ vectors = st.lists(
 )
 
 
-class NetworkMachine(NetworkActor):
+class NetworkMachine(UplinkActor):
     """See the module."""
 
     @initialize(
@@ -52,8 +53,9 @@ class NetworkMachine(NetworkActor):
         ample=st.booleans(),
         alone=st.sampled_from((False, False, True)),
         linked=st.sampled_from((2, 0, 3)),
+        uplinks=st.sampled_from((0, 0, 1, 2)),
     )
-    def begin(self, mode: str, ample: bool, alone: bool, linked: int) -> None:
+    def begin(self, mode: str, ample: bool, alone: bool, linked: int, uplinks: int) -> None:
         self.start(mode, ample)
         # One owner alone has all of the pool, and must give it back to those who come.
         owners = (1, 1, 1, 1) if alone else (1, 3, 2, 2)
@@ -63,6 +65,7 @@ class NetworkMachine(NetworkActor):
             self.read(pick, 1, 65_536, False)
         for pick in range(linked):
             self.attach(pick, True, (7, 3, 1)[pick], pick != 1)
+        self.open_uplinks(uplinks)
 
     # --- opens ----------------------------------------------------------------------------
 
@@ -285,10 +288,11 @@ class NetworkMachine(NetworkActor):
         self.network.written(each.handle, len(sizes), drops, self.world.now, lost_bytes)
         self.collect()
 
-    @precondition(lambda self: len(self.links()) > 1)
+    @precondition(lambda self: sum(not link.outlet for link in self.links()) > 1)
     @rule(pick=picks)
     def link_goes(self, pick: int) -> None:
-        each = self.link(pick)
+        lent = [link for link in self.links() if not link.outlet]
+        each = lent[pick % len(lent)]
         self.bury([each])
         self.network.detach(each.handle, "gone", self.world.now)
         self.network.detach(each.handle, "gone", self.world.now)
@@ -364,6 +368,8 @@ class NetworkMachine(NetworkActor):
     def set_flags(self, pick: int, up: bool, promiscuous: bool) -> None:
         each, world = self.one(pick), self.world
         device, caller, port = each.device, each.port.caller, each.port.port
+        if each.outlet:
+            return  # nobody knows its port
         (flags,) = world.call(GetStatus(world.number(), caller, port, NET_FLAGS, 1))
         wanted = (flags & ~(UP | PROMISC)) | (UP * up) | (PROMISC * promiscuous)
         request = SetStatus(world.number(), caller, port, NET_FLAGS, (wanted,))
