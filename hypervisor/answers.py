@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 from hypervisor import requests, snapshot
 from hypervisor.errors import InvalidOperation
+from hypervisor.infos import DeviceInfo, FdbInfo, NetworkInfo
 from hypervisor.mach import status
 from hypervisor.mach.claims import LAPSE_S
-from hypervisor.mach.devices import IFF_PROMISC
-from hypervisor.nic import Handle
+from hypervisor.mach.devices import IFF_PROMISC, Device
+from hypervisor.nic import Handle, Nic
 from hypervisor.requests import Caller, EventKind
 from hypervisor.rooms import Rooms
 
@@ -44,6 +45,7 @@ class Answers:
     def _set_status(self, request: requests.SetStatus, now: float) -> None:
         handle = self._handle(request)
         nic, device = handle.nic, handle.nic.device
+        flags, mac = device.flags, device.mac
         free = nic.guard.lenient
         if request.flavor == status.NET_FLAGS:
             nosy = free or self._rooms.forwarder.grants_promiscuous or handle.task.operator
@@ -58,17 +60,31 @@ class Answers:
             raise InvalidOperation(f"status flavor {request.flavor:#x} cannot be set")
         self._rooms.forwarder.changed(nic.port)
         self._rooms.forget_flows()
+        if (flags, mac) != (device.flags, device.mac):
+            self._rooms.state_changed(nic)
 
     def _claim(self, request: requests.Claim, now: float) -> requests.Claimed:
-        device = self._handle(request).nic.device
+        nic = self._handle(request).nic
+        device, before = nic.device, self._rooms.addresses.of_device(nic.device)
         address = self._rooms.addresses.claim(device, request.address, now)
         self._rooms.event(EventKind.CLAIMED, device, address)
+        if self._rooms.addresses.of_device(device) != before:
+            self._rooms.state_changed(nic)
         return requests.Claimed(address, LAPSE_S)
 
     def _unclaim(self, request: requests.Unclaim, now: float) -> None:
         device = self._handle(request).nic.device
+        before = {nic: self._rooms.addresses.of_device(nic.device) for nic in self._own(device)}
         if self._rooms.addresses.unclaim(device.owner, request.address):
             self._rooms.event(EventKind.UNCLAIMED, device, request.address)
+            # The lease is the owner's: it may have been on another device of his.
+            for nic, addresses in before.items():
+                if self._rooms.addresses.of_device(nic.device) != addresses:
+                    self._rooms.state_changed(nic)
+
+    def _own(self, device: Device) -> list[Nic]:
+        """Return the owner's devices."""
+        return [nic for each, nic in self._rooms.nics.items() if each.owner == device.owner]
 
     def _refuse(self, request: requests.Refuse, now: float) -> None:
         self._handle(request)
@@ -76,7 +92,7 @@ class Answers:
 
     # --- looking ------------------------------------------------------------------------------
 
-    def _get_network(self, request: requests.GetNetwork, now: float) -> requests.NetworkInfo:
+    def _get_network(self, request: requests.GetNetwork, now: float) -> NetworkInfo:
         self._rooms.fold_flows()
         options = self._rooms.options
         return snapshot.network_info(
@@ -90,7 +106,7 @@ class Answers:
             (len(self._rooms.forwarder.entries(now)), self._rooms.forwarder.capacity),
         )
 
-    def _list_devices(self, request: requests.ListDevices, now: float) -> list[requests.DeviceInfo]:
+    def _list_devices(self, request: requests.ListDevices, now: float) -> list[DeviceInfo]:
         self._rooms.fold_flows()
         visible = _visible_to(request.caller)
         return [
@@ -101,7 +117,7 @@ class Answers:
             if visible(device.owner)
         ]
 
-    def _list_fdb(self, request: requests.ListFdb, now: float) -> list[requests.FdbInfo]:
+    def _list_fdb(self, request: requests.ListFdb, now: float) -> list[FdbInfo]:
         return snapshot.fdb_info(self._rooms.forwarder, now, _visible_to(request.caller))
 
 

@@ -18,6 +18,7 @@ The tree (whose fault it is decides the branch)::
     ├── ArrayTooLarge               MIG_ARRAY_TOO_LARGE   -307
     ├── ServerDied                  MIG_SERVER_DIED       -308   (shutdown)
     ├── InvalidArgument             KERN_INVALID_ARGUMENT    4
+    ├── InvalidValue                KERN_INVALID_VALUE      18
     └── InvalidDest                 MACH_SEND_INVALID_DEST  0x10000003
 
 The numbers are those of ``device/device_types.h``, ``mach/mig_errors.h``, ``mach/kern_return.h``
@@ -148,6 +149,12 @@ class InvalidArgument(DeviceError):
     """An argument outside its range (KERN_INVALID_ARGUMENT)."""
 
     code, reason = 4, "KERN_INVALID_ARGUMENT"
+
+
+class InvalidValue(DeviceError):
+    """A limit that a receive port cannot have (KERN_INVALID_VALUE)."""
+
+    code, reason = 18, "KERN_INVALID_VALUE"
 
 
 class InvalidDest(DeviceError):

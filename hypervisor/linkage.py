@@ -23,8 +23,9 @@ from hypervisor.errors import (
 )
 from hypervisor.flows import Flow, FlowTable
 from hypervisor.guard import inspect_burst
+from hypervisor.infos import LinkState
 from hypervisor.nic import Handle, LinkRecord
-from hypervisor.requests import Completion, EventKind, LinkState, Role
+from hypervisor.requests import Completion, EventKind, Role
 from hypervisor.rooms import NetworkOptions, Rooms
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from hypervisor import requests
 from hypervisor.answers import Answers, Handler
+from hypervisor.engine.mail import Inbox
 from hypervisor.engine.opens import Open, ReadRequest
 from hypervisor.engine.slots import NoticeKind
 from hypervisor.errors import (
@@ -35,6 +36,7 @@ from hypervisor.errors import (
 from hypervisor.guard import longest_frame
 from hypervisor.linkage import Linkage, reads_the_link
 from hypervisor.mach.tickets import LIFETIME_S
+from hypervisor.port_answers import PortAnswers
 from hypervisor.requests import Completion, Event, EventKind, Request, Role
 from hypervisor.rooms import NetworkOptions
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
@@ -47,7 +49,7 @@ class Network(Linkage):
 
     def __init__(self, options: NetworkOptions) -> None:
         super().__init__(options)
-        self._held: dict[int, Open] = {}
+        self._held: dict[int, Open | Inbox] = {}
         self._longest = ETHERNET_HEADER_BYTES + options.mtu
         self._handlers: dict[type, Handler] = {
             requests.Write: self._write,
@@ -58,6 +60,7 @@ class Network(Linkage):
             requests.CloseDevice: self._close,
             requests.AttachLink: self._attach_link,
             **Answers(self).handlers,
+            **PortAnswers(self, self._hold_receive).handlers,
         }
 
     # --- requests -----------------------------------------------------------------------------
@@ -72,6 +75,12 @@ class Network(Linkage):
             return
         if result is not _HELD:
             self.completions.append(Completion(request.request_id, result))
+        if self.engine.mail.ready:
+            self.engine.poll(now)
+
+    def _hold_receive(self, request_id: int, inbox: Inbox) -> object:
+        self._held[request_id] = inbox
+        return _HELD
 
     def cancel(self, request_id: int, now: float) -> bool:
         """Cancel a held request. False if it is not held (any more): nothing changes then.
@@ -81,6 +90,8 @@ class Network(Linkage):
         each = self._held.pop(request_id, None)
         if each is None:
             return False
+        if isinstance(each, Inbox):
+            return self.engine.mail.cancel(each, request_id)
         return self.engine.cancel_read(each, request_id) or self.engine.cancel_write(
             each, request_id, now
         )
@@ -97,10 +108,9 @@ class Network(Linkage):
     def take_events(self) -> list[Event]:
         """Return the events since the last call, and forget them."""
         for notice in self.engine.notices:
-            if notice.kind is not NoticeKind.FRAME_ARRIVED:
-                device = notice.open.device.device
-                kind = EventKind.STALLED if notice.kind is NoticeKind.STALLED else EventKind.RESUMED
-                self.events.append(Event(self.name, kind, device.owner, device.name))
+            device = notice.open.device.device
+            kind = EventKind.STALLED if notice.kind is NoticeKind.STALLED else EventKind.RESUMED
+            self.events.append(Event(self.name, kind, device.owner, device.name))
         self.engine.notices.clear()
         taken = list(self.events)
         self.events.clear()
@@ -116,8 +126,10 @@ class Network(Linkage):
 
     def stop(self, now: float) -> None:
         """End every held request with ServerDied and free everything."""
+        why = ServerDied("the server is stopping")
+        self.engine.mail.end(why)
         for handle in [handle for nic in self.nics.values() for handle in nic.handles]:
-            self.destroy(handle, ServerDied("the server is stopping"), now)
+            self.destroy(handle, why, now)
 
     # --- frames -------------------------------------------------------------------------------
 
@@ -190,8 +202,11 @@ class Network(Linkage):
             task = self.tasks.find(request.caller)
         except InvalidDest:
             return
+        why = InvalidDest("the task of this port has ended")
+        self.receive_ports.end(task, why)
         for right in self.tasks.end(task):
-            self.destroy(right.target, InvalidDest("the task of this port has ended"), now)
+            self.destroy(right.target, why, now)
+        self.engine.poll(now)
         self.events.append(Event(self.name, EventKind.TASK_ENDED, task.owner))
 
     def _open(self, request: requests.OpenDevice, now: float) -> requests.Opened:

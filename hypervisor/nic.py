@@ -9,9 +9,10 @@ from hypervisor.engine.opens import Open
 from hypervisor.errors import D_READ
 from hypervisor.forwarding import Port
 from hypervisor.guard import MacGuard
+from hypervisor.infos import LinkState
 from hypervisor.mach.devices import Device
 from hypervisor.mach.ports import Task
-from hypervisor.requests import Event, EventKind, LinkState, Role
+from hypervisor.requests import Event, EventKind, Role
 from hypervisor.wire.summary import summary
 
 #: Equal discard events are folded into one for this long, in seconds.
@@ -21,7 +22,7 @@ DISCARD_EVENT_S: Final = 1.0
 class LinkRecord:
     """What is known of the link behind a port. It is shown to people and decides nothing.
 
-    The fields are those of :class:`~hypervisor.requests.LinkInfo`; ``accepts`` is the mask of
+    The fields are those of :class:`~hypervisor.infos.LinkInfo`; ``accepts`` is the mask of
     offloads.
     """
 

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from hypervisor.errors import DeviceError
+from hypervisor.infos import Notification
 
 #: The number a requester gives to a request; unique for the life of the runtime.
 RequestId = int
@@ -36,14 +37,6 @@ class Role(Enum):
     PLAIN = "plain"
     STACK = "stack"
     MONITOR = "monitor"
-
-
-class LinkState(Enum):
-    """How the link behind a port is: frames pass, its interface is down, or nobody is there."""
-
-    UP = "up"
-    DOWN = "down"
-    WAITING = "waiting"
 
 
 # --- tasks and ports --------------------------------------------------------------------------
@@ -220,12 +213,94 @@ class Refuse:
     routine: str
 
 
+# --- receive ports ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AllocatePort:
+    """mach_port_allocate: a receive port with room for ``qlimit`` messages, or a port set.
+
+    The result is its name, 16 random bytes.
+    """
+
+    request_id: RequestId
+    caller: Caller
+    qlimit: int
+    port_set: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyPort:
+    """mach_port_destroy of a receive port or port set. The result is None; again is success."""
+
+    request_id: RequestId
+    caller: Caller
+    port: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetQlimit:
+    """mach_port_set_qlimit. The result is None."""
+
+    request_id: RequestId
+    caller: Caller
+    port: bytes
+    qlimit: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveMember:
+    """mach_port_move_member: into ``port_set``, or out of any if that is empty. Result: None."""
+
+    request_id: RequestId
+    caller: Caller
+    port: bytes
+    port_set: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RequestNotification:
+    """mach_port_request_notification, and the kinds of our own. The result is None.
+
+    ``notify`` is the receive port that gets it; empty withdraws what was requested.
+    """
+
+    request_id: RequestId
+    caller: Caller
+    port: bytes
+    kind: Notification
+    notify: bytes
+    sync: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GetPortStatus:
+    """mach_port_get_receive_status. The result is a :class:`~hypervisor.infos.PortInfo`."""
+
+    request_id: RequestId
+    caller: Caller
+    port: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """mach_msg with MACH_RCV_MSG on a receive port or port set, held until there is a message.
+
+    The result is a list of 1 to ``max_messages`` of :data:`hypervisor.infos.Message`.
+    """
+
+    request_id: RequestId
+    caller: Caller
+    port: bytes
+    max_messages: int
+
+
 # --- looking ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class GetNetwork:
-    """The result is a :class:`NetworkInfo`."""
+    """The result is a :class:`~hypervisor.infos.NetworkInfo`."""
 
     request_id: RequestId
     caller: Caller
@@ -233,7 +308,10 @@ class GetNetwork:
 
 @dataclass(frozen=True, slots=True)
 class ListDevices:
-    """The result is a list of :class:`DeviceInfo`: the caller's own, or all for the operator."""
+    """The result is a list of :class:`~hypervisor.infos.DeviceInfo`.
+
+    The caller's own, or all for the operator.
+    """
 
     request_id: RequestId
     caller: Caller
@@ -241,90 +319,13 @@ class ListDevices:
 
 @dataclass(frozen=True, slots=True)
 class ListFdb:
-    """The result is a list of :class:`FdbInfo`: the caller's own, or all for the operator."""
+    """The result is a list of :class:`~hypervisor.infos.FdbInfo`.
+
+    The caller's own, or all for the operator.
+    """
 
     request_id: RequestId
     caller: Caller
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkInfo:
-    """One network at one moment. Sizes in frames and bytes, counters since the start."""
-
-    name: str
-    mode: str
-    guard: str
-    mtu: int
-    subnets: tuple[str, ...]
-    devices: int
-    opens: int
-    tasks: int
-    pool_frames: int
-    pool_free_frames: int
-    pool_bytes: int
-    pool_free_bytes: int
-    held_reads: int
-    held_writes: int
-    frames: int
-    bytes: int
-    copies_delivered: int
-    drops: Mapping[str, int]
-    fdb_entries: int
-    fdb_capacity: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceInfo:
-    """One device at one moment. tx is what the device sent, rx what was delivered to it."""
-
-    network: str
-    owner: str
-    name: str
-    mac: bytes
-    addresses: tuple[str, ...]
-    flags: int
-    mtu: int
-    opens: int
-    link: str
-    tx_frames: int
-    tx_bytes: int
-    rx_frames: int
-    rx_bytes: int
-    tx_drops: Mapping[str, int]
-    rx_drops: Mapping[str, int]
-    held_reads: int
-    held_writes: int
-    rx_slots_used: int
-    stalled: bool
-    link_info: LinkInfo | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LinkInfo:
-    """The link behind a device at one moment.
-
-    ``peer`` says in words what it leads to; ``mtu`` is the IP MTU of its own interface in bytes, 0
-    if it has none; ``offloads`` are those that it takes: "csum", "tso4", ... ``missed`` counts, by
-    reason, frames that were lost before this network saw them. ``ups`` is how often it came up.
-    """
-
-    kind: str
-    peer: str
-    state: LinkState
-    mtu: int
-    offloads: tuple[str, ...]
-    missed: Mapping[str, int]
-    ups: int
-
-
-@dataclass(frozen=True, slots=True)
-class FdbInfo:
-    """One forwarding entry; ``age_s`` is None for a static one."""
-
-    mac: bytes
-    owner: str
-    device: str
-    age_s: float | None
 
 
 # --- answers ----------------------------------------------------------------------------------
@@ -385,6 +386,13 @@ Request = (
     | Unclaim
     | AttachLink
     | Refuse
+    | AllocatePort
+    | DestroyPort
+    | SetQlimit
+    | MoveMember
+    | RequestNotification
+    | GetPortStatus
+    | Receive
     | GetNetwork
     | ListDevices
     | ListFdb

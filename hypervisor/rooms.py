@@ -18,11 +18,13 @@ from hypervisor.errors import DeviceError
 from hypervisor.flows import FlowTable
 from hypervisor.forwarding import Forwarder, Hub, Port, Switch
 from hypervisor.guard import MacGuard
+from hypervisor.infos import DeviceState, Notification
 from hypervisor.mach import mac
 from hypervisor.mach.claims import AddressTable, Subnet
 from hypervisor.mach.devices import Device, DevicePolicy, DeviceTable
 from hypervisor.mach.neighbours import NeighbourTable
 from hypervisor.mach.ports import Task, TaskTable
+from hypervisor.mach.receive_ports import ReceivePorts
 from hypervisor.mach.tickets import TicketTable
 from hypervisor.nic import DiscardLog, Handle, Nic
 from hypervisor.requests import Event, EventKind, Role
@@ -64,6 +66,7 @@ class Rooms:
             options.random_bytes, options.limits.held_requests_per_task
         )
         self.tickets: TicketTable[Handle] = TicketTable(options.random_bytes)
+        self.receive_ports = ReceivePorts(self.engine.mail, options.random_bytes)
         self.devices = DeviceTable(
             self._candidates, {(each.owner, each.name): each for each in options.policies}
         )
@@ -151,6 +154,24 @@ class Rooms:
             self.discards.forget(nic.device)
             self.addresses.device_closed(nic.device, now)
             self.event(EventKind.DEVICE_CLOSED, nic.device, "")
+        self.receive_ports.died(handle.port)
+        self.engine.poll(now)
+
+    def tell_state(self, handle: Handle) -> None:
+        """Tell who asked how the device of an open is now."""
+        notify = self.receive_ports.requested(handle.port, Notification.DEVICE_STATE)
+        if notify is not None:
+            device = handle.nic.device
+            addresses = self.addresses.of_device(device)
+            state = DeviceState(
+                notify.name, handle.port, device.flags, device.mac, self.mtu, addresses
+            )
+            self.engine.mail.notify(notify.box, state)
+
+    def state_changed(self, nic: Nic) -> None:
+        """Flags or addresses of a device are not what they were: tell who asked."""
+        for handle in nic.handles:
+            self.tell_state(handle)
 
     def fold_flows(self) -> None:
         """Enter what known flows have carried into the books, before somebody looks at them."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from hypervisor.engine.drops import Tally
 from hypervisor.engine.engine import Engine
 from hypervisor.forwarding import Forwarder
+from hypervisor.infos import DeviceInfo, FdbInfo, LinkInfo, NetworkInfo
 from hypervisor.nic import LinkRecord, Nic
-from hypervisor.requests import DeviceInfo, FdbInfo, LinkInfo, NetworkInfo
 from hypervisor.wire.virtio_net import Offload
 
 
@@ -71,6 +71,7 @@ def network_info(
     """
     drops = Tally(engine.drops)
     drops.merge(engine.discards)
+    drops.merge(engine.mail.drops)
     return NetworkInfo(
         name=name,
         mode=mode,
@@ -88,7 +89,7 @@ def network_info(
         held_writes=engine.held_writes,
         frames=engine.frames_switched,
         bytes=engine.bytes_switched,
-        copies_delivered=engine.copies_delivered,
+        copies_delivered=engine.copies_delivered + engine.mail.delivered,
         drops=drops,
         fdb_entries=fdb[0],
         fdb_capacity=fdb[1],

@@ -24,6 +24,7 @@ Modules, from the ground up
     drops     the named reasons and their counters
     quotas    shares of the pool, bounds of held requests
     opens     the state of one open and of what waits in it: plain data
+    mail      queues of receive ports
     slots     RX slots: admission, draining, reclaiming, the books
     holding   what waits, for how long, and who pulls it
     engine    submit, cancel, poll, tick

@@ -56,6 +56,7 @@ def audit(engine: Engine) -> Census:
         _agree(f"{each}: held bytes", each.held_bytes, held_bytes)
         if each.tx_used > engine.limits.tx_slots or len(each.rx) > engine.limits.rx_slots:
             raise AuditError(f"{each} exceeds its slots")
+    in_mail = _audit_mail(engine, references)
     for frame, count in references.items():
         _agree(f"counter of {frame!r}", frame.counter, count)
     live_bytes = sum(len(frame.data) for frame in references)
@@ -64,6 +65,9 @@ def audit(engine: Engine) -> Census:
     settled = engine.copies_delivered + sum(engine.drops.values())
     settled += sum(len(frames) for _, frames, _ in engine.passing)
     _agree("copies chosen", engine.copies_chosen, settled + in_rx + for_rx)
+    mail = engine.mail
+    settled = mail.delivered + sum(mail.drops.values())
+    _agree("messages chosen", mail.chosen, settled + in_mail)
     _audit_shares(engine)
     held_reads = sum(len(each.reads) for each in engine.opens)
     held_writes = sum(len(each.writes) for each in engine.opens)
@@ -72,8 +76,34 @@ def audit(engine: Engine) -> Census:
     return Census(len(references), sum(references.values()), in_rx, for_rx)
 
 
+def _audit_mail(engine: Engine, references: Counter[Frame]) -> int:
+    """Count what waits in mailboxes; return the number of messages."""
+    waiting = held_receives = 0
+    for box in engine.mail.boxes:
+        frames = [letter.frame for letter in box.letters if letter.frame is not None]
+        references.update(frames)
+        notes = sum(letter.message is not None for letter in box.letters)
+        _agree(f"mailbox {box.name.hex()}: messages", box.posted, len(frames))
+        _agree(f"mailbox {box.name.hex()}: notifications", box.notes, notes)
+        _agree(f"mailbox {box.name.hex()}: is in its inbox", box in box.inbox.boxes, True)
+        waiting += box.posted + box.notes
+    for inbox in {id(box.inbox): box.inbox for box in engine.mail.boxes}.values():
+        held_receives += len(inbox.receivers)
+        letters = any(box.letters for box in inbox.boxes)
+        _agree("receives held though there is a message", bool(inbox.receivers) and letters, False)
+    if engine.mail.held_receives < held_receives:
+        raise AuditError(f"{held_receives} receives are held, {engine.mail.held_receives} counted")
+    return waiting
+
+
 def _audit_shares(engine: Engine) -> None:
-    shared_frames = shared_bytes = 0
+    held = [
+        len(letter.frame.data)
+        for box in engine.mail.boxes
+        for letter in box.letters
+        if letter.frame is not None
+    ]
+    shared_frames, shared_bytes = len(held), sum(held)
     for account in engine.shares.accounts.values():
         for each in account.opens:
             shared_frames += max(0, each.held_frames - account.guaranteed_frames)

@@ -10,6 +10,7 @@ POOL_FULL = "pool_full"  #: RX slots were free, the frame pool had no share left
 RECLAIMED = "reclaimed"  #: taken back from RX slots because the pool ran out
 CLOSED = "closed"  #: the receiver closed with the copy undelivered
 WITHDRAWN = "withdrawn"  #: the sender cancelled or died before the copy was switched
+PORT_FULL = "port_full"  #: the receive port holds as many messages as its qlimit allows
 LINK_DOWN = "link_down"  #: the receiver's interface is down
 LINK_ERROR = "link_error"  #: the receiver's kernel object refused the frame
 LINK_GONE = "link_gone"  #: the receiver's kernel object was gone before the frame was written

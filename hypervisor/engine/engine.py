@@ -218,7 +218,7 @@ class Engine(Holding):
 
     def poll(self, now: float) -> None:
         """Sends, reads, and sends again for what the reads freed, until nothing moves."""
-        while self._vectors or self._readers or self._roomy:
+        while self._vectors or self._readers or self._roomy or self.mail.ready:
             while self._vectors:
                 self._send_quantum(now)
             while self._readers:
@@ -228,6 +228,7 @@ class Engine(Holding):
             self.pull_round(now)
             if self._unslotted:
                 self.refill_slots()
+            self.mail.serve()
 
     def poll_at(self) -> float | None:
         """Return when tick() must be called next, in monotonic seconds, or None."""

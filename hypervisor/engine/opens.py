@@ -11,8 +11,10 @@ from hypervisor.engine.drops import Tally
 from hypervisor.engine.quotas import HeldBudget, Limits
 
 if TYPE_CHECKING:
+    from hypervisor.engine.mail import Mailbox
     from hypervisor.engine.quotas import Account
     from hypervisor.frames import Frame
+    from hypervisor.infos import Message
 
 
 class WriteRequest:
@@ -109,7 +111,8 @@ class Open:
         self.rx_bytes = 0
         self.handed = 0
         self.reads: deque[ReadRequest] = deque()
-        self.notify = False
+        #: The mailbox that is told of a frame in empty RX slots, and in which words.
+        self.notify: tuple[Mailbox, Message] | None = None
         # A link behind this open takes frames with an offload header, and these offloads. A
         # direct one is written by whoever runs the engine, before anything else happens.
         self.is_link = False

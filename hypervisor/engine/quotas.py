@@ -168,20 +168,27 @@ class PoolShares:
         each.held_frames = held_frames
         each.held_bytes = held_bytes
 
+    def charge_shared(self, frames: int, size_bytes: int) -> None:
+        """Charge references of queued messages: they have no guarantee."""
+        self.shared_frames += frames
+        self.shared_bytes += size_bytes
+
+    @property
+    def shared_free(self) -> tuple[int, int]:
+        """What is left of the shared half, in frames and bytes."""
+        pool = self._pool
+        return (
+            pool.max_frames - pool.max_frames // 2 - self.shared_frames,
+            pool.max_bytes - pool.max_bytes // 2 - self.shared_bytes,
+        )
+
     def room(self, each: Open) -> tuple[int, int]:
         """Return the frames and bytes that ``each`` may still be charged with."""
         account = each.account
+        free_frames, free_bytes = self.shared_free
         return (
-            _room(
-                each.held_frames,
-                account.guaranteed_frames,
-                self._pool.max_frames - self._pool.max_frames // 2 - self.shared_frames,
-            ),
-            _room(
-                each.held_bytes,
-                account.guaranteed_bytes,
-                self._pool.max_bytes - self._pool.max_bytes // 2 - self.shared_bytes,
-            ),
+            _room(each.held_frames, account.guaranteed_frames, free_frames),
+            _room(each.held_bytes, account.guaranteed_bytes, free_bytes),
         )
 
     def biggest_holders(self) -> list[Open]:

@@ -8,6 +8,7 @@ from enum import Enum
 from itertools import islice
 
 from hypervisor.engine.drops import CLOSED, POOL_FULL, RECLAIMED, RX_FULL, Tally
+from hypervisor.engine.mail import Mail
 from hypervisor.engine.opens import Open, WriteRequest
 from hypervisor.engine.quotas import Limits, PoolShares
 from hypervisor.frames import Frame, FramePool
@@ -16,9 +17,8 @@ from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 
 
 class NoticeKind(Enum):
-    """What an open wants its owner or the operator to know."""
+    """What the operator wants to know of an open."""
 
-    FRAME_ARRIVED = "frame-arrived"  #: edge-triggered: into empty RX slots, no read pending
     STALLED = "stalled"
     RESUMED = "resumed"
 
@@ -43,6 +43,7 @@ class Slots:
         self.shares = PoolShares(self.pool, limits)
         self.completions: list[Completion] = []
         self.notices: list[Notice] = []
+        self.mail = Mail(self.pool, self.shares, self.release, self.completions)
         #: Opens whose link has frames to write, and those whose link may be read again.
         self.links_ready: dict[Open, None] = {}
         self.links_readable: dict[Open, None] = {}
@@ -137,7 +138,8 @@ class Slots:
         elif receiver.reads:
             self._readers[receiver] = None
         elif receiver.notify:
-            self.notices.append(Notice(NoticeKind.FRAME_ARRIVED, receiver))
+            # Edge-triggered: into empty RX slots, with no read pending.
+            self.mail.notify(*receiver.notify)
 
     def count_drop(
         self, receiver: Open, reason: str, copies: int, request: WriteRequest | None

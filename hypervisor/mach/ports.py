@@ -33,13 +33,15 @@ class Right(Generic[T]):
 class Task(Generic[T]):
     """A holder of ports. When it ends, they end."""
 
-    __slots__ = ("budget", "closed", "operator", "owner", "rights", "token")
+    __slots__ = ("budget", "closed", "operator", "owner", "receive_ports", "rights", "token")
 
     def __init__(self, token: str, owner: str, operator: bool, held_requests: int) -> None:
         self.token = token
         self.owner = owner
         self.operator = operator
         self.rights: dict[bytes, Right[T]] = {}
+        #: Names of its receive ports and port sets.
+        self.receive_ports: dict[bytes, None] = {}
         self.closed: deque[bytes] = deque(maxlen=REMEMBERED_PORTS)
         self.budget = HeldBudget("this task", held_requests, _UNBOUNDED_BYTES)
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from machdev.v1 import network_pb2, types_pb2
 
-from hypervisor.requests import DeviceInfo, Event, FdbInfo, NetworkInfo, Role
+from hypervisor.infos import DeviceInfo, FdbInfo, NetworkInfo
+from hypervisor.requests import Event, Role
 
 ROLES: Mapping[int, Role] = {
     types_pb2.OPEN_ROLE_UNSPECIFIED: Role.PLAIN,

@@ -15,6 +15,7 @@ from machdev.v1 import network_pb2_grpc
 
 from hypervisor import requests
 from hypervisor.errors import NoSuchDevice
+from hypervisor.infos import DeviceInfo, FdbInfo
 from hypervisor.requests import Caller, Event
 from hypervisor.runtime import Runtime
 from hypervisor.service import convert
@@ -84,7 +85,7 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
         connection = self._peers.behind(context)
         response = pb.ListDevicesResponse()
         for name in self._visible(connection, request.network):
-            infos: list[requests.DeviceInfo] = await self._ask(
+            infos: list[DeviceInfo] = await self._ask(
                 name, requests.ListDevices(self._next_id(), _looker(connection))
             )
             response.devices.extend(convert.device(info) for info in infos)
@@ -98,7 +99,7 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
         connection = self._peers.behind(context)
         response = pb.ListFdbEntriesResponse()
         for name in self._visible(connection, request.network):
-            infos: list[requests.FdbInfo] = await self._ask(
+            infos: list[FdbInfo] = await self._ask(
                 name, requests.ListFdb(self._next_id(), _looker(connection))
             )
             response.entries.extend(convert.fdb_entry(name, info) for info in infos)

@@ -44,6 +44,7 @@ STATUS: Mapping[type[DeviceError], grpc.StatusCode] = {
     errors.ArrayTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ServerDied: grpc.StatusCode.UNAVAILABLE,
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidValue: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidDest: grpc.StatusCode.NOT_FOUND,
 }
 

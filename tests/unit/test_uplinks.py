@@ -7,10 +7,11 @@ import ipaddress
 import pytest
 
 from hypervisor.errors import AlreadyOpen, InvalidOperation
+from hypervisor.infos import LinkState
 from hypervisor.mach.devices import UPLINK_OWNER, DevicePolicy
 from hypervisor.mach.neighbours import LIFETIME_S, NeighbourTable
 from hypervisor.nic import Handle
-from hypervisor.requests import AttachLink, Caller, Claim, LinkState, ListDevices, Read
+from hypervisor.requests import AttachLink, Caller, Claim, ListDevices, Read
 from hypervisor.wire import arp, ethernet, icmpv6, ipv4, ipv6, protocols
 from tests.helpers.core import BROADCAST, Port, World
 
