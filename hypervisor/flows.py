@@ -5,6 +5,9 @@ nothing about the network changes, neither do the verdict and the receiver, so t
 need one look-up and no judgement but of their offload header. Any change forgets all flows; every
 miss takes the long way through :class:`hypervisor.network.Network`, which remains the reference.
 
+A guard that looks beyond the addresses gives a flow its templates, see
+:mod:`hypervisor.guard.template`: a frame that they do not let pass takes the long way too.
+
 Flows count for themselves and are folded into the engine's books when somebody looks.
 """
 
@@ -14,19 +17,32 @@ from typing import Any
 
 from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import Open
+from hypervisor.guard import Templates
 
 
 class Flow:
     """Where one sender's frames for one destination go.
 
-    ``refuses`` is the mask of offloads that the receiver's link does not take. ``link``,
+    ``refuses`` is the mask of offloads that the receiver's link does not take. ``templates`` say
+    which frames are of the flow; None: all that have its addresses. ``link``,
     ``write`` and ``store`` belong to whoever does the I/O. ``frames`` and ``bytes`` (on the wire)
     were written to a direct link without having been stored.
     """
 
-    __slots__ = ("bytes", "frames", "link", "receiver", "refuses", "sender", "store", "write")
+    __slots__ = (
+        "bytes",
+        "frames",
+        "link",
+        "receiver",
+        "refuses",
+        "sender",
+        "store",
+        "templates",
+        "write",
+    )
 
-    def __init__(self, sender: Open, receiver: Open) -> None:
+    def __init__(self, sender: Open, receiver: Open, templates: Templates | None = None) -> None:
+        self.templates = templates
         self.sender = sender
         self.receiver = receiver
         self.refuses = ~receiver.accepts

@@ -221,7 +221,7 @@ class Linkage(Rooms):
             or not port.receivers[0].vnet_header
         ):
             return None
-        flow = Flow(sender, port.receivers[0])
+        flow = Flow(sender, port.receivers[0], nic.guard.templates)
         self.flows_of(handle)[addresses] = flow
         return flow
 

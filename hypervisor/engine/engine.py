@@ -11,18 +11,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hypervisor.engine.drops import CLOSED, RX_FULL, WITHDRAWN, Tally
-from hypervisor.engine.holding import Holding
-from hypervisor.engine.opens import Choice, Open, ReadRequest, TxFrame, WriteRequest
+from hypervisor.engine.drops import CLOSED, WITHDRAWN
+from hypervisor.engine.opens import Choice, Open, ReadRequest, WriteRequest
 from hypervisor.engine.quotas import HeldBudget, Limits
+from hypervisor.engine.sending import Finisher, Sending
 from hypervisor.errors import DeviceError, InvalidSize, WouldBlock
-from hypervisor.frames import Frame
 from hypervisor.requests import Completion
 
 #: (sender, first 12 bytes, a frame with these, bytes of offload header, now) -> who gets it.
 Classifier = Callable[[Open, bytes, bytes, int, float], Choice]
-#: (frame with a 12-byte offload header, its needs) -> plain frames, right without offloads.
-Finisher = Callable[[bytes, int], list[bytes]]
 
 
 class _Vector:
@@ -46,18 +43,15 @@ class _Vector:
         self.next = 0
 
 
-class Engine(Holding):
+class Engine(Sending):
     """MHVED's driver for one network, without I/O; the package says how it works."""
 
     def __init__(self, limits: Limits, classify: Classifier, finish: Finisher) -> None:
-        super().__init__(limits)
+        super().__init__(limits, finish)
         self._classify = classify
-        self._finish = finish
         self._vectors: deque[_Vector] = deque()
         self.opens: dict[Open, None] = {}
         self.held_reads = 0
-        #: Frames for which no receiver was chosen, by reason.
-        self.discards = Tally()
 
     # --- opens --------------------------------------------------------------------------------
 
@@ -258,7 +252,7 @@ class Engine(Holding):
             run = frames if whole else frames[start:stop]
             needs = vector.needs if whole or vector.needs is None else vector.needs[start:stop]
             choice = self._classify(sender, head, first, header_bytes, now)
-            self._dispatch(sender, vector.request, run, header_bytes, needs, choice, now)
+            self.dispatch(sender, vector.request, run, header_bytes, needs, choice, now)
             start = stop
         if start < len(frames):
             vector.next = start
@@ -279,141 +273,6 @@ class Engine(Holding):
             size_bytes += len(frames[end])
             end += 1
         return end
-
-    def _dispatch(
-        self,
-        sender: Open,
-        request: WriteRequest,
-        run: Sequence[bytes],
-        header_bytes: int,
-        needs: Sequence[int] | None,
-        choice: Choice,
-        now: float,
-    ) -> None:
-        """Give one run to those chosen, by the cheapest way that is right for them."""
-        count = len(run)
-        size_bytes = sum(map(len, run))
-        self.frames_switched += count
-        self.bytes_switched += size_bytes - header_bytes * count
-        sender.sent_frames += count
-        sender.sent_bytes += size_bytes - header_bytes * count
-        if choice.discard is not None:
-            self.discards.count(choice.discard, count)
-            sender.sent_drops.count(choice.discard, count)
-            request.drops.count(choice.discard, count)
-            return
-        if len(choice.holding) == 1 and not choice.flooded:
-            receiver = choice.holding[0]
-            if header_bytes == 0 or all(
-                receiver.takes_unchanged(header_bytes, need) for need in needs or (0,)
-            ):
-                self._send_run(sender, receiver, request, run, header_bytes, needs, now)
-                return
-        for index, data in enumerate(run):
-            need = 0 if needs is None else needs[index]
-            self._send_one(sender, request, data, header_bytes, need, choice, now)
-
-    def _send_run(
-        self,
-        sender: Open,
-        receiver: Open,
-        request: WriteRequest,
-        run: Sequence[bytes],
-        header_bytes: int,
-        needs: Sequence[int] | None,
-        now: float,
-    ) -> None:
-        """Give a run to its only receiver, unchanged: the common case, in few steps."""
-        self.copies_chosen += len(run)
-        if receiver.direct and not receiver.rx and not receiver.waiters:
-            self.passing.append((receiver, run, header_bytes))
-            return
-        start = 0
-        reason = RX_FULL
-        if not receiver.waiters and not receiver.stalled:
-            size_bytes = sum(map(len, run))
-            if self.refusal(receiver, len(run), size_bytes, new=True) is None:
-                self.admit_run(receiver, run, size_bytes, header_bytes, needs)
-                return
-            start, size_bytes = _prefix(run, *self.room(receiver))
-            if start and self.refusal(receiver, start, size_bytes, new=True) is not None:
-                # The shares would allow more than the pool has left: guarantees were cut lately.
-                free_frames, free_bytes = self.pool.free_frames, self.pool.free_bytes
-                start, size_bytes = _prefix(run[:start], free_frames, free_bytes)
-            if start:
-                head_needs = None if needs is None else needs[:start]
-                self.admit_run(receiver, run[:start], size_bytes, header_bytes, head_needs)
-            if len(receiver.rx) < self.limits.rx_slots and start < len(run):
-                reason = self.refusal(receiver, 1, len(run[start]), new=True) or reason
-        for index in range(start, len(run)):
-            need = 0 if needs is None else needs[index]
-            if not self.may_wait(receiver, request, reason, now) or not self.wait(
-                sender, receiver, TxFrame(request), run[index], header_bytes, need
-            ):
-                self.count_drop(receiver, reason, 1, request)
-
-    def _send_one(
-        self,
-        sender: Open,
-        request: WriteRequest,
-        data: bytes,
-        header_bytes: int,
-        needs: int,
-        choice: Choice,
-        now: float,
-    ) -> None:
-        """Give one frame to each receiver: unchanged, or as the plain frames it stands for.
-
-        Each variant is stored once and shared by all who get it.
-        """
-        tx = TxFrame(request)
-        unchanged = _Variant([data], header_bytes, needs)
-        plain: _Variant | None = None
-        for receivers, may_wait in ((choice.holding, True), (choice.flooded, False)):
-            for receiver in receivers:
-                if receiver.takes_unchanged(header_bytes, needs):
-                    variant = unchanged
-                else:
-                    if plain is None:
-                        plain = _Variant(self._finish(data, needs), 0, 0)
-                    variant = plain
-                self.copies_chosen += len(variant.payloads)
-                for index in range(len(variant.payloads)):
-                    self._give(sender, receiver, tx, variant, index, may_wait, now)
-        for form in (unchanged, plain):
-            if form is not None:
-                self.release([frame for frame in form.frames if frame is not None])
-
-    def _give(
-        self,
-        sender: Open,
-        receiver: Open,
-        tx: TxFrame,
-        variant: _Variant,
-        index: int,
-        may_wait: bool,
-        now: float,
-    ) -> None:
-        """Put one copy into an RX slot, or let it wait, or drop it: exactly one of them."""
-        data = variant.payloads[index]
-        frame = variant.frames[index]
-        reason: str | None = RX_FULL
-        if not receiver.waiters and not receiver.stalled:
-            reason = self.refusal(receiver, 1, len(data), new=frame is None)
-            if reason is None:
-                if frame is None:
-                    frame = self.pool.alloc(data, variant.header_bytes, variant.needs)
-                    variant.frames[index] = frame
-                self.pool.retain(frame)
-                self.admit(receiver, frame)
-                return
-        if (
-            may_wait
-            and self.may_wait(receiver, tx.request, reason or RX_FULL, now)
-            and self.wait(sender, receiver, tx, data, variant.header_bytes, variant.needs)
-        ):
-            return
-        self.count_drop(receiver, reason or RX_FULL, 1, tx.request)
 
     def _serve(self, reader: Open) -> None:
         """Answer an open's reads with what is in its RX slots (MHVED step 4)."""
@@ -444,29 +303,6 @@ class Engine(Holding):
             if length > read.bytes_wanted or (index and size_bytes > self.limits.vector_bytes):
                 return index
         return count
-
-
-class _Variant:
-    """One form of a frame: its payloads, and the pool frames that hold them once stored."""
-
-    __slots__ = ("frames", "header_bytes", "needs", "payloads")
-
-    def __init__(self, payloads: list[bytes], header_bytes: int, needs: int) -> None:
-        self.payloads = payloads
-        self.header_bytes = header_bytes
-        self.needs = needs
-        self.frames: list[Frame | None] = [None] * len(payloads)
-
-
-def _prefix(run: Sequence[bytes], room_frames: int, room_bytes: int) -> tuple[int, int]:
-    """Return how many of a run's first frames fit into some room, and their bytes."""
-    count = size_bytes = 0
-    for data in run[: max(0, room_frames)]:
-        if size_bytes + len(data) > room_bytes:
-            break
-        size_bytes += len(data)
-        count += 1
-    return count, size_bytes
 
 
 def _too_long(reader: Open, read: ReadRequest) -> InvalidSize:

@@ -15,5 +15,6 @@ from __future__ import annotations
 
 from hypervisor.guard.ingress import inspect_burst, longest_frame
 from hypervisor.guard.mac import MacGuard
+from hypervisor.guard.template import Template, Templates
 
-__all__ = ["MacGuard", "inspect_burst", "longest_frame"]
+__all__ = ["MacGuard", "Template", "Templates", "inspect_burst", "longest_frame"]

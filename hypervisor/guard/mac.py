@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hypervisor.engine.drops import GROUP_SOURCE, SOURCE_MAC
+from hypervisor.guard.template import Templates
 
 
 class MacGuard:
@@ -13,9 +14,11 @@ class MacGuard:
     source pass; that it is no other device's is the forwarder's to see.
     """
 
-    __slots__ = ("lenient", "source")
+    __slots__ = ("lenient", "source", "templates")
 
     def __init__(self, own_mac: bytes, lenient: bool) -> None:
+        #: Which frames from ``source`` pass without a further question; None: all of them.
+        self.templates: Templates | None = None
         self.source = own_mac
         self.lenient = lenient
 

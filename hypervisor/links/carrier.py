@@ -148,6 +148,9 @@ class Carrier:
                         not needs & flow.refuses
                         and size >= _SHORTEST
                         and (size <= longest or needs & _SEGMENTED)
+                        and (
+                            flow.templates is None or flow.templates.passes(head, VNET_HEADER_BYTES)
+                        )
                     ):
                         receiver = flow.receiver
                         if receiver.direct and not receiver.rx and not receiver.waiters:

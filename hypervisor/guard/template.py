@@ -1,0 +1,78 @@
+"""Templates: a guard's verdicts on common frames, as comparisons that need no parser.
+
+Most of what a device sends has one of a few forms: IPv4 without options from its own address, TCP
+inside; the same of IPv6. Such a form is a *template*: some bits at fixed places of the first
+:data:`TEMPLATE_BYTES` of the frame. A guard that looks beyond the addresses hands a short list of
+them to whoever passes known flows on; the first one that matches decides. A frame that matches
+none, or one that says ``passes=False``, is asked of the guard itself, which remains the only judge:
+a template may pass only what the guard would pass, whatever the bytes it leaves out are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+#: How much of a frame templates see, from its destination address on.
+TEMPLATE_BYTES: Final = 64
+#: The most templates of one guard: whoever needs more is better served by the guard itself.
+MAX_TEMPLATES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A masked comparison: byte ``i`` of the frame, and ``mask[i]``, is ``value[i]``, for each.
+
+    Both have the same length, at most :data:`TEMPLATE_BYTES`; bytes beyond are not looked at. A
+    frame that is shorter than the mask does not match. ``passes=False`` is an exception to what
+    comes after it in the list: such a frame needs the guard's own verdict.
+    """
+
+    mask: bytes
+    value: bytes
+    passes: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.mask) == len(self.value) <= TEMPLATE_BYTES:
+            raise ValueError(f"mask and value are 1 to {TEMPLATE_BYTES} bytes, equally many")
+        if any(value & ~mask for mask, value in zip(self.mask, self.value, strict=True)):
+            raise ValueError("value has bits outside of mask: the template could never match")
+
+    def matches(self, frame: bytes, offset: int = 0) -> bool:
+        """Tell whether the frame that begins at ``offset`` has this form."""
+        head = frame[offset : offset + len(self.mask)]
+        bits = int.from_bytes(head) & int.from_bytes(self.mask)
+        return len(head) == len(self.mask) and bits == int.from_bytes(self.value)
+
+
+class Templates(tuple[Template, ...]):
+    """A guard's templates in their order. Without any, every frame is asked of the guard."""
+
+    __slots__ = ()
+
+    def __new__(cls, templates: Iterable[Template] = ()) -> Templates:
+        """Make the list. Raises ValueError for more than :data:`MAX_TEMPLATES`."""
+        made = super().__new__(cls, templates)
+        if len(made) > MAX_TEMPLATES:
+            raise ValueError(f"at most {MAX_TEMPLATES} templates, not {len(made)}")
+        return made
+
+    def passes(self, frame: bytes, offset: int = 0) -> bool:
+        """Tell whether the first template that matches lets the frame pass."""
+        for template in self:
+            if template.matches(frame, offset):
+                return template.passes
+        return False
+
+    def packed(self) -> bytes:
+        """Return them for a compiled reader: for each, length, verdict, mask and value.
+
+        Mask and value are filled up with zeros to :data:`TEMPLATE_BYTES`, which changes nothing.
+        """
+        return b"".join(
+            bytes((len(each.mask), each.passes))
+            + each.mask.ljust(TEMPLATE_BYTES, b"\0")
+            + each.value.ljust(TEMPLATE_BYTES, b"\0")
+            for each in self
+        )

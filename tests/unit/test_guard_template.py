@@ -1,0 +1,76 @@
+"""A template says what it says about bits, and nothing about frames too short to have them."""
+
+from __future__ import annotations
+
+import pytest
+
+from hypervisor.guard.template import MAX_TEMPLATES, TEMPLATE_BYTES, Template, Templates
+
+#: An untagged IPv4 frame without options from 10.0.0.1: EtherType, version and length, source.
+IPV4 = Template(
+    bytes(12) + b"\xff\xff\xff" + bytes(11) + b"\xff" * 4,
+    bytes(12) + b"\x08\x00\x45" + bytes(11) + b"\x0a\0\0\x01",
+)
+FRAME = bytes(range(12)) + b"\x08\x00\x45" + b"\x77" * 11 + b"\x0a\0\0\x01" + b"\x99" * 40
+
+
+def changed(at: int, to: int) -> bytes:
+    return FRAME[:at] + bytes((to,)) + FRAME[at + 1 :]
+
+
+def test_only_masked_bits_are_compared() -> None:
+    assert IPV4.matches(FRAME)
+    assert IPV4.matches(b"offload head" + FRAME, 12)
+    assert IPV4.matches(changed(0, 0xEE))
+    assert IPV4.matches(changed(25, 0xEE))
+    assert not IPV4.matches(changed(14, 0x46))
+    assert not IPV4.matches(changed(29, 2))
+
+
+def test_single_bits_can_be_masked() -> None:
+    odd = Template(b"\x01", b"\x01")
+    assert odd.matches(b"\x03")
+    assert not odd.matches(b"\x02")
+
+
+def test_a_frame_shorter_than_the_mask_does_not_match() -> None:
+    assert IPV4.matches(FRAME[:30])
+    assert not IPV4.matches(FRAME[:29])
+    assert not Template(b"\0", b"\0").matches(b"")
+
+
+def test_the_first_template_that_matches_decides() -> None:
+    never_to_67 = Template(bytes(36) + b"\xff\xff", bytes(36) + b"\0\x43", passes=False)
+    templates = Templates((never_to_67, IPV4))
+    assert templates.passes(FRAME)
+    assert not templates.passes(changed(36, 0)[:37] + b"\x43" + FRAME[38:])
+    assert not templates.passes(changed(13, 6))
+    assert not Templates().passes(FRAME)
+
+
+@pytest.mark.parametrize(
+    ("mask", "value", "says"),
+    [
+        (b"", b"", "1 to 64 bytes"),
+        (b"\xff", b"\1\2", "equally many"),
+        (bytes(TEMPLATE_BYTES + 1), bytes(TEMPLATE_BYTES + 1), "1 to 64 bytes"),
+        (b"\x0f", b"\x10", "could never match"),
+    ],
+)
+def test_a_template_that_makes_no_sense_is_refused(mask: bytes, value: bytes, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Template(mask, value)
+
+
+def test_a_list_of_templates_is_bounded() -> None:
+    assert len(Templates([IPV4] * MAX_TEMPLATES)) == MAX_TEMPLATES
+    with pytest.raises(ValueError, match="at most 32 templates, not 33"):
+        Templates([IPV4] * (MAX_TEMPLATES + 1))
+
+
+def test_packed_templates_have_a_fixed_size() -> None:
+    packed = Templates((IPV4, Template(b"\x01", b"\x01", passes=False))).packed()
+    assert len(packed) == 2 * (2 + 2 * TEMPLATE_BYTES)
+    assert packed[:2] == bytes((30, 1))
+    assert packed[2:66] == IPV4.mask.ljust(64, b"\0")
+    assert packed[130:132] == bytes((1, 0))
