@@ -22,9 +22,10 @@ import hypervisor
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
 from hypervisor.errors import DeviceError
-from hypervisor.links.base import Link
+from hypervisor.links.base import Link, PatientLink
 from hypervisor.links.carrier import Carrier
 from hypervisor.links.lent_tap import LentTap
+from hypervisor.links.patient import PatientCarrier
 from hypervisor.network import Network
 from hypervisor.nic import Handle
 from hypervisor.requests import Completion, Event, Request
@@ -51,9 +52,15 @@ class _Lane:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.name = network.name
-        self.carriers: dict[Open, Carrier] = {}
+        self.carriers: dict[Open, Carrier | PatientCarrier] = {}
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at: float | None = None
+
+    def carrier_of_flow(self, receiver: Open) -> Carrier:
+        """Return the carrier of an open that flows lead to: links with offload headers only."""
+        carrier = self.carriers[receiver]
+        assert isinstance(carrier, Carrier)
+        return carrier
 
 
 class Runtime:
@@ -134,12 +141,15 @@ class Runtime:
     def carry(self, network: str, handle: Handle, link: Link) -> None:
         """Put ``link`` behind an open and move frames until either ends.
 
-        Frames are written in this thread if the device's owner is the server's own uid or is
-        trusted by policy, else in a thread of the link's own. Raises InvalidDest, AlreadyOpen.
+        Frames are written in this thread if the link is a socket, or the device's owner is the
+        server's own uid or trusted by policy; else in a thread of the link's own. Raises
+        InvalidDest, AlreadyOpen.
         """
         lane = self._lanes[network]
         device = handle.nic.device
-        inline = device.policy.trusted or device.owner == self._own
+        inline = not isinstance(link, PatientLink) and (
+            device.policy.trusted or device.owner == self._own
+        )
         lane.network.attach(
             handle,
             link.kind,
@@ -148,19 +158,36 @@ class Runtime:
             accepts=link.accepts,
             direct=inline,
         )
-        carrier = Carrier(
+        carrier = self._carrier(lane, handle, link, inline)
+        lane.carriers[handle.open] = carrier
+        carrier.start()
+        self._settle(lane)
+
+    def _carrier(
+        self, lane: _Lane, handle: Handle, link: Link, inline: bool
+    ) -> Carrier | PatientCarrier:
+        def settle() -> None:
+            self._settle(lane)
+
+        if isinstance(link, PatientLink):
+            return PatientCarrier(
+                lane.network,
+                handle,
+                link,
+                clock=self._clock,
+                settle=settle,
+                close_later=self._close_later,
+            )
+        return Carrier(
             lane.network,
             handle,
             link,
             inline=inline,
             clock=self._clock,
-            find=lane.carriers.__getitem__,
-            settle=lambda: self._settle(lane),
+            find=lane.carrier_of_flow,
+            settle=settle,
             close_later=self._close_later,
         )
-        lane.carriers[handle.open] = carrier
-        carrier.start()
-        self._settle(lane)
 
     async def stop(self) -> None:
         """End every held request with ServerDied, close every link. Twice is allowed."""
@@ -184,7 +211,7 @@ class Runtime:
         while engine.passing:
             for each, frames, header_bytes in network.take_passing():
                 carrier = lane.carriers.get(each)
-                if carrier is None:
+                if not isinstance(carrier, Carrier):
                     dropped_bytes = sum(map(len, frames)) - header_bytes * len(frames)
                     drops = {LINK_GONE: len(frames)}
                     network.passed(each, frames, header_bytes, drops, dropped_bytes)

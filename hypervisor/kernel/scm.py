@@ -7,6 +7,7 @@ closed at once: an open descriptor nobody knows of is a leak the peer controls.
 from __future__ import annotations
 
 import array
+import ctypes
 import os
 import socket
 import struct
@@ -86,6 +87,18 @@ def peer_credentials(sock: socket.socket) -> PeerCredentials:
             f"that the server can tell apart"
         )
     return PeerCredentials(pid, uid, gid)
+
+
+def disconnect(sock: socket.socket) -> None:
+    """Take back the connect() of a datagram socket: anybody may send to it again (connect(2)).
+
+    Raises OSError.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    address = struct.pack("H", socket.AF_UNSPEC)
+    if libc.connect(sock.fileno(), address, len(address)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def overflow_uid() -> int:

@@ -11,13 +11,14 @@ which others may hold copies.
 Ending: LinkGone is final. A loop's reader that meets it removes itself, detaches the device and has
 the link closed (in a helper thread; by its :class:`~hypervisor.links.sink.ThreadedSink` if it has
 one). read_burst() must be called whenever fileno() polls readable *or in error*, and tells the two
-apart itself.
+apart itself. Some ends are silent (that of a datagram socket's other side): they show when
+read_burst() is called without a reason, as the runtime does once a second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class LinkGone(Exception):
@@ -30,7 +31,7 @@ class LinkGone(Exception):
 class Link(Protocol):
     """A bidirectional carrier of frames: a lent TAP, later a NIC or a guest's socket."""
 
-    #: What it is, for status and events: "tap", "memory".
+    #: What it is, for status and events: "tap", "stream", "dgram", "memory".
     kind: str
     #: Frames carry a 12-byte offload header, both ways.
     vnet_header: bool
@@ -74,3 +75,28 @@ class Link(Protocol):
 #: One frame and the bytes of offload header in front of it.
 Outgoing = tuple[bytes, int]
 Batch = Sequence[Outgoing]
+
+
+@runtime_checkable
+class PatientLink(Link, Protocol):
+    """A link whose other side can say "not now", and later that there is room: a socket.
+
+    So its frames need not be dropped while it is slow: they stay in the RX slots, and hold their
+    senders, until it takes them. Its write() is for whoever does not want to wait.
+    """
+
+    def write_run(self, run: Sequence[Outgoing]) -> int:
+        """Give frames in order, at most :data:`RUN_FRAMES`; return how many were taken.
+
+        Never blocks. If fewer than given, the other side is full: call again with the rest when
+        write_fileno() polls writable. Raises LinkGone; frames of that call are not taken.
+        """
+        ...
+
+    def write_fileno(self) -> int:
+        """Return the descriptor that polls writable when write_run() would take frames."""
+        ...
+
+
+#: The longest run: a frame of a stream takes two parts of a message, which has at most 1,024.
+RUN_FRAMES = 512

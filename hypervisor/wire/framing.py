@@ -53,6 +53,15 @@ class StreamFrames:
         self._end = 0
 
     @property
+    def waiting(self) -> bool:
+        """Whether next_frame() has something to say: a frame, or that there will be none."""
+        begin = self._start + LENGTH_BYTES
+        if begin > self._end:
+            return False
+        size = int.from_bytes(self._buffer[self._start : begin], "big")
+        return size <= self._end - begin or not MIN_FRAME_BYTES <= size <= self._longest
+
+    @property
     def pending_bytes(self) -> int:
         """How many bytes were received and not handed out yet."""
         return self._end - self._start

@@ -55,8 +55,11 @@ def feed(parser: StreamFrames, pieces: list[bytes]) -> tuple[list[bytes], int | 
     for piece in pieces:
         fill(parser, piece)
         try:
-            while (frame := parser.next_frame()) is not None:
+            while parser.waiting:
+                frame = parser.next_frame()
+                assert frame is not None
                 found.append(bytes(frame))
+            assert parser.next_frame() is None
         except WireError as error:
             return found, int(str(error.found))
     return found, None

@@ -1,0 +1,141 @@
+"""A guest that sends each frame as one datagram to a Unix socket of ours (QEMU's ``dgram``).
+
+Nobody connects here. The guest binds a path of its own and sends from it; whoever accepts him (see
+:mod:`hypervisor.service.guests`) makes this link with that path. It connects our socket to it: from
+then on the kernel refuses what anybody else sends (EPERM), and can tell us when there is room.
+
+Frames that were queued before are told apart by their sender's path. A guest that is started
+again on the same path is the same guest. One that just goes says nothing: its end shows in
+write(), or when read_burst() finds nothing and looks whether anybody is bound to the path still.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Sequence
+
+from hypervisor.kernel import scm
+from hypervisor.links.base import LinkGone, Outgoing
+from hypervisor.wire.framing import MAX_FRAME_BYTES
+
+#: Any socket address here: a path, or bytes that begin with NUL for an abstract name.
+Address = str | bytes
+
+
+class DgramLink:
+    """A :class:`~hypervisor.links.base.PatientLink` between a bound socket and a guest's address.
+
+    The socket stays the caller's, and is unconnected again when the link is gone or closed. Raises
+    LinkGone if ``guest`` cannot be sent to.
+    """
+
+    kind = "dgram"
+    vnet_header = False
+    accepts = 0
+
+    def __init__(self, sock: socket.socket, guest: Address) -> None:
+        sock.setblocking(False)
+        self._guest = guest
+        # One byte more than any frame may have, so that what is too long stays too long.
+        self._buffer = memoryview(bytearray(MAX_FRAME_BYTES + 1))
+        self._ended = ""
+        self._socket = sock.dup()
+        try:
+            self._look()
+        except LinkGone:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll, or -1 after close()."""
+        return self._socket.fileno()
+
+    def write_fileno(self) -> int:
+        """Return the descriptor to poll for writing, or -1 after close()."""
+        return self._socket.fileno()
+
+    def read_burst(self, max_frames: int, max_bytes: int) -> list[bytes]:
+        """Return the frames that are there; see :meth:`Link.read_burst`."""
+        frames: list[bytes] = []
+        room = max_bytes
+        while room > 0 and len(frames) < max_frames:
+            view = self._next()
+            if view is None:
+                break
+            room -= len(view)
+            frames.append(view.tobytes())
+        if not frames:
+            self._look()
+        return frames
+
+    def read_view(self) -> memoryview | None:
+        """Return the next frame in this link's buffer; see :meth:`Link.read_view`."""
+        view = self._next()
+        if view is None:
+            self._look()
+        return view
+
+    def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
+        """Give one frame; it is a "link_error" while the other side is full."""
+        return None if self.write_run(((bytes(frame), header_bytes),)) else "link_error"
+
+    def write_run(self, run: Sequence[Outgoing]) -> int:
+        """Give frames in order; see :meth:`PatientLink.write_run`."""
+        self._check()
+        taken = 0
+        try:
+            for frame, header_bytes in run:
+                self._socket.send(frame[header_bytes:] if header_bytes else frame)
+                taken += 1
+        except BlockingIOError:
+            return taken
+        except OSError as error:
+            gone = self._gone(error)
+            if not taken:
+                raise gone from None
+        return taken
+
+    def close(self) -> None:
+        """Let the guest go; twice is allowed."""
+        if self._socket.fileno() >= 0:
+            if not self._ended:
+                scm.disconnect(self._socket)
+            self._ended = "the socket for the guest was closed here"
+            self._socket.close()
+
+    def _next(self) -> memoryview | None:
+        self._check()
+        while True:
+            try:
+                size, sender = self._socket.recvfrom_into(self._buffer)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                raise self._gone(error) from None
+            if sender == self._guest:
+                return self._buffer[:size]
+
+    def _look(self) -> None:
+        """See whether somebody is at the guest's address, whoever was there before."""
+        try:
+            self._socket.connect(self._guest)
+        except OSError as error:
+            raise self._gone(error) from None
+
+    def _check(self) -> None:
+        if self._ended:
+            raise LinkGone(self._ended)
+
+    def _gone(self, error: OSError) -> LinkGone:
+        where = os.fsdecode(self._guest)
+        if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
+            self._ended = f"nobody is at the guest's socket {where} any more"
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            self._ended = f"the guest's socket {where} may not be written by uid {os.geteuid()}"
+        else:
+            self._ended = f"cannot send to the guest's socket {where}: {error.strerror}"
+        # Whoever comes next must find the socket free, even before close().
+        scm.disconnect(self._socket)
+        return LinkGone(self._ended)
