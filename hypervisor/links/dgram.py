@@ -38,6 +38,7 @@ class DgramLink:
     def __init__(self, sock: socket.socket, guest: Address) -> None:
         sock.setblocking(False)
         self._guest = guest
+        self.peer = os.fsdecode(guest)
         # One byte more than any frame may have, so that what is too long stays too long.
         self._buffer = memoryview(bytearray(MAX_FRAME_BYTES + 1))
         self._ended = ""

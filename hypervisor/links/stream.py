@@ -32,14 +32,18 @@ SEND_BUFFER_BYTES = 48 << 10
 class StreamLink:
     """A :class:`~hypervisor.links.base.PatientLink` over a connected stream socket, which it owns.
 
-    ``max_frame_bytes`` is the longest length that is believed.
+    ``peer`` says who it is, for status and events. ``max_frame_bytes`` is the longest length that
+    is believed.
     """
 
     kind = "stream"
     vnet_header = False
     accepts = 0
 
-    def __init__(self, sock: socket.socket, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: str = "", max_frame_bytes: int = MAX_FRAME_BYTES
+    ) -> None:
+        self.peer = peer
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._socket = sock
