@@ -76,12 +76,14 @@ class LinkInfo:
 
     ``peer`` says in words what it leads to; ``mtu`` is the IP MTU of its own interface in bytes, 0
     if it has none; ``offloads`` are those that it takes: "csum", "tso4", ... ``missed`` counts, by
-    reason, frames that were lost before this network saw them. ``ups`` is how often it came up.
+    reason, frames that were lost before this network saw them. ``ups`` is how often it came up;
+    ``detail`` is what happened to it last, in words.
     """
 
     kind: str
     peer: str
     state: LinkState
+    detail: str
     mtu: int
     offloads: tuple[str, ...]
     missed: Mapping[str, int]

@@ -80,7 +80,7 @@ class Linkage(Rooms):
         record = handle.record = handle.record or LinkRecord(kind, peer)
         record.kind, record.peer = kind, peer or record.peer
         record.mtu, record.accepts = mtu, accepts if vnet_header else 0
-        record.state = LinkState.UP
+        record.state, record.detail = LinkState.UP, ""
         record.ups += 1
         self.forget_flows()
         handle.nic.refresh()
@@ -145,7 +145,8 @@ class Linkage(Rooms):
         if not handle.link or record is None or handle.open not in self.engine.opens:
             return
         handle.link = ""
-        record.state, record.mtu, record.accepts = LinkState.WAITING, 0, 0
+        record.state, record.detail = LinkState.WAITING, why
+        record.mtu = record.accepts = 0
         self.forget_flows()
         handle.nic.refresh()
         self.forwarder.forget(handle.nic.port)
@@ -167,6 +168,7 @@ class Linkage(Rooms):
         if record is None or not handle.link:
             return
         kind = EventKind.LINK_CHANGED
+        record.detail = detail
         if mtu is not None:
             record.mtu = mtu
         if state is not None and state is not record.state:

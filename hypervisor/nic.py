@@ -26,12 +26,13 @@ class LinkRecord:
     offloads.
     """
 
-    __slots__ = ("accepts", "kind", "missed", "mtu", "peer", "state", "ups")
+    __slots__ = ("accepts", "detail", "kind", "missed", "mtu", "peer", "state", "ups")
 
     def __init__(self, kind: str, peer: str) -> None:
         self.kind = kind
         self.peer = peer
         self.state = LinkState.WAITING
+        self.detail = ""
         self.mtu = 0
         self.accepts = 0
         self.missed = Tally()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypervisor import console
@@ -45,7 +45,40 @@ def status(answer: Mapping[str, Any]) -> str:
     for one in answer["networks"]:
         if one["drops"]:
             lines.append(f"dropped on {one['name']}: {console.counts(one['drops'])}")
+    if answer["links"]:
+        lines += ["", links(answer["links"])]
     return "\n".join(lines)
+
+
+def links(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of links; tx is what came in by the link, rx what went out."""
+    heads = (
+        *("NETWORK", "OWNER", "NAME", "LINK", "STATE", "MTU", "TX FRAMES", "TX BYTES"),
+        *("RX FRAMES", "RX BYTES", "DROPPED", "MISSED", "OFFLOADS", "PEER"),
+    )
+    return console.table(
+        heads,
+        [
+            (
+                one["network"],
+                one["owner"],
+                one["name"],
+                one["kind"],
+                one["state"],
+                str(one["mtu_bytes"]),
+                str(one["tx_frames"]),
+                console.size(one["tx_bytes"]),
+                str(one["rx_frames"]),
+                console.size(one["rx_bytes"]),
+                _drops(one),
+                console.counts(one["missed"]) or "-",
+                ",".join(one["offloads"]) or "-",
+                console.printable(one["peer"] + (f" ({one['detail']})" if one["detail"] else "")),
+            )
+            for one in rows
+        ],
+        right=heads[5:10],
+    )
 
 
 def devices(answer: Mapping[str, Any]) -> str:
@@ -63,7 +96,7 @@ def devices(answer: Mapping[str, Any]) -> str:
             one["name"],
             one["mac"],
             _flags(one["flags"]) + (" stalled" if one["stalled"] else ""),
-            one["link"] or "-",
+            _link_word(one),
             str(one["opens"]),
             str(one["tx_frames"]),
             console.size(one["tx_bytes"]),
@@ -108,6 +141,14 @@ def event(one: Mapping[str, Any]) -> str:
 
 def _flags(bits: int) -> str:
     return ",".join(word for bit, word in _FLAG_WORDS if bits & bit) or "DOWN"
+
+
+def _link_word(one: Mapping[str, Any]) -> str:
+    """Return the kind of a device's link, and its state if that is not "up"."""
+    link = one["link_status"]
+    if not link:
+        return one["link"] or "-"
+    return str(link["kind"]) if link["state"] == "up" else f"{link['kind']} {link['state']}"
 
 
 def _drops(one: Mapping[str, Any]) -> str:

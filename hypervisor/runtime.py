@@ -25,6 +25,7 @@ from hypervisor.errors import DeviceError
 from hypervisor.links.base import Link, PatientLink
 from hypervisor.links.carrier import Carrier
 from hypervisor.links.lent_tap import LentTap
+from hypervisor.links.outlet import Outlet
 from hypervisor.links.patient import PatientCarrier
 from hypervisor.network import Network
 from hypervisor.nic import Handle
@@ -47,12 +48,13 @@ HELPERS = 4
 class _Lane:
     """A network with its links and its timer."""
 
-    __slots__ = ("carriers", "name", "network", "timer", "timer_at")
+    __slots__ = ("carriers", "name", "network", "outlets", "timer", "timer_at")
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.name = network.name
         self.carriers: dict[Open, Carrier | PatientCarrier] = {}
+        self.outlets: dict[Open, Outlet] = {}
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at: float | None = None
 
@@ -132,23 +134,49 @@ class Runtime:
         link = await self._loop.run_in_executor(
             self._helpers, LentTap.adopt, descriptor, handle.nic.device.mac
         )
+        self._carry_or_close(network, handle, link, 0)
+
+    def open_outlet(self, network: str, owner: str, device: str, kind: str, peer: str) -> Outlet:
+        """Open a device on behalf of ``owner`` for a link of the server's own.
+
+        No client and no gRPC task is needed; the device counts against the owner's quotas. With
+        :data:`~hypervisor.mach.devices.UPLINK_OWNER` as owner it is an uplink. ``kind`` and
+        ``peer`` are shown while there is no link. See :mod:`hypervisor.links.outlet`. Raises
+        InvalidArgument for a bad name, AlreadyOpen if the device has a stack, NoMemory at a quota.
+        """
+        lane = self._lanes[network]
+        handle = lane.network.open_outlet(owner, device, kind, peer)
+        outlet = Outlet(
+            lane.network,
+            handle,
+            carry=lambda which, link, mtu: self._carry_or_close(network, which, link, mtu),
+            settle=lambda: self._settle(lane),
+            clock=self._clock,
+            forget=lambda: lane.outlets.pop(handle.open, None),
+        )
+        lane.outlets[handle.open] = outlet
+        self._settle(lane)
+        return outlet
+
+    def _carry_or_close(self, network: str, handle: Handle, link: Link, mtu: int) -> None:
         try:
-            self.carry(network, handle, link)
+            self.carry(network, handle, link, mtu)
         except DeviceError:
             self._close_later(link)
             raise
 
-    def carry(self, network: str, handle: Handle, link: Link) -> None:
+    def carry(self, network: str, handle: Handle, link: Link, mtu: int = 0) -> None:
         """Put ``link`` behind an open and move frames until either ends.
 
-        Frames are written in this thread if the link is a socket, or the device's owner is the
-        server's own uid or trusted by policy; else in a thread of the link's own. Raises
+        Frames are written in this thread if the link is a socket, or the device is an uplink, or
+        its owner is the server's own uid or trusted by policy; else in a thread of the link's own.
+        ``mtu`` is shown. Raises
         InvalidDest, AlreadyOpen.
         """
         lane = self._lanes[network]
         device = handle.nic.device
         inline = not isinstance(link, PatientLink) and (
-            device.policy.trusted or device.owner == self._own
+            device.policy.trusted or device.owner == self._own or device.uplink
         )
         lane.network.attach(
             handle,
@@ -157,6 +185,8 @@ class Runtime:
             vnet_header=link.vnet_header,
             accepts=link.accepts,
             direct=inline,
+            peer=link.peer,
+            mtu=mtu,
         )
         carrier = self._carrier(lane, handle, link, inline)
         lane.carriers[handle.open] = carrier
@@ -248,6 +278,11 @@ class Runtime:
             carrier = lane.carriers.pop(handle.open, None)
             if carrier is not None:
                 carrier.stop()
+            outlet = lane.outlets.get(handle.open)
+            tell = outlet.ended() if outlet is not None else None
+            if tell is not None and handle.record is not None:
+                # Later: whoever is told may plug the next link in.
+                self._loop.call_soon(tell, handle.record.detail)
 
     def _publish(self, network: Network) -> None:
         stamp = self._wall()

@@ -49,6 +49,7 @@ def link_info(record: LinkRecord) -> LinkInfo:
         kind=record.kind,
         peer=record.peer,
         state=record.state,
+        detail=record.detail,
         mtu=record.mtu,
         offloads=tuple(str(each.name).lower() for each in Offload if each & record.accepts == each),
         missed=Tally(record.missed),

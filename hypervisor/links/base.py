@@ -29,10 +29,12 @@ class LinkGone(Exception):
 
 
 class Link(Protocol):
-    """A bidirectional carrier of frames: a lent TAP, later a NIC or a guest's socket."""
+    """A bidirectional carrier of frames: a lent TAP, a NIC, a guest's socket."""
 
-    #: What it is, for status and events: "tap", "stream", "dgram", "memory".
+    #: What it is, for status and events: "tap", "nic", "stream", "dgram", "memory".
     kind: str
+    #: What it leads to, in words for status and events: an interface's name, a path.
+    peer: str
     #: Frames carry a 12-byte offload header, both ways.
     vnet_header: bool
     #: Offload bits (hypervisor.wire.virtio_net.Offload) a frame given to write() may need.

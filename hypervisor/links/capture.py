@@ -41,6 +41,7 @@ class Capture:
     ) -> None:
         self._link = link
         self.kind = link.kind
+        self.peer = link.peer
         self.vnet_header = link.vnet_header
         self.accepts = link.accepts
         #: Why capturing ended early; None while it goes on.

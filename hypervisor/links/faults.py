@@ -44,6 +44,7 @@ class Faults:
     def __init__(self, link: Link, plan: FaultPlan) -> None:
         self._link = link
         self.kind = link.kind
+        self.peer = link.peer
         self.vnet_header = link.vnet_header
         self.accepts = link.accepts
         self._reading = _Direction(plan, "read")

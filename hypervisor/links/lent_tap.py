@@ -65,6 +65,7 @@ class LentTap:
         "_write_errors",
         "accepts",
         "name",
+        "peer",
         "read_error_total",
         "vnet_header",
         "write_error_total",
@@ -74,6 +75,7 @@ class LentTap:
         self._fd = fd
         #: The interface's name in the lender's namespace, for events; he may rename it.
         self.name = name
+        self.peer = name
         self.vnet_header = vnet_header
         self.accepts = ALL_OFFLOADS if vnet_header else 0
         # One buffer for the life of the link, used by the one reading thread. Kernels before 6.13

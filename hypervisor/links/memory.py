@@ -26,6 +26,7 @@ class MemoryLink:
     """
 
     kind = "memory"
+    peer = "the other end"
 
     def __init__(
         self,

@@ -6,13 +6,19 @@ from collections.abc import Mapping, Sequence
 
 from machdev.v1 import network_pb2, types_pb2
 
-from hypervisor.infos import DeviceInfo, FdbInfo, NetworkInfo
+from hypervisor.infos import DeviceInfo, FdbInfo, LinkInfo, LinkState, NetworkInfo
 from hypervisor.requests import Event, Role
 
 ROLES: Mapping[int, Role] = {
     types_pb2.OPEN_ROLE_UNSPECIFIED: Role.PLAIN,
     types_pb2.OPEN_ROLE_STACK: Role.STACK,
     types_pb2.OPEN_ROLE_MONITOR: Role.MONITOR,
+}
+
+_LINK_STATES: Mapping[LinkState, network_pb2.LinkState] = {
+    LinkState.UP: network_pb2.LINK_STATE_UP,
+    LinkState.DOWN: network_pb2.LINK_STATE_DOWN,
+    LinkState.WAITING: network_pb2.LINK_STATE_WAITING,
 }
 
 
@@ -71,6 +77,21 @@ def device(info: DeviceInfo) -> network_pb2.Device:
         held_writes=info.held_writes,
         rx_slots_used=info.rx_slots_used,
         stalled=info.stalled,
+        link_status=None if info.link_info is None else link(info.link_info),
+    )
+
+
+def link(info: LinkInfo) -> network_pb2.Link:
+    """Return what is known of a link."""
+    return network_pb2.Link(
+        kind=info.kind,
+        peer=info.peer,
+        state=_LINK_STATES[info.state],
+        detail=info.detail,
+        mtu_bytes=info.mtu,
+        offloads=info.offloads,
+        missed=drops(info.missed),
+        ups=info.ups,
     )
 
 

@@ -57,11 +57,12 @@ class Inspector:
         self._channel.close()
 
     def status(self, network: str = "") -> dict[str, Any]:
-        """Return the server's version, uptime, nodes and networks."""
+        """Return the server's version, uptime, nodes, networks, and the links on them."""
         with self._explained():
             answer = self._stub.GetStatus(
                 network_pb2.GetStatusRequest(network=network), timeout=ANSWER_S
             )
+        devices = self.devices(network)["devices"]
         return {
             "server_version": answer.server_version,
             "uptime_s": answer.uptime_s,
@@ -70,6 +71,7 @@ class Inspector:
                 for node in answer.nodes
             ],
             "networks": [_network(one) for one in answer.networks],
+            "links": [_link_row(one) for one in devices if one["link_status"]],
         }
 
     def devices(self, network: str = "") -> dict[str, Any]:
@@ -186,6 +188,32 @@ def _device(one: network_pb2.Device) -> dict[str, Any]:
         "held_writes": one.held_writes,
         "rx_slots_used": one.rx_slots_used,
         "stalled": one.stalled,
+        "link_status": _link(one.link_status) if one.HasField("link_status") else None,
+    }
+
+
+def _link(one: network_pb2.Link) -> dict[str, Any]:
+    state = network_pb2.LinkState.Name(one.state)
+    return {
+        "kind": one.kind,
+        "peer": one.peer,
+        "state": state.removeprefix("LINK_STATE_").lower(),
+        "detail": one.detail,
+        "mtu_bytes": one.mtu_bytes,
+        "offloads": list(one.offloads),
+        "missed": _drops(one.missed),
+        "ups": one.ups,
+    }
+
+
+def _link_row(device: dict[str, Any]) -> dict[str, Any]:
+    """Return a link with the counters of its device; its MTU is the network's if it has none."""
+    link = device["link_status"]
+    shared = ("network", "owner", "name", "tx_frames", "tx_bytes", "rx_frames", "rx_bytes")
+    return {
+        **{key: device[key] for key in (*shared, "tx_drops", "rx_drops")},
+        **link,
+        "mtu_bytes": link["mtu_bytes"] or device["mtu_bytes"],
     }
 
 

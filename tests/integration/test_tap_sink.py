@@ -52,6 +52,7 @@ class Gate:
     """A link whose write() waits until the test lets it pass: a receiver as slow as one likes."""
 
     kind = "gate"
+    peer = "nowhere"
     vnet_header = False
     accepts = 0
 

@@ -1,11 +1,23 @@
 from machdev.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class LinkState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LINK_STATE_UNSPECIFIED: _ClassVar[LinkState]
+    LINK_STATE_UP: _ClassVar[LinkState]
+    LINK_STATE_DOWN: _ClassVar[LinkState]
+    LINK_STATE_WAITING: _ClassVar[LinkState]
+LINK_STATE_UNSPECIFIED: LinkState
+LINK_STATE_UP: LinkState
+LINK_STATE_DOWN: LinkState
+LINK_STATE_WAITING: LinkState
 
 class GetStatusRequest(_message.Message):
     __slots__ = ("network",)
@@ -92,7 +104,7 @@ class ListDevicesResponse(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("network", "owner", "name", "mac_address", "addresses", "flags", "mtu_bytes", "opens", "link", "tx_frames", "tx_bytes", "rx_frames", "rx_bytes", "tx_drops", "rx_drops", "held_reads", "held_writes", "rx_slots_used", "stalled")
+    __slots__ = ("network", "owner", "name", "mac_address", "addresses", "flags", "mtu_bytes", "opens", "link", "tx_frames", "tx_bytes", "rx_frames", "rx_bytes", "tx_drops", "rx_drops", "held_reads", "held_writes", "rx_slots_used", "stalled", "link_status")
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +124,7 @@ class Device(_message.Message):
     HELD_WRITES_FIELD_NUMBER: _ClassVar[int]
     RX_SLOTS_USED_FIELD_NUMBER: _ClassVar[int]
     STALLED_FIELD_NUMBER: _ClassVar[int]
+    LINK_STATUS_FIELD_NUMBER: _ClassVar[int]
     network: str
     owner: str
     name: str
@@ -131,7 +144,28 @@ class Device(_message.Message):
     held_writes: int
     rx_slots_used: int
     stalled: bool
-    def __init__(self, network: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., flags: _Optional[int] = ..., mtu_bytes: _Optional[int] = ..., opens: _Optional[int] = ..., link: _Optional[str] = ..., tx_frames: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_frames: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., tx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., rx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., held_reads: _Optional[int] = ..., held_writes: _Optional[int] = ..., rx_slots_used: _Optional[int] = ..., stalled: _Optional[bool] = ...) -> None: ...
+    link_status: Link
+    def __init__(self, network: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., flags: _Optional[int] = ..., mtu_bytes: _Optional[int] = ..., opens: _Optional[int] = ..., link: _Optional[str] = ..., tx_frames: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_frames: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., tx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., rx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., held_reads: _Optional[int] = ..., held_writes: _Optional[int] = ..., rx_slots_used: _Optional[int] = ..., stalled: _Optional[bool] = ..., link_status: _Optional[_Union[Link, _Mapping]] = ...) -> None: ...
+
+class Link(_message.Message):
+    __slots__ = ("kind", "peer", "state", "detail", "mtu_bytes", "offloads", "missed", "ups")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    MTU_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OFFLOADS_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    UPS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    peer: str
+    state: LinkState
+    detail: str
+    mtu_bytes: int
+    offloads: _containers.RepeatedScalarFieldContainer[str]
+    missed: _containers.RepeatedCompositeFieldContainer[_types_pb2.DropCount]
+    ups: int
+    def __init__(self, kind: _Optional[str] = ..., peer: _Optional[str] = ..., state: _Optional[_Union[LinkState, str]] = ..., detail: _Optional[str] = ..., mtu_bytes: _Optional[int] = ..., offloads: _Optional[_Iterable[str]] = ..., missed: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., ups: _Optional[int] = ...) -> None: ...
 
 class ListFdbEntriesRequest(_message.Message):
     __slots__ = ("network",)
