@@ -1,0 +1,56 @@
+"""Clients in other languages: built once for each state of their sources, and run as processes."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.helpers.run_programs import Program
+
+ROOT = Path(__file__).parents[2]
+PROTOS = ROOT / "protos"
+CLIENTS = ROOT / "tests" / "clients"
+LANGUAGES = ("node", "go", "cpp")
+#: Compilers on a busy machine.
+BUILD_S = 300.0
+
+
+def built(language: str) -> Path:
+    """Return the program of ``language``, built if its sources have changed since the last time.
+
+    Fails with the compiler's words.
+    """
+    source = CLIENTS / language
+    digest = hashlib.sha256()
+    for path in sorted([*source.iterdir(), *PROTOS.rglob("*.proto")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    out = ROOT / "build" / "clients" / f"{language}-{digest.hexdigest()[:16]}"
+    if not (out / "client").exists():
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        done = subprocess.run(
+            [source / "build.sh", PROTOS, out],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=BUILD_S,
+        )
+        assert done.returncode == 0, f"{language} client: {done.stdout}{done.stderr}"
+    return out / "client"
+
+
+@contextmanager
+def speaking(language: str, node: Path, device: str) -> Iterator[Program]:
+    """Run the client of ``language`` for as long as the ``with`` block lasts."""
+    program = Program(
+        [built(language), node, device], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with program:
+        try:
+            yield program
+        finally:
+            program.kill()
