@@ -221,6 +221,8 @@ class Linkage(Rooms):
             or port is nic.port
             or len(port.receivers) != 1
             or not port.receivers[0].vnet_header
+            or port.taps
+            or sender.tap is not None
         ):
             return None
         flow = Flow(sender, port.receivers[0], nic.guard.templates)

@@ -33,6 +33,7 @@ from hypervisor.errors import (
     ReadOnly,
     ServerDied,
 )
+from hypervisor.filter_answers import FilterAnswers
 from hypervisor.guard import longest_frame
 from hypervisor.linkage import Linkage, reads_the_link
 from hypervisor.mach.tickets import LIFETIME_S
@@ -60,6 +61,7 @@ class Network(Linkage):
             requests.CloseDevice: self._close,
             requests.AttachLink: self._attach_link,
             **Answers(self).handlers,
+            **FilterAnswers(self).handlers,
             **PortAnswers(self, self._hold_receive).handlers,
         }
 
@@ -183,6 +185,11 @@ class Network(Linkage):
             wanted = min(wanted, IO_INBAND_MAX)
         if handle.role is not Role.MONITOR:
             handle.open.may_hold = True
+        if not handle.has_read:
+            handle.has_read = True
+            if handle.filters:
+                handle.nic.refresh()
+                self.forget_flows()
         self._held[request.request_id] = handle.open
         self.engine.submit_read(
             handle.open,

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from hypervisor.engine.drops import Tally
 from hypervisor.engine.opens import Open
+from hypervisor.engine.taps import Tap
 from hypervisor.errors import D_READ
+from hypervisor.filters import FilterTable
+from hypervisor.filters.table import Inspect
 from hypervisor.forwarding import Port
 from hypervisor.guard import MacGuard
 from hypervisor.infos import LinkState
 from hypervisor.mach.devices import Device
+from hypervisor.mach.net_rcv_msg import net_message
 from hypervisor.mach.ports import Task
+from hypervisor.mach.receive_ports import ReceivePort
 from hypervisor.requests import Event, EventKind, Role
 from hypervisor.wire.summary import summary
 
@@ -46,7 +52,19 @@ class Handle:
     stays, with its address and its counters.
     """
 
-    __slots__ = ("link", "mode", "nic", "open", "outlet", "port", "record", "role", "task")
+    __slots__ = (
+        "filters",
+        "has_read",
+        "link",
+        "mode",
+        "nic",
+        "open",
+        "outlet",
+        "port",
+        "record",
+        "role",
+        "task",
+    )
 
     def __init__(self, each: Open, nic: Nic, task: Task[Handle], mode: int, role: Role) -> None:
         self.open = each
@@ -60,12 +78,39 @@ class Handle:
         self.outlet = False
         #: What is known of its link; None if it never had one.
         self.record: LinkRecord | None = None
+        #: The receive ports that this open set filters for, and whether it ever read itself.
+        self.filters: set[ReceivePort] = set()
+        self.has_read = False
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether frames for the device go into this open's RX slots.
+
+        They do not if it only has filters: it would never take them out.
+        """
+        if self.link:
+            return True
+        if self.outlet or not self.mode & D_READ:
+            return False
+        return self.has_read or not self.filters
 
 
 class Nic:
     """One device as seen by the forwarder and the guard, with the opens that share it."""
 
-    __slots__ = ("device", "guard", "handles", "port", "retired", "rx_drops", "trunk", "tx_drops")
+    __slots__ = (
+        "_incoming",
+        "_outgoing",
+        "device",
+        "filters",
+        "guard",
+        "handles",
+        "port",
+        "retired",
+        "rx_drops",
+        "trunk",
+        "tx_drops",
+    )
 
     def __init__(self, device: Device, port: Port, guard: MacGuard, trunk: bool) -> None:
         self.device = device
@@ -77,14 +122,25 @@ class Nic:
         self.retired = (0, 0, 0, 0)
         self.tx_drops = Tally()
         self.rx_drops = Tally()
+        self.filters: FilterTable[ReceivePort] = FilterTable()
+        self._incoming: Tap | None = None
+        self._outgoing: Tap | None = None
 
     def refresh(self) -> None:
         """Tell the forwarder who receives, after an open came or went or UP changed."""
-        self.port.set_receivers(
-            handle.open
-            for handle in self.handles
-            if self.device.up and (handle.link or (handle.mode & D_READ and not handle.outlet))
-        )
+        for handle in self.handles:
+            handle.open.tap = self._outgoing
+        if not self.device.up:
+            self.port.set_receivers(())
+            return
+        receivers = [handle.open for handle in self.handles if handle.takes_frames]
+        self.port.set_receivers(receivers, self._incoming)
+
+    def filters_changed(self) -> None:
+        """Put the filters where frames pass, after one came or went."""
+        self._incoming = _tap(self.filters.incoming)
+        self._outgoing = _tap(self.filters.outgoing)
+        self.refresh()
 
     def retire(self, handle: Handle) -> None:
         """Keep the counters of an open that is closed."""
@@ -97,6 +153,16 @@ class Nic:
         )
         self.tx_drops.merge(each.sent_drops)
         self.rx_drops.merge(each.rx_drops)
+
+
+def _tap(inspect: Inspect[ReceivePort] | None) -> Tap | None:
+    """Return what posts to receive ports the frames that the filters accept for them."""
+    if inspect is None:
+        return None
+    return lambda frame: [
+        (port.box, partial(net_message, port.name, payload_bytes))
+        for port, payload_bytes in inspect(frame)
+    ]
 
 
 class DiscardLog:

@@ -213,6 +213,21 @@ class Refuse:
     routine: str
 
 
+@dataclass(frozen=True, slots=True)
+class SetFilter:
+    """device_set_filter (2812): frames that the 16-bit ``words`` accept go to ``receive_port``.
+
+    The result is None.
+    """
+
+    request_id: RequestId
+    caller: Caller
+    port: bytes
+    receive_port: bytes
+    priority: int
+    words: Sequence[int]
+
+
 # --- receive ports ----------------------------------------------------------------------------
 
 
@@ -386,6 +401,7 @@ Request = (
     | Unclaim
     | AttachLink
     | Refuse
+    | SetFilter
     | AllocatePort
     | DestroyPort
     | SetQlimit

@@ -133,6 +133,10 @@ class Rooms:
         self.event(EventKind.DEVICE_OPENED, device, device.mac.hex(":"))
         return nic
 
+    def nics_of(self, owner: str) -> list[Nic]:
+        """Return the devices of an owner."""
+        return [nic for device, nic in self.nics.items() if device.owner == owner]
+
     def destroy(self, handle: Handle, why: DeviceError, now: float) -> None:
         """Take an open out of everything; the last one takes the device along."""
         nic = handle.nic
@@ -148,6 +152,8 @@ class Rooms:
             self.closed_links.append(handle)
         if self.devices.close(nic.device, handle.role is Role.STACK):
             del self.nics[nic.device]
+            for port in nic.filters.ports():
+                self.receive_ports.drop_send(port, nic)
             self.forwarder.remove(nic.port)
             if nic.port.uplink:
                 self.neighbours.forget(nic.device.name)

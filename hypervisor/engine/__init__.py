@@ -27,6 +27,7 @@ Modules, from the ground up
     mail      queues of receive ports
     slots     RX slots: admission, draining, reclaiming, the books
     holding   what waits, for how long, and who pulls it
+    taps      who looks at frames, and gets copies as messages
     sending   who is chosen gets it: at once, later, or not
     engine    submit, cancel, poll, tick
     audit     the census: proves that the books agree with the slots

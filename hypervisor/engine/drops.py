@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 # --- copies: a receiver was chosen, and did not get it ---
 RX_FULL = "rx_full"  #: no free RX slot, and the receiver cannot or may not hold the sender
@@ -11,6 +12,7 @@ RECLAIMED = "reclaimed"  #: taken back from RX slots because the pool ran out
 CLOSED = "closed"  #: the receiver closed with the copy undelivered
 WITHDRAWN = "withdrawn"  #: the sender cancelled or died before the copy was switched
 PORT_FULL = "port_full"  #: the receive port holds as many messages as its qlimit allows
+UNREAD = "unread"  #: in RX slots of an open that set a filter, and had never read
 LINK_DOWN = "link_down"  #: the receiver's interface is down
 LINK_ERROR = "link_error"  #: the receiver's kernel object refused the frame
 LINK_GONE = "link_gone"  #: the receiver's kernel object was gone before the frame was written
@@ -18,6 +20,7 @@ LINK_MTU = "link_mtu"  #: longer than the receiver's interface carries, which ma
 
 # --- frames: no receiver was chosen ---
 NO_RECEIVER = "no_receiver"  #: nobody here has that destination
+UNWANTED = "unwanted"  #: only filters look at that destination, and none took it
 HAIRPIN = "hairpin"  #: the destination is the sender itself
 RESERVED_GROUP = "reserved_group"  #: 01-80-C2-00-00-00..0F, never forwarded (IEEE 802.1Q 8.6.3)
 DEVICE_DOWN = "device_down"  #: the sender's device is not UP
@@ -29,6 +32,9 @@ BETWEEN_UPLINKS = "between_uplinks"  #: from one uplink for somebody behind anot
 GROUP_SOURCE = "group_source"  #: a group address as source (IEEE 802.3 3.2.3)
 CSUM_BAD = "csum_bad"  #: the offload header asks for an impossible checksum
 GSO_BAD = "gso_bad"  #: the offload header asks for an impossible segmentation
+
+#: Frames that were sent, having passed the guard, when it was found that nobody is there.
+UNADDRESSED: Final = frozenset({NO_RECEIVER, HAIRPIN, RESERVED_GROUP, BETWEEN_UPLINKS})
 
 
 class Tally(dict[str, int]):

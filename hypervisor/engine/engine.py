@@ -14,7 +14,8 @@ from typing import Any
 from hypervisor.engine.drops import CLOSED, WITHDRAWN
 from hypervisor.engine.opens import Choice, Open, ReadRequest, WriteRequest
 from hypervisor.engine.quotas import HeldBudget, Limits
-from hypervisor.engine.sending import Finisher, Sending
+from hypervisor.engine.sending import Sending
+from hypervisor.engine.taps import Finisher
 from hypervisor.errors import DeviceError, InvalidSize, WouldBlock
 from hypervisor.requests import Completion
 

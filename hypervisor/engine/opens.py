@@ -13,6 +13,7 @@ from hypervisor.engine.quotas import HeldBudget, Limits
 if TYPE_CHECKING:
     from hypervisor.engine.mail import Mailbox
     from hypervisor.engine.quotas import Account
+    from hypervisor.engine.taps import Tap
     from hypervisor.frames import Frame
     from hypervisor.infos import Message
 
@@ -121,6 +122,8 @@ class Open:
         self.accepts = 0
         # Only who drains may make senders wait: a link, or an open that has read.
         self.may_hold = False
+        #: Sees what this open sends.
+        self.tap: Tap | None = None
         # TX slots in use; waiting copies by receiver; which senders wait for this one.
         self.tx_used = 0
         self.waiting: dict[Open, WaitQueue] = {}
@@ -167,6 +170,7 @@ class Open:
         "sent_drops",
         "sent_frames",
         "stalled",
+        "tap",
         "task_budget",
         "tx_used",
         "vnet_header",
@@ -191,10 +195,11 @@ class Choice:
     """Who gets a frame.
 
     ``holding`` receivers were addressed and may hold the sender; ``flooded`` ones get a copy
-    only if they have room at once. Both empty means the frame went nowhere, for the reason
-    that ``discard`` names.
+    only if they have room at once; ``taps`` look at it. All empty means the frame went nowhere,
+    for the reason that ``discard`` names.
     """
 
     holding: Sequence[Open] = ()
     flooded: Sequence[Open] = ()
     discard: str | None = None
+    taps: Sequence[Tap] = ()

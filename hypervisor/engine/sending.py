@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from hypervisor.engine.drops import RX_FULL, Tally
+from hypervisor.engine.drops import RX_FULL, UNADDRESSED, UNWANTED, Tally
 from hypervisor.engine.holding import Holding
 from hypervisor.engine.opens import Choice, Open, TxFrame, WriteRequest
 from hypervisor.engine.quotas import Limits
+from hypervisor.engine.taps import Finisher, Taps
 from hypervisor.frames import Frame
-
-#: (frame with a 12-byte offload header, its needs) -> plain frames, right without offloads.
-Finisher = Callable[[bytes, int], list[bytes]]
 
 
 class Sending(Holding):
@@ -20,6 +18,7 @@ class Sending(Holding):
     def __init__(self, limits: Limits, finish: Finisher) -> None:
         super().__init__(limits)
         self._finish = finish
+        self._taps = Taps(self.mail, self.pool, self.release, finish)
         #: Frames for which no receiver was chosen, by reason.
         self.discards = Tally()
 
@@ -40,10 +39,12 @@ class Sending(Holding):
         self.bytes_switched += size_bytes - header_bytes * count
         sender.sent_frames += count
         sender.sent_bytes += size_bytes - header_bytes * count
+        if (choice.taps or sender.tap is not None) and self._show(
+            sender, request, run, header_bytes, needs, choice
+        ):
+            return
         if choice.discard is not None:
-            self.discards.count(choice.discard, count)
-            sender.sent_drops.count(choice.discard, count)
-            request.drops.count(choice.discard, count)
+            self._discard(sender, request, choice.discard, count)
             return
         if len(choice.holding) == 1 and not choice.flooded:
             receiver = choice.holding[0]
@@ -55,6 +56,31 @@ class Sending(Holding):
         for index, data in enumerate(run):
             need = 0 if needs is None else needs[index]
             self._send_one(sender, request, data, header_bytes, need, choice, now)
+
+    def _show(
+        self,
+        sender: Open,
+        request: WriteRequest,
+        run: Sequence[bytes],
+        header_bytes: int,
+        needs: Sequence[int] | None,
+        choice: Choice,
+    ) -> bool:
+        """Show a run that passed the guard to whoever looks; True if nobody else gets it."""
+        if choice.discard is not None and choice.discard not in UNADDRESSED:
+            return False
+        taken = self._taps.show(sender.tap, choice.taps, run, header_bytes, needs)
+        if not choice.taps or choice.holding or choice.flooded:
+            return False
+        if taken < len(run):
+            self._discard(sender, request, UNWANTED, len(run) - taken)
+        return True
+
+    def _discard(self, sender: Open, request: WriteRequest, reason: str, count: int) -> None:
+        """Count frames that nobody gets, everywhere they are accounted for."""
+        self.discards.count(reason, count)
+        sender.sent_drops.count(reason, count)
+        request.drops.count(reason, count)
 
     def _send_run(
         self,

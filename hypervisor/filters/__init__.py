@@ -18,9 +18,8 @@ The interface
     ``table.incoming`` and ``table.outgoing`` are functions of a frame that return a list of
     ``(port, payload_bytes)``, or None where no filter looks that way: test for None, pay nothing.
     ``frame`` is whole and plain, an Ethernet header first, without offload header. The receiver
-    of ``(port, payload_bytes)`` gets ``net_rcv_msg.header(frame)`` and
-    ``net_rcv_msg.packet(frame, payload_bytes)``: whoever queues messages keeps the frame and the
-    number, and lays them out when the message is taken.
+    of ``(port, payload_bytes)`` gets a net_rcv_msg (:mod:`hypervisor.mach.net_rcv_msg`) with so
+    much of the frame. A port is whatever the caller says: here it is only told from others.
 
 Where GNU Mach's own answer is an accident of memory (stale bytes beyond the frame, cells never
 written, shifts of 32 and more, signed byte loads), the answer here is that of every other BPF.

@@ -33,11 +33,13 @@ Verdict = int | tuple[int, tuple[int, ...]]
 class Program:
     """A checked filter. ``run`` is shared by all filters with the same words but for the keys.
 
-    ``directions`` are NETF_IN, NETF_OUT or both. ``keys`` are empty unless the program ends in
-    RET_MATCH_IMM, whose verdict then is for filters with the keys it names.
+    ``directions`` are NETF_IN, NETF_OUT or both; ``words`` is how many there were. ``keys`` are
+    empty unless the program has a RET_MATCH_IMM, whose verdict is for filters with the keys that
+    it names.
     """
 
     directions: int
+    words: int
     run: Callable[[bytes], Verdict]
     keys: tuple[int, ...] = ()
 
@@ -60,13 +62,13 @@ def compile_filter(words: Sequence[int]) -> Program:
         raise InvalidOperation("word 0 of the filter names neither NETF_IN (1) nor NETF_OUT (2)")
     language = words[0] >> NETF_TYPE_SHIFT
     if language == 0:
-        return Program(directions, _netf(tuple(words[1:])))
+        return Program(directions, len(words), _netf(tuple(words[1:])))
     if language != NETF_BPF >> NETF_TYPE_SHIFT:
         raise InvalidOperation(
             f"word 0 of the filter asks for language {language}; there are NETF (0) and BPF (1)"
         )
     program, keys = bpf.check(words)
-    return Program(directions, _bpf(program), keys)
+    return Program(directions, len(words), _bpf(program), keys)
 
 
 @lru_cache(_REMEMBERED)

@@ -8,7 +8,8 @@ Setting a filter for a port replaces what that port had in the same directions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 from hypervisor.errors import NoMemory
 from hypervisor.filters.program import NETF_IN, NETF_OUT, Program, Verdict
@@ -18,23 +19,22 @@ NET_HI_PRI: Final = 100
 #: Filters of one device at most.
 FILTERS: Final = 256
 
-#: Who gets a frame: receive ports, and how many bytes of its payload each.
-Accepted = list[tuple[bytes, int]]
-Inspect = Callable[[bytes], Accepted]
+#: What stands for a receive port: anything hashable.
+T = TypeVar("T")
+#: Says who gets a frame: receive ports, and how many bytes of its payload each.
+Inspect = Callable[[bytes], list[tuple[T, int]]]
 
 
-class _Filter:
+@dataclass(frozen=True, slots=True)
+class _Filter(Generic[T]):
     """One filter in a table."""
 
-    __slots__ = ("port", "priority", "program")
-
-    def __init__(self, port: bytes, priority: int, program: Program) -> None:
-        self.port = port
-        self.priority = priority
-        self.program = program
+    port: T
+    priority: int
+    program: Program
 
 
-class _Step:
+class _Step(Generic[T]):
     """One run of a program, for the ports of all filters that share it."""
 
     __slots__ = ("by_keys", "ports", "priority", "run", "stops")
@@ -44,29 +44,30 @@ class _Step:
         self.priority = priority
         self.stops = priority >= NET_HI_PRI
         #: Everybody's, and those with keys by their keys.
-        self.ports: list[bytes] = []
-        self.by_keys: dict[tuple[int, ...], list[bytes]] = {}
+        self.ports: list[T] = []
+        self.by_keys: dict[tuple[int, ...], list[T]] = {}
 
-    def add(self, each: _Filter) -> None:
+    def add(self, each: _Filter[T]) -> None:
+        """Let a filter share this run."""
         self.ports.append(each.port)
         if each.program.keys:
             self.by_keys.setdefault(each.program.keys, []).append(each.port)
 
 
-class FilterTable:
+class FilterTable(Generic[T]):
     """The filters of a device. ``incoming`` and ``outgoing`` are None while nobody looks."""
 
     __slots__ = ("_filters", "incoming", "outgoing")
 
     def __init__(self) -> None:
-        self._filters: list[_Filter] = []
-        self.incoming: Inspect | None = None
-        self.outgoing: Inspect | None = None
+        self._filters: list[_Filter[T]] = []
+        self.incoming: Inspect[T] | None = None
+        self.outgoing: Inspect[T] | None = None
 
     def __len__(self) -> int:
         return len(self._filters)
 
-    def install(self, port: bytes, priority: int, program: Program) -> None:
+    def install(self, port: T, priority: int, program: Program) -> None:
         """Install a filter for ``port``; its older ones of a same direction go, wholly.
 
         Raises NoMemory, having changed nothing, if the device has its share of filters.
@@ -83,7 +84,7 @@ class FilterTable:
         kept.sort(key=lambda each: -each.priority)
         self._arrange(kept)
 
-    def remove(self, port: bytes) -> bool:
+    def remove(self, port: T) -> bool:
         """Take the filters of a dead port out. False if it had none."""
         kept = [each for each in self._filters if each.port != port]
         changed = len(kept) != len(self._filters)
@@ -91,19 +92,24 @@ class FilterTable:
             self._arrange(kept)
         return changed
 
-    def ports(self) -> set[bytes]:
+    @property
+    def words(self) -> int:
+        """The words of all programs: what a frame may cost here at most grows with them."""
+        return sum(each.program.words for each in self._filters)
+
+    def ports(self) -> set[T]:
         """Return the receive ports that have filters here."""
         return {each.port for each in self._filters}
 
-    def _arrange(self, filters: list[_Filter]) -> None:
+    def _arrange(self, filters: list[_Filter[T]]) -> None:
         self._filters = filters
         self.incoming = _inspector(filters, NETF_IN)
         self.outgoing = _inspector(filters, NETF_OUT)
 
 
-def _inspector(filters: list[_Filter], direction: int) -> Inspect | None:
+def _inspector(filters: list[_Filter[T]], direction: int) -> Inspect[T] | None:
     """Return what asks the filters of one direction, or None if there are none."""
-    steps: list[_Step] = []
+    steps: list[_Step[T]] = []
     for each in filters:
         if each.program.directions & direction:
             step = _shared_step(steps, each)
@@ -118,7 +124,7 @@ def _inspector(filters: list[_Filter], direction: int) -> Inspect | None:
     return lambda frame: _ask(steps, frame)
 
 
-def _shared_step(steps: list[_Step], each: _Filter) -> _Step | None:
+def _shared_step(steps: list[_Step[T]], each: _Filter[T]) -> _Step[T] | None:
     """Return the step whose run says what ``each`` would say, if sharing it changes nothing.
 
     Filters without keys that stop the search do not share: the first of them gets the frame.
@@ -131,24 +137,24 @@ def _shared_step(steps: list[_Step], each: _Filter) -> _Step | None:
     return None
 
 
-def _one(run: Callable[[bytes], Verdict], port: bytes) -> Inspect:
+def _one(run: Callable[[bytes], Verdict], port: T) -> Inspect[T]:
     """Return what asks a single filter without keys: the common case."""
 
-    def inspect(frame: bytes) -> Accepted:
+    def inspect(frame: bytes) -> list[tuple[T, int]]:
         payload_bytes = run(frame)
         return [(port, payload_bytes)] if payload_bytes else []  # type: ignore[list-item]
 
     return inspect
 
 
-def _ask(steps: list[_Step], frame: bytes) -> Accepted:
+def _ask(steps: list[_Step[T]], frame: bytes) -> list[tuple[T, int]]:
     """Ask every filter, in order, until one that stops the search accepts."""
-    accepted: Accepted = []
+    accepted: list[tuple[T, int]] = []
     for step in steps:
         verdict = step.run(frame)
         if not verdict:
             continue
-        ports: Sequence[bytes] = step.ports
+        ports: Sequence[T] = step.ports
         if isinstance(verdict, tuple):
             verdict, keys = verdict
             ports = step.by_keys.get(keys, ()) if verdict else ()

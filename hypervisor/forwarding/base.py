@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from hypervisor.engine.drops import BETWEEN_UPLINKS, HAIRPIN, NO_RECEIVER, RESERVED_GROUP
 from hypervisor.engine.opens import Choice, Open
+from hypervisor.engine.taps import Tap
 
 NOWHERE: Final = Choice(discard=NO_RECEIVER)
 BACK: Final = Choice(discard=HAIRPIN)
@@ -29,7 +30,8 @@ class Port:
 
     ``learns`` is true for trunks and uplinks, behind which there are addresses to learn; an
     ``uplink`` has no address of its own in the network, and nothing passes between two of them.
-    ``receivers`` are the opens that get each frame for this port, empty while it is down.
+    ``receivers`` are the opens that get each frame for this port, and ``taps`` look at it; both
+    are empty while it is down.
     """
 
     __slots__ = (
@@ -40,6 +42,7 @@ class Port:
         "mac",
         "promiscuous",
         "receivers",
+        "taps",
         "uplink",
     )
 
@@ -50,14 +53,23 @@ class Port:
         self.uplink = uplink
         self.promiscuous = False
         self.receivers: tuple[Open, ...] = ()
+        self.taps: tuple[Tap, ...] = ()
         self.choice: Choice = NOWHERE
         #: How many addresses have been learned behind this port.
         self.learned = 0
 
-    def set_receivers(self, receivers: Iterable[Open]) -> None:
-        """Set who gets the frames for this port."""
+    def set_receivers(self, receivers: Iterable[Open], tap: Tap | None = None) -> None:
+        """Set who gets the frames for this port, and what looks at them."""
         self.receivers = tuple(receivers)
-        self.choice = Choice(holding=self.receivers) if self.receivers else NOWHERE
+        self.taps = () if tap is None else (tap,)
+        self.choice = choose(self.receivers, (), self.taps)
+
+
+def choose(holding: Sequence[Open], flooded: Sequence[Open], taps: Sequence[Tap]) -> Choice:
+    """Make the choice of these receivers, or NOWHERE if there are none."""
+    if holding or flooded or taps:
+        return Choice(holding, flooded, taps=taps)
+    return NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +127,8 @@ def flood(ports: Iterable[Port], ingress: Port) -> Choice:
 
     What came by an uplink leaves by no other.
     """
-    receivers = [
-        each
-        for port in ports
-        if port is not ingress and not (port.uplink and ingress.uplink)
-        for each in port.receivers
+    others = [
+        port for port in ports if port is not ingress and not (port.uplink and ingress.uplink)
     ]
-    return Choice(flooded=receivers) if receivers else NOWHERE
+    receivers = [each for port in others for each in port.receivers]
+    return choose((), receivers, [tap for port in others for tap in port.taps])

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from hypervisor.engine.opens import Choice
-from hypervisor.forwarding.base import BACK, NOWHERE, RESERVED, Entry, Port, flood, is_reserved
+from hypervisor.forwarding.base import (
+    BACK,
+    RESERVED,
+    Entry,
+    Port,
+    choose,
+    flood,
+    is_reserved,
+)
 
 
 class Hub:
@@ -50,9 +58,7 @@ class Hub:
         if addressed is None:
             return flood(self._ports, ingress)
         others = flood((port for port in self._ports if port is not addressed), ingress)
-        if not addressed.receivers and not others.flooded:
-            return NOWHERE
-        return Choice(holding=addressed.receivers, flooded=others.flooded)
+        return choose(addressed.receivers, others.flooded, (*addressed.taps, *others.taps))
 
     def entries(self, now: float) -> list[Entry]:
         """Return the devices' own addresses: all that a hub knows."""

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from hypervisor.engine.opens import Choice
-from hypervisor.forwarding.base import APART, BACK, RESERVED, Entry, Port, flood, is_reserved
+from hypervisor.forwarding.base import (
+    APART,
+    BACK,
+    RESERVED,
+    Entry,
+    Port,
+    choose,
+    flood,
+    is_reserved,
+)
 from hypervisor.forwarding.fdb import Fdb
 
 
@@ -103,9 +112,9 @@ class Switch:
         if port is None:
             return flood(self._unknown_to, ingress)
         others = flood((each for each in self._nosy if each is not port), ingress)
-        if not others.flooded:
+        if not others.flooded and not others.taps:
             return port.choice
-        return Choice(holding=port.receivers, flooded=others.flooded)
+        return choose(port.receivers, others.flooded, (*port.taps, *others.taps))
 
     def entries(self, now: float) -> list[Entry]:
         """Return static entries, then learned ones."""

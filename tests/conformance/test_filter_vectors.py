@@ -42,7 +42,7 @@ def test_what_the_kernel_refuses_is_refused(at: int, program: dict[str, Any]) ->
 
 @pytest.mark.parametrize(("at", "program"), INSTALLED, ids=lambda each: str(each)[:40])
 def test_each_defined_cell_is_the_kernels(at: int, program: dict[str, Any]) -> None:
-    table = FilterTable()
+    table: FilterTable[bytes] = FilterTable()
     table.install(b"port", 0, compile_filter(program["words"]))
     assert table.incoming is None
     assert table.outgoing is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hypervisor.errors import NoMemory
-from hypervisor.filters import FilterTable, compile_filter, net_rcv_msg
+from hypervisor.filters import FilterTable, compile_filter
 from hypervisor.filters.table import FILTERS
 from tests.helpers.filter_programs import (
     NETF_IN,
@@ -22,19 +22,19 @@ PAYLOAD = len(FRAME) - 14
 BOTH = NETF_IN | NETF_OUT
 
 
-def table_of(*filters: tuple[bytes, int, tuple[int, ...]]) -> FilterTable:
-    table = FilterTable()
+def table_of(*filters: tuple[bytes, int, tuple[int, ...]]) -> FilterTable[bytes]:
+    table: FilterTable[bytes] = FilterTable()
     for port, priority, words in filters:
         table.install(port, priority, compile_filter(words))
     return table
 
 
-def ports_of(table: FilterTable, frame: bytes = FRAME) -> list[bytes]:
+def ports_of(table: FilterTable[bytes], frame: bytes = FRAME) -> list[bytes]:
     return [port for port, _ in table.incoming(frame)] if table.incoming else []
 
 
 def test_a_table_without_filters_is_asked_nothing() -> None:
-    table = FilterTable()
+    table: FilterTable[bytes] = FilterTable()
     assert (table.incoming, table.outgoing, len(table)) == (None, None, 0)
 
 
@@ -116,7 +116,7 @@ def test_a_dead_port_takes_its_filters_along() -> None:
 
 
 def test_a_device_has_a_bounded_number_of_filters_and_may_replace_the_last() -> None:
-    table = FilterTable()
+    table: FilterTable[bytes] = FilterTable()
     for number in range(FILTERS):
         table.install(b"%d" % number, 0, compile_filter(accept()))
     with pytest.raises(NoMemory, match="256 filters"):
@@ -156,21 +156,3 @@ def test_four_keys_must_all_match() -> None:
     assert table.incoming is not None
     assert table.incoming(FRAME) == [(b"a", 30)]
     assert table.incoming(b"\0" + FRAME[1:]) == []
-
-
-def test_a_message_is_laid_out_as_net_rcv_msg() -> None:
-    """Sizes and words are those that GNU Mach sent for a frame of 200 bytes."""
-    frame = FRAME[:14] + bytes(range(186))
-    packet = net_rcv_msg.packet(frame, 186)
-    assert len(packet) == 190
-    assert int.from_bytes(packet[:2], "little") == 190
-    assert int.from_bytes(packet[2:4], "little") == 0x0008
-    assert packet[4:] == frame[14:]
-    assert net_rcv_msg.header(frame) == frame[:14] + bytes(50)
-    assert net_rcv_msg.frame(net_rcv_msg.header(frame), packet) == frame
-
-
-def test_a_cut_message_keeps_the_whole_length_in_its_packet_header() -> None:
-    packet = net_rcv_msg.packet(FRAME, 20)
-    assert (len(packet), int.from_bytes(packet[:2], "little")) == (24, PAYLOAD + 4)
-    assert net_rcv_msg.frame(net_rcv_msg.header(FRAME), packet) == FRAME[:34]
