@@ -40,7 +40,7 @@ from hypervisor.mach.tickets import LIFETIME_S
 from hypervisor.port_answers import PortAnswers
 from hypervisor.requests import Completion, Event, EventKind, Request, Role
 from hypervisor.rooms import NetworkOptions
-from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
+from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES, MAX_VLAN_TAGS, VLAN_TAG_BYTES
 
 __all__ = ["Network", "NetworkOptions"]
 
@@ -64,6 +64,11 @@ class Network(Linkage):
             **FilterAnswers(self).handlers,
             **PortAnswers(self, self._hold_receive).handlers,
         }
+
+    @property
+    def longest_frame(self) -> int:
+        """Bytes of the longest plain frame that can be here: header, two tags, MTU."""
+        return self._longest + MAX_VLAN_TAGS * VLAN_TAG_BYTES
 
     # --- requests -----------------------------------------------------------------------------
 

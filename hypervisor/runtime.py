@@ -113,11 +113,27 @@ class Runtime:
         lane.network.submit(request, self._clock())
         self._settle(lane)
 
-    def cancel(self, network: str, request_id: int) -> None:
-        """Cancel a held request: no completion follows. Anything else is left alone."""
+    def submit_all(self, network: str, requests: Iterable[Request]) -> None:
+        """Take requests in their order, as submit() takes one, and settle once."""
         lane = self._lanes[network]
-        lane.network.cancel(request_id, self._clock())
+        now, passing = self._clock(), lane.network.engine.passing
+        for request in requests:
+            lane.network.submit(request, now)
+            if passing:
+                # What goes straight to a link is written before anything else is asked.
+                self._settle(lane)
         self._settle(lane)
+
+    def cancel(self, network: str, request_id: int) -> bool:
+        """Cancel a held request: no completion follows. False, and nothing else, if it is not."""
+        lane = self._lanes[network]
+        cancelled = lane.network.cancel(request_id, self._clock())
+        self._settle(lane)
+        return cancelled
+
+    def longest_frame(self, network: str) -> int:
+        """Return the bytes of the longest frame that a read of ``network`` can bring."""
+        return self._lanes[network].network.longest_frame
 
     async def adopt(self, network: str, ticket: str, owner: str, descriptor: int) -> None:
         """Put the lent ``descriptor`` behind the open that ``ticket`` is for.

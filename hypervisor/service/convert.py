@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from machdev.v1 import network_pb2, types_pb2
+from machdev.v1 import network_pb2, ports_pb2, types_pb2
 
-from hypervisor.infos import DeviceInfo, FdbInfo, LinkInfo, LinkState, NetworkInfo
+from hypervisor.infos import (
+    DeadName,
+    DeviceInfo,
+    DeviceState,
+    FdbInfo,
+    FrameArrived,
+    LinkInfo,
+    LinkState,
+    Message,
+    Missing,
+    NetMessage,
+    NetworkInfo,
+    NoSenders,
+    Notification,
+    PortInfo,
+)
 from hypervisor.requests import Event, Role
 
 ROLES: Mapping[int, Role] = {
@@ -19,6 +34,13 @@ _LINK_STATES: Mapping[LinkState, network_pb2.LinkState] = {
     LinkState.UP: network_pb2.LINK_STATE_UP,
     LinkState.DOWN: network_pb2.LINK_STATE_DOWN,
     LinkState.WAITING: network_pb2.LINK_STATE_WAITING,
+}
+
+NOTIFICATIONS: Mapping[int, Notification] = {
+    ports_pb2.NOTIFICATION_KIND_DEAD_NAME: Notification.DEAD_NAME,
+    ports_pb2.NOTIFICATION_KIND_NO_SENDERS: Notification.NO_SENDERS,
+    ports_pb2.NOTIFICATION_KIND_FRAME_ARRIVED: Notification.FRAME_ARRIVED,
+    ports_pb2.NOTIFICATION_KIND_DEVICE_STATE: Notification.DEVICE_STATE,
 }
 
 
@@ -125,3 +147,48 @@ def event(unix_time_s: float, happened: Event) -> network_pb2.WatchEventsRespons
 def lost(events: int) -> network_pb2.WatchEventsResponse:
     """Return the message that stands where ``events`` events are missing."""
     return network_pb2.WatchEventsResponse(lost=network_pb2.Lost(events=events))
+
+
+def port_status(info: PortInfo) -> ports_pb2.PortGetStatusResponse:
+    """Return a receive port's state."""
+    return ports_pb2.PortGetStatusResponse(
+        qlimit=info.qlimit,
+        queued=info.queued,
+        delivered=info.delivered,
+        drops=drops(info.drops),
+        senders=info.senders,
+        make_sends=info.make_sends,
+        port_set=info.port_set,
+    )
+
+
+def received(messages: Sequence[Message]) -> ports_pb2.PortReceiveResponse:
+    """Return messages of receive ports, in their order."""
+    response = ports_pb2.PortReceiveResponse()
+    for message in messages:
+        told = response.messages.add(receive_port=message.receive_port)
+        if isinstance(message, NetMessage):
+            told.net_rcv_msg.header = message.header
+            told.net_rcv_msg.packet = message.packet
+        else:
+            _tell(told, message)
+    return response
+
+
+def _tell(told: ports_pb2.PortMessage, message: Message) -> None:
+    match message:
+        case DeadName():
+            told.dead_name.port = message.name
+        case NoSenders():
+            told.no_senders.port = message.name
+            told.no_senders.make_sends = message.make_sends
+        case FrameArrived():
+            told.frame_arrived.device_port = message.device_port
+        case DeviceState():
+            told.device_state.device_port = message.device_port
+            told.device_state.flags = message.flags
+            told.device_state.mac_address = message.mac
+            told.device_state.mtu_bytes = message.mtu
+            told.device_state.addresses.extend(message.addresses)
+        case Missing():
+            told.lost.messages = message.messages

@@ -1,27 +1,26 @@
 """DeviceService: one method a routine, each a request to the core and an answer from it.
 
-Checked here is only what the core cannot see: the shape of a port, enumerations of the wire, and
-ranges that protobuf's types leave wider than the routine's. Reads and writes are the hot path:
-one look-up of the task, one request, one answer, nothing per frame but protobuf's own list.
+Reads and writes are the hot path: one look-up of the task, one request, one answer, nothing per
+frame but protobuf's own list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Sequence
+from typing import Any
 
 from machdev.v1 import device_pb2 as pb
 from machdev.v1 import device_pb2_grpc
 
 from hypervisor import requests
-from hypervisor.errors import InvalidArgument, InvalidDest, InvalidOperation, InvalidSize
-from hypervisor.requests import Offer, Opened, Written
-from hypervisor.service import convert
+from hypervisor.errors import InvalidOperation
+from hypervisor.requests import Offer, Written
+from hypervisor.service import convert, routines
+from hypervisor.service.routines import port_name
 from hypervisor.service.status import Context, answers
-from hypervisor.service.task import MAX_VECTOR_FRAMES, Tasks
+from hypervisor.service.stream import RequestStream, StreamTable, carry
+from hypervisor.service.task import Tasks
 from hypervisor.service.waiters import Waiters
-
-#: Length of a device port, in bytes.
-PORT_BYTES = 16
 
 
 class DeviceService(device_pb2_grpc.DeviceServiceServicer):
@@ -29,6 +28,8 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
 
     def __init__(self, tasks: Tasks, waiters: Waiters) -> None:
         self._tasks = tasks
+        self._waiters = waiters
+        self._streams = StreamTable()
         self._ask = waiters.ask
         self._next_id = waiters.next_id
 
@@ -37,30 +38,33 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceOpenRequest, context: Context
     ) -> pb.DeviceOpenResponse:
         """device_open (2800)."""
-        role = convert.ROLES.get(request.role)
-        if role is None:
-            raise InvalidArgument(f"role {request.role} is none of OpenRole's")
         task = await self._tasks.of(context)
-        opened: Opened = await self._ask(
-            task.network,
-            requests.OpenDevice(
-                self._next_id(), task.caller, request.mode, request.name, request.exclusive, role
-            ),
+        opened = await self._ask(
+            task.network, routines.opening(self._next_id(), task.caller, request)
         )
-        return pb.DeviceOpenResponse(
-            port=opened.port,
-            name=opened.name,
-            mac_address=opened.mac,
-            mtu_bytes=opened.mtu,
-            network=opened.network,
+        answer = pb.DeviceOpenResponse()
+        routines.fill_opened(answer, opened)
+        return answer
+
+    @answers
+    async def DeviceOpenNew(
+        self, request: pb.DeviceOpenNewRequest, context: Context
+    ) -> pb.DeviceOpenNewResponse:
+        """device_open_new (2806)."""
+        task = await self._tasks.of(context)
+        opened = await self._ask(
+            task.network, routines.opening(self._next_id(), task.caller, request)
         )
+        answer = pb.DeviceOpenNewResponse()
+        routines.fill_opened(answer, opened)
+        return answer
 
     @answers
     async def DeviceClose(
         self, request: pb.DeviceCloseRequest, context: Context
     ) -> pb.DeviceCloseResponse:
         """device_close (2801)."""
-        port = _port(request.port)
+        port = port_name(request.port)
         task = await self._tasks.of(context)
         await self._ask(task.network, requests.CloseDevice(self._next_id(), task.caller, port))
         return pb.DeviceCloseResponse()
@@ -72,7 +76,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceWriteRequest, context: Context
     ) -> pb.DeviceWriteResponse:
         """device_write (2802)."""
-        written = await self._write(context, request.port, request.mode, (request.data,))
+        written = await self._write(context, request, (request.data,))
         return pb.DeviceWriteResponse(
             bytes_written=written.bytes_written, drops=convert.drops(written.drops)
         )
@@ -82,8 +86,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceWriteInbandRequest, context: Context
     ) -> pb.DeviceWriteInbandResponse:
         """device_write_inband (2803)."""
-        frames = (request.data,)
-        written = await self._write(context, request.port, request.mode, frames, inband=True)
+        written = await self._write(context, request, (request.data,), inband=True)
         return pb.DeviceWriteInbandResponse(
             bytes_written=written.bytes_written, drops=convert.drops(written.drops)
         )
@@ -93,7 +96,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceWriteVectorRequest, context: Context
     ) -> pb.DeviceWriteVectorResponse:
         """Extension: device_write of a vector."""
-        written = await self._write(context, request.port, request.mode, list(request.frames))
+        written = await self._write(context, request, list(request.frames))
         return pb.DeviceWriteVectorResponse(
             bytes_written=written.bytes_written, drops=convert.drops(written.drops)
         )
@@ -103,7 +106,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceReadRequest, context: Context
     ) -> pb.DeviceReadResponse:
         """device_read (2804)."""
-        frames = await self._read(context, request.port, request.mode, request.bytes_wanted)
+        frames = await self._read(context, request)
         return pb.DeviceReadResponse(data=frames[0])
 
     @answers
@@ -111,9 +114,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceReadInbandRequest, context: Context
     ) -> pb.DeviceReadInbandResponse:
         """device_read_inband (2805)."""
-        frames = await self._read(
-            context, request.port, request.mode, request.bytes_wanted, inband=True
-        )
+        frames = await self._read(context, request, inband=True)
         return pb.DeviceReadInbandResponse(data=frames[0])
 
     @answers
@@ -121,51 +122,43 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceReadVectorRequest, context: Context
     ) -> pb.DeviceReadVectorResponse:
         """Extension: device_read of a vector. ``max_frames`` 0 is 1, above 1,024 is 1,024."""
-        frames = await self._read(
-            context,
-            request.port,
-            request.mode,
-            request.bytes_wanted,
-            min(request.max_frames, MAX_VECTOR_FRAMES) or 1,
-        )
+        frames = await self._read(context, request, routines.vector_frames(request))
         return pb.DeviceReadVectorResponse(frames=frames)
 
     async def _write(
-        self,
-        context: Context,
-        port: bytes,
-        mode: int,
-        frames: Sequence[bytes],
-        *,
-        inband: bool = False,
+        self, context: Context, request: Any, frames: Sequence[bytes], *, inband: bool = False
     ) -> Written:
         task = await self._tasks.of(context)
         written: Written = await self._ask(
-            task.network,
-            requests.Write(self._next_id(), task.caller, _port(port), mode, frames, inband),
+            task.network, routines.writing(self._next_id(), task.caller, request, frames, inband)
         )
         return written
 
     async def _read(
-        self,
-        context: Context,
-        port: bytes,
-        mode: int,
-        bytes_wanted: int,
-        max_frames: int = 1,
-        *,
-        inband: bool = False,
+        self, context: Context, request: Any, max_frames: int = 1, *, inband: bool = False
     ) -> list[bytes]:
-        if bytes_wanted <= 0:
-            raise InvalidSize(f"bytes_wanted is {bytes_wanted}: ask for at least one byte")
         task = await self._tasks.of(context)
         frames: list[bytes] = await self._ask(
             task.network,
-            requests.Read(
-                self._next_id(), task.caller, _port(port), mode, bytes_wanted, max_frames, inband
-            ),
+            routines.reading(self._next_id(), task.caller, request, max_frames, inband),
         )
         return frames
+
+    @answers
+    async def DeviceRequests(
+        self, request: AsyncIterable[pb.DeviceRequestsRequest], context: Context
+    ) -> None:
+        """device_request.defs and device_reply.defs: numbered requests on one stream."""
+        task = await self._tasks.of(context)
+        promises = self._streams.enter(task.caller.owner)
+        stream = RequestStream(task, self._waiters, promises)
+        try:
+            self._waiters.follow(stream)
+            await context.send_initial_metadata(())
+            await carry(stream, request, context)
+        finally:
+            self._waiters.forget(stream)
+            self._streams.leave(task.caller.owner)
 
     # --- status, addresses, links -------------------------------------------------------------
 
@@ -174,7 +167,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceGetStatusRequest, context: Context
     ) -> pb.DeviceGetStatusResponse:
         """device_get_status (2811)."""
-        port = _port(request.port)
+        port = port_name(request.port)
         task = await self._tasks.of(context)
         words: tuple[int, ...] = await self._ask(
             task.network,
@@ -189,7 +182,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceSetStatusRequest, context: Context
     ) -> pb.DeviceSetStatusResponse:
         """device_set_status (2810)."""
-        port = _port(request.port)
+        port = port_name(request.port)
         task = await self._tasks.of(context)
         words = tuple(request.status)
         await self._ask(
@@ -203,7 +196,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceClaimRequest, context: Context
     ) -> pb.DeviceClaimResponse:
         """Extension: take an IP address for the device."""
-        port = _port(request.port)
+        port = port_name(request.port)
         task = await self._tasks.of(context)
         claimed: requests.Claimed = await self._ask(
             task.network, requests.Claim(self._next_id(), task.caller, port, request.address)
@@ -215,7 +208,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceUnclaimRequest, context: Context
     ) -> pb.DeviceUnclaimResponse:
         """Extension: give a claimed address back."""
-        port = _port(request.port)
+        port = port_name(request.port)
         task = await self._tasks.of(context)
         await self._ask(
             task.network, requests.Unclaim(self._next_id(), task.caller, port, request.address)
@@ -227,7 +220,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceAttachRequest, context: Context
     ) -> pb.DeviceAttachResponse:
         """Extension: announce that a TAP's descriptor will be lent."""
-        port = _port(request.port)
+        port = port_name(request.port)
         if request.kind != pb.LINK_KIND_TAP:
             raise InvalidOperation(f"link kind {request.kind} cannot be lent: say LINK_KIND_TAP")
         task = await self._tasks.of(context)
@@ -266,11 +259,5 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         task = await self._tasks.of(context)
         await self._ask(
             task.network,
-            requests.Refuse(self._next_id(), task.caller, _port(port), routine),
+            requests.Refuse(self._next_id(), task.caller, port_name(port), routine),
         )
-
-
-def _port(name: bytes) -> bytes:
-    if len(name) != PORT_BYTES:
-        raise InvalidDest(f"a device port has {PORT_BYTES} bytes, this one {len(name)}")
-    return name

@@ -20,6 +20,8 @@ from machdev.v1 import (
     device_pb2_grpc,
     network_pb2,
     network_pb2_grpc,
+    ports_pb2,
+    ports_pb2_grpc,
     task_pb2,
     task_pb2_grpc,
 )
@@ -30,6 +32,7 @@ from hypervisor.service.device import DeviceService
 from hypervisor.service.front_door import DoorLimits, FrontDoor, Listener
 from hypervisor.service.identity import Peers
 from hypervisor.service.network import NetworkService, NodeInfo
+from hypervisor.service.ports import PortService
 from hypervisor.service.task import Tasks, TaskService
 from hypervisor.service.waiters import Waiters
 from hypervisor.service.watch import WATCHERS_PER_OWNER, Watchers
@@ -56,6 +59,7 @@ _SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
         (device_pb2, "DeviceService"),
+        (ports_pb2, "PortService"),
         (task_pb2, "TaskService"),
         (network_pb2, "NetworkService"),
     )
@@ -160,6 +164,9 @@ class Server:
         server = aio.server(options=_OPTIONS)
         device_pb2_grpc.add_DeviceServiceServicer_to_server(  # type: ignore[no-untyped-call]
             DeviceService(self.tasks, self.waiters), server
+        )
+        ports_pb2_grpc.add_PortServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            PortService(self.tasks, self.waiters), server
         )
         task_pb2_grpc.add_TaskServiceServicer_to_server(  # type: ignore[no-untyped-call]
             TaskService(self.peers, self.tasks, self._closing, self._runtime.server_version), server

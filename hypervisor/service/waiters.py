@@ -13,11 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from hypervisor.errors import ServerDied
 from hypervisor.requests import Completion, Request
 from hypervisor.runtime import Runtime
+
+
+class Stream(Protocol):
+    """Who asks many things at a time, and is told of each as it completes."""
+
+    def completed(self, completion: Completion) -> None:
+        """One of its requests has completed."""
+
+    def stop(self, why: ServerDied) -> None:
+        """The server stops: nothing will complete any more."""
 
 
 class Waiters:
@@ -26,6 +37,8 @@ class Waiters:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._pending: dict[int, asyncio.Future[Completion]] = {}
+        self._posted: dict[int, Stream] = {}
+        self._streams: dict[Stream, None] = {}
         self._submitting = -1
         self._immediate: Completion | None = None
         self._closed = False
@@ -33,7 +46,7 @@ class Waiters:
         self.next_id = itertools.count(1).__next__
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._pending) + len(self._posted)
 
     async def ask(self, network: str, request: Request) -> Any:
         """Submit ``request`` and return its result.
@@ -58,6 +71,10 @@ class Waiters:
             if completion.request_id == self._submitting:
                 self._immediate = completion
                 continue
+            stream = self._posted.pop(completion.request_id, None)
+            if stream is not None:
+                stream.completed(completion)
+                continue
             future = self._pending.pop(completion.request_id, None)
             if future is not None and not future.done():
                 future.set_result(completion)
@@ -65,10 +82,53 @@ class Waiters:
     def close(self) -> None:
         """Fail all who still wait, and all who ask from now on, with ServerDied."""
         self._closed = True
+        self._posted.clear()
+        for stream in self._streams:
+            stream.stop(_stopping())
         pending, self._pending = self._pending, {}
         for request_id, future in pending.items():
             if not future.done():
                 future.set_result(Completion(request_id, error=_stopping()))
+
+    # --- many at a time -----------------------------------------------------------------------
+
+    def longest_frame(self, network: str) -> int:
+        """Return the bytes of the longest frame that a read of ``network`` can bring."""
+        return self._runtime.longest_frame(network)
+
+    def follow(self, stream: Stream) -> None:
+        """Tell ``stream`` when the server stops. Raises ServerDied if it does already."""
+        self.check_open()
+        self._streams[stream] = None
+
+    def forget(self, stream: Stream) -> None:
+        """Tell ``stream`` nothing any more."""
+        self._streams.pop(stream, None)
+
+    def post(self, network: str, requests: Iterable[Request], stream: Stream) -> None:
+        """Submit requests in their order; ``stream`` is told of each, maybe before this returns.
+
+        After close() nothing happens: the stream was told that the server stops.
+        """
+        if self._closed:
+            return
+        posted = list(requests)
+        for request in posted:
+            self._posted[request.request_id] = stream
+        self._runtime.submit_all(network, posted)
+
+    def retract(self, network: str, request_id: int) -> bool:
+        """Cancel a posted request. False if it was not held (any more): nothing changed then."""
+        if not self._runtime.cancel(network, request_id):
+            return False
+        self._posted.pop(request_id, None)
+        return True
+
+    def withdraw(self, network: str, request_ids: Iterable[int]) -> None:
+        """Cancel posted requests that nobody waits for any more."""
+        for request_id in request_ids:
+            if self._posted.pop(request_id, None) is not None:
+                self._runtime.cancel(network, request_id)
 
     def check_open(self) -> None:
         """Raise ServerDied after close()."""

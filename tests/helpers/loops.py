@@ -21,7 +21,15 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
 
     The coroutine function may ask for fixtures like any test.
     """
+    return _on(test, sorted(FACTORIES))
 
+
+def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """The same on uvloop alone, for what takes long and does not depend on the loop."""
+    return _on(test, ["uvloop"])
+
+
+def _on(test: Callable[..., Coroutine[Any, Any, None]], loops: list[str]) -> Callable[..., None]:
     def run(loop: str, **fixtures: Any) -> None:
         with asyncio.Runner(loop_factory=FACTORIES[loop]) as runner:
             runner.run(test(**fixtures))
@@ -35,5 +43,5 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     for mark in getattr(test, "pytestmark", ()):
         run = getattr(pytest.mark, mark.name)(*mark.args, **mark.kwargs)(run)
-    both: Callable[..., None] = pytest.mark.parametrize("loop", sorted(FACTORIES))(run)
-    return both
+    wrapped: Callable[..., None] = pytest.mark.parametrize("loop", loops)(run)
+    return wrapped

@@ -21,6 +21,8 @@ from machdev.v1 import (
     device_pb2_grpc,
     network_pb2,
     network_pb2_grpc,
+    ports_pb2,
+    ports_pb2_grpc,
     task_pb2,
     task_pb2_grpc,
 )
@@ -51,6 +53,7 @@ class Client:
         self.device = device_pb2_grpc.DeviceServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.task = task_pb2_grpc.TaskServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.network = network_pb2_grpc.NetworkServiceStub(self.channel)  # type: ignore[no-untyped-call]
+        self.ports = ports_pb2_grpc.PortServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.metadata: Metadata = ()
         self.stream: Any = None
 
@@ -65,6 +68,17 @@ class Client:
         """Start ``routine`` of DeviceService with a request of ``fields``; await the answer."""
         request = getattr(device_pb2, f"{routine}Request")(**fields)
         return getattr(self.device, routine)(request, metadata=self.metadata)
+
+    def port_call(self, routine: str, **fields: Any) -> Any:
+        """Start ``routine`` of PortService with a request of ``fields``; await the answer."""
+        request = getattr(ports_pb2, f"{routine}Request")(**fields)
+        return getattr(self.ports, routine)(request, metadata=self.metadata)
+
+    async def receive_port(self, qlimit: int = 0, port_set: bool = False) -> bytes:
+        """Allocate a receive port or a port set."""
+        answer = await self.port_call("PortAllocate", qlimit=qlimit, port_set=port_set)
+        port: bytes = answer.port
+        return port
 
     async def open(
         self, name: str = "eth", mode: int = D_READ | D_WRITE, **fields: Any

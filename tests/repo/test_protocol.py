@@ -33,6 +33,7 @@ ROUTINES = {
     "DeviceWriteInband": ("device_write_inband", 2803),
     "DeviceRead": ("device_read", 2804),
     "DeviceReadInband": ("device_read_inband", 2805),
+    "DeviceOpenNew": ("device_open_new", 2806),
     "DeviceMap": ("device_map", 2809),
     "DeviceSetStatus": ("device_set_status", 2810),
     "DeviceGetStatus": ("device_get_status", 2811),

@@ -41,6 +41,32 @@ class DeviceOpenResponse(_message.Message):
     network: str
     def __init__(self, port: _Optional[bytes] = ..., name: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., mtu_bytes: _Optional[int] = ..., network: _Optional[str] = ...) -> None: ...
 
+class DeviceOpenNewRequest(_message.Message):
+    __slots__ = ("mode", "name", "exclusive", "role")
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EXCLUSIVE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    mode: int
+    name: str
+    exclusive: bool
+    role: _types_pb2.OpenRole
+    def __init__(self, mode: _Optional[int] = ..., name: _Optional[str] = ..., exclusive: _Optional[bool] = ..., role: _Optional[_Union[_types_pb2.OpenRole, str]] = ...) -> None: ...
+
+class DeviceOpenNewResponse(_message.Message):
+    __slots__ = ("port", "name", "mac_address", "mtu_bytes", "network")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MAC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    MTU_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    port: bytes
+    name: str
+    mac_address: bytes
+    mtu_bytes: int
+    network: str
+    def __init__(self, port: _Optional[bytes] = ..., name: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., mtu_bytes: _Optional[int] = ..., network: _Optional[str] = ...) -> None: ...
+
 class DeviceCloseRequest(_message.Message):
     __slots__ = ("port",)
     PORT_FIELD_NUMBER: _ClassVar[int]
@@ -288,3 +314,87 @@ class DeviceIntrAckRequest(_message.Message):
 class DeviceIntrAckResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class DeviceRequestsRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[DeviceRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[DeviceRequest, _Mapping]]] = ...) -> None: ...
+
+class DeviceRequestsResponse(_message.Message):
+    __slots__ = ("replies",)
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    replies: _containers.RepeatedCompositeFieldContainer[DeviceReply]
+    def __init__(self, replies: _Optional[_Iterable[_Union[DeviceReply, _Mapping]]] = ...) -> None: ...
+
+class DeviceRequest(_message.Message):
+    __slots__ = ("id", "open", "write", "write_inband", "read", "read_inband", "open_new", "write_vector", "read_vector", "cancel")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    WRITE_FIELD_NUMBER: _ClassVar[int]
+    WRITE_INBAND_FIELD_NUMBER: _ClassVar[int]
+    READ_FIELD_NUMBER: _ClassVar[int]
+    READ_INBAND_FIELD_NUMBER: _ClassVar[int]
+    OPEN_NEW_FIELD_NUMBER: _ClassVar[int]
+    WRITE_VECTOR_FIELD_NUMBER: _ClassVar[int]
+    READ_VECTOR_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    open: DeviceOpenRequest
+    write: DeviceWriteRequest
+    write_inband: DeviceWriteInbandRequest
+    read: DeviceReadRequest
+    read_inband: DeviceReadInbandRequest
+    open_new: DeviceOpenNewRequest
+    write_vector: DeviceWriteVectorRequest
+    read_vector: DeviceReadVectorRequest
+    cancel: DeviceCancelRequest
+    def __init__(self, id: _Optional[int] = ..., open: _Optional[_Union[DeviceOpenRequest, _Mapping]] = ..., write: _Optional[_Union[DeviceWriteRequest, _Mapping]] = ..., write_inband: _Optional[_Union[DeviceWriteInbandRequest, _Mapping]] = ..., read: _Optional[_Union[DeviceReadRequest, _Mapping]] = ..., read_inband: _Optional[_Union[DeviceReadInbandRequest, _Mapping]] = ..., open_new: _Optional[_Union[DeviceOpenNewRequest, _Mapping]] = ..., write_vector: _Optional[_Union[DeviceWriteVectorRequest, _Mapping]] = ..., read_vector: _Optional[_Union[DeviceReadVectorRequest, _Mapping]] = ..., cancel: _Optional[_Union[DeviceCancelRequest, _Mapping]] = ...) -> None: ...
+
+class DeviceReply(_message.Message):
+    __slots__ = ("id", "open", "write", "write_inband", "read", "read_inband", "open_new", "write_vector", "read_vector", "cancel", "error")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    WRITE_FIELD_NUMBER: _ClassVar[int]
+    WRITE_INBAND_FIELD_NUMBER: _ClassVar[int]
+    READ_FIELD_NUMBER: _ClassVar[int]
+    READ_INBAND_FIELD_NUMBER: _ClassVar[int]
+    OPEN_NEW_FIELD_NUMBER: _ClassVar[int]
+    WRITE_VECTOR_FIELD_NUMBER: _ClassVar[int]
+    READ_VECTOR_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    open: DeviceOpenResponse
+    write: DeviceWriteResponse
+    write_inband: DeviceWriteInbandResponse
+    read: DeviceReadResponse
+    read_inband: DeviceReadInbandResponse
+    open_new: DeviceOpenNewResponse
+    write_vector: DeviceWriteVectorResponse
+    read_vector: DeviceReadVectorResponse
+    cancel: DeviceCancelResponse
+    error: DeviceError
+    def __init__(self, id: _Optional[int] = ..., open: _Optional[_Union[DeviceOpenResponse, _Mapping]] = ..., write: _Optional[_Union[DeviceWriteResponse, _Mapping]] = ..., write_inband: _Optional[_Union[DeviceWriteInbandResponse, _Mapping]] = ..., read: _Optional[_Union[DeviceReadResponse, _Mapping]] = ..., read_inband: _Optional[_Union[DeviceReadInbandResponse, _Mapping]] = ..., open_new: _Optional[_Union[DeviceOpenNewResponse, _Mapping]] = ..., write_vector: _Optional[_Union[DeviceWriteVectorResponse, _Mapping]] = ..., read_vector: _Optional[_Union[DeviceReadVectorResponse, _Mapping]] = ..., cancel: _Optional[_Union[DeviceCancelResponse, _Mapping]] = ..., error: _Optional[_Union[DeviceError, _Mapping]] = ...) -> None: ...
+
+class DeviceCancelRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    def __init__(self, request_id: _Optional[int] = ...) -> None: ...
+
+class DeviceCancelResponse(_message.Message):
+    __slots__ = ("cancelled",)
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    cancelled: bool
+    def __init__(self, cancelled: _Optional[bool] = ...) -> None: ...
+
+class DeviceError(_message.Message):
+    __slots__ = ("mach_return_code", "reason", "message")
+    MACH_RETURN_CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    mach_return_code: int
+    reason: str
+    message: str
+    def __init__(self, mach_return_code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...

@@ -52,6 +52,11 @@ class DeviceServiceStub:
                 request_serializer=machdev_dot_v1_dot_device__pb2.DeviceOpenRequest.SerializeToString,
                 response_deserializer=machdev_dot_v1_dot_device__pb2.DeviceOpenResponse.FromString,
                 _registered_method=True)
+        self.DeviceOpenNew = channel.unary_unary(
+                '/machdev.v1.DeviceService/DeviceOpenNew',
+                request_serializer=machdev_dot_v1_dot_device__pb2.DeviceOpenNewRequest.SerializeToString,
+                response_deserializer=machdev_dot_v1_dot_device__pb2.DeviceOpenNewResponse.FromString,
+                _registered_method=True)
         self.DeviceClose = channel.unary_unary(
                 '/machdev.v1.DeviceService/DeviceClose',
                 request_serializer=machdev_dot_v1_dot_device__pb2.DeviceCloseRequest.SerializeToString,
@@ -127,6 +132,11 @@ class DeviceServiceStub:
                 request_serializer=machdev_dot_v1_dot_device__pb2.DeviceIntrAckRequest.SerializeToString,
                 response_deserializer=machdev_dot_v1_dot_device__pb2.DeviceIntrAckResponse.FromString,
                 _registered_method=True)
+        self.DeviceRequests = channel.stream_stream(
+                '/machdev.v1.DeviceService/DeviceRequests',
+                request_serializer=machdev_dot_v1_dot_device__pb2.DeviceRequestsRequest.SerializeToString,
+                response_deserializer=machdev_dot_v1_dot_device__pb2.DeviceRequestsResponse.FromString,
+                _registered_method=True)
 
 
 class DeviceServiceServicer:
@@ -146,8 +156,7 @@ class DeviceServiceServicer:
     """
 
     def DeviceOpen(self, request, context):
-        """Opens a device and gives a port to it. device_open, routine 2800 (mode, name), and
-        device_open_new, routine 2806, which has the same arguments.
+        """Opens a device and gives a port to it. device_open, routine 2800 (mode, name).
 
         Makes the owner's device of that name or finds it; further opens share the device and its
         state, and each has its own port, mode and slots. Never held. Not idempotent: each call gives
@@ -157,6 +166,18 @@ class DeviceServiceServicer:
         [A-Za-z0-9._-], or an unknown role; MIG_BAD_ARGUMENTS (INVALID_ARGUMENT) for a mode with neither
         D_READ nor D_WRITE; D_ALREADY_OPEN (ALREADY_EXISTS) if either open is exclusive, or both are the
         device's stack; D_NO_MEMORY (RESOURCE_EXHAUSTED) at 64 devices or 256 opens of an owner.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeviceOpenNew(self, request, context):
+        """Opens a device and gives a port to it. device_open_new, routine 2806 (mode, name).
+
+        Is DeviceOpen under its other number: GNU Mach, too, does the same for both. Never held. Not
+        idempotent: each call gives another port.
+
+        Errors: those of DeviceOpen.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -370,6 +391,32 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeviceRequests(self, request_iterator, context):
+        """Carries many numbered requests and their replies on one stream. Extension: what a Mach task does
+        with the messages of device_request.defs (2800 to 2806) and device_reply.defs (2900 to 2905).
+
+        Requests come in batches and are accepted in their order. Replies come in batches too, in the
+        order in which the requests complete, each with the number of its request; a read that is held
+        keeps nothing else from being answered. The calls of the same names say when a request is held and
+        how it fails; a failure is a reply and does not end the stream. A request is cancelled by another
+        that names it; a cancelled request has no reply. Cancelling the call cancels all of them. When
+        the client sends no more (half-closes), the stream ends after the last reply. Not idempotent.
+
+        Limits: 1,024 requests and 4 MiB in one batch; 64 MiB of replies promised to one owner; 256
+        streams of an owner. The server stops taking requests while 4,096 replies, or 8 MiB of them,
+        wait to be taken: whoever sends must also receive.
+
+        Errors: what is wrong with a batch, or with a number, comes as a reply with number 0:
+        D_INVALID_SIZE (INVALID_ARGUMENT) for a batch of more than 1,024, of which none is accepted;
+        KERN_INVALID_ARGUMENT (INVALID_ARGUMENT) for a request with number 0 or with that of a request
+        that has not been answered. MIG_BAD_ID (UNIMPLEMENTED) is the reply to a request without a routine
+        this server knows, D_NO_MEMORY (RESOURCE_EXHAUSTED) to a read whose reply could not be promised.
+        The stream itself ends with D_NO_MEMORY if it is one too many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -377,6 +424,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.DeviceOpen,
                     request_deserializer=machdev_dot_v1_dot_device__pb2.DeviceOpenRequest.FromString,
                     response_serializer=machdev_dot_v1_dot_device__pb2.DeviceOpenResponse.SerializeToString,
+            ),
+            'DeviceOpenNew': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeviceOpenNew,
+                    request_deserializer=machdev_dot_v1_dot_device__pb2.DeviceOpenNewRequest.FromString,
+                    response_serializer=machdev_dot_v1_dot_device__pb2.DeviceOpenNewResponse.SerializeToString,
             ),
             'DeviceClose': grpc.unary_unary_rpc_method_handler(
                     servicer.DeviceClose,
@@ -453,6 +505,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     request_deserializer=machdev_dot_v1_dot_device__pb2.DeviceIntrAckRequest.FromString,
                     response_serializer=machdev_dot_v1_dot_device__pb2.DeviceIntrAckResponse.SerializeToString,
             ),
+            'DeviceRequests': grpc.stream_stream_rpc_method_handler(
+                    servicer.DeviceRequests,
+                    request_deserializer=machdev_dot_v1_dot_device__pb2.DeviceRequestsRequest.FromString,
+                    response_serializer=machdev_dot_v1_dot_device__pb2.DeviceRequestsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'machdev.v1.DeviceService', rpc_method_handlers)
@@ -494,6 +551,33 @@ class DeviceService:
             '/machdev.v1.DeviceService/DeviceOpen',
             machdev_dot_v1_dot_device__pb2.DeviceOpenRequest.SerializeToString,
             machdev_dot_v1_dot_device__pb2.DeviceOpenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeviceOpenNew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/machdev.v1.DeviceService/DeviceOpenNew',
+            machdev_dot_v1_dot_device__pb2.DeviceOpenNewRequest.SerializeToString,
+            machdev_dot_v1_dot_device__pb2.DeviceOpenNewResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -899,6 +983,33 @@ class DeviceService:
             '/machdev.v1.DeviceService/DeviceIntrAck',
             machdev_dot_v1_dot_device__pb2.DeviceIntrAckRequest.SerializeToString,
             machdev_dot_v1_dot_device__pb2.DeviceIntrAckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeviceRequests(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/machdev.v1.DeviceService/DeviceRequests',
+            machdev_dot_v1_dot_device__pb2.DeviceRequestsRequest.SerializeToString,
+            machdev_dot_v1_dot_device__pb2.DeviceRequestsResponse.FromString,
             options,
             channel_credentials,
             insecure,
