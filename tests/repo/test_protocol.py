@@ -157,6 +157,7 @@ def test_every_rpc_says_whether_it_is_idempotent_and_how_it_fails(
 def test_errors_named_in_comments_exist() -> None:
     known = {error.reason for error in all_errors()} | {"D_READ", "D_WRITE", "D_NODELAY"}
     known |= {"D_NOWAIT", "D_SUCCESS"}
+    known |= {"MACH_RCV_MSG", "MACH_NOTIFY_DEAD_NAME", "MACH_NOTIFY_NO_SENDERS"}
     for path in PROTOS.glob("machdev/**/*.proto"):
         named = set(re.findall(r"\b(?:D|MIG|KERN|MACH)_[A-Z_]+\b", path.read_text()))
         assert named <= known, (path.name, named - known)
