@@ -26,6 +26,7 @@ from functools import partial
 from typing import Any
 
 from hypervisor.kernel import messages
+from hypervisor.kernel.changes import ChangeBell
 from hypervisor.kernel.nsfs import NamespaceRefused, Spaces, open_spaces
 from hypervisor.kernel.process import Capability, capabilities
 from pfinet_client.inside import Inside
@@ -182,14 +183,32 @@ def _enter(spaces: Spaces) -> None:
 
 
 def _stay(interface: str, sock: socket.socket, parent_pid: int) -> int:
-    """Say that the network works, wait until it is no longer wanted, and remove it."""
+    """Say that the network works, wait until it is no longer wanted, and remove it.
+
+    Meanwhile somebody may delete the interface: it is his, and then there is nothing to wait for.
+    """
     from hypervisor.kernel.netlink import Netlink, NetlinkFailure
 
-    messages.send(sock, "up")
-    messages.receive(sock)
+    with ChangeBell() as bell:
+        index = socket.if_nametoindex(interface)
+        messages.send(sock, "up")
+        while not select.select([sock], [], [], 0)[0]:
+            select.select([sock.fileno(), bell.fileno()], [], [])
+            bell.silence()
+            _check_still_there(interface, index)
+    messages.receive(sock)  # that the outer half is leaving
+    messages.receive(sock)  # that it has left
     with Netlink() as net, contextlib.suppress(NetlinkFailure):  # gone already: so much the better
         net.remove_link(interface)
     return LEFT
+
+
+def _check_still_there(interface: str, index: int) -> None:
+    """Raise RuntimeError if the interface is gone; that it was renamed is its owner's business."""
+    try:
+        socket.if_indextoname(index)
+    except OSError:
+        raise RuntimeError(f"somebody deleted the interface {interface} inside") from None
 
 
 # --- the outer half -------------------------------------------------------------------------------
@@ -198,37 +217,39 @@ def _stay(interface: str, sock: socket.socket, parent_pid: int) -> int:
 async def _live(outer: Outer, options: AttachOptions, pidfd: int | None) -> int:
     is_up = False
     try:
-        async with outer.connected() as tap:
+        async with outer.connected():
             await outer.expect("up")
-            is_up = True
             _tell_ready(options.ready_fd)
-            return await _time_to_leave(outer, options, pidfd, tap)
+            is_up = True
+            try:
+                await _time_to_leave(outer, options, pidfd)
+            except StackFailure:
+                is_up = False  # the inner half has ended
+                raise
+            finally:
+                outer.tell("leaving")
     finally:
-        if is_up:  # the server has let go of it: now nobody has, and its name is free
-            outer.tell("leave")
+        if is_up:  # the server has let go of the TAP: now nobody has, and its name is free
+            outer.tell("left")
             await outer.expect("exit")
-
-
-async def _time_to_leave(outer: Outer, options: AttachOptions, pidfd: int | None, tap: int) -> int:
-    """Return when the namespace is no longer wanted; raise StackFailure if it is broken."""
-    with contextlib.closing(select.epoll()) as gone:
-        gone.register(tap, 0)  # errors only: frames are the server's business
-        lost: asyncio.Task[Any] = asyncio.create_task(readable(gone.fileno()))
-        waiting: set[asyncio.Task[Any]] = {lost, asyncio.create_task(outer.expect("exit"))}
-        for fd in (options.exit_fd, pidfd):
-            if fd is not None:
-                waiting.add(asyncio.create_task(readable(fd)))
-        try:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-    for task in done:
-        task.result()
-    if done == {lost}:
-        raise StackFailure(f"somebody deleted the interface {options.interface} inside")
     return LEFT
+
+
+async def _time_to_leave(outer: Outer, options: AttachOptions, pidfd: int | None) -> None:
+    """Return when the namespace is no longer wanted; raise StackFailure if it is broken."""
+    broken: asyncio.Task[Any] = asyncio.create_task(outer.expect("exit"))
+    waiting: set[asyncio.Task[Any]] = {broken}
+    for fd in (options.exit_fd, pidfd):
+        if fd is not None:
+            waiting.add(asyncio.create_task(readable(fd)))
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    if not broken.cancelled():
+        broken.result()
 
 
 def _tell_ready(fd: int | None) -> None:

@@ -176,8 +176,8 @@ class Outer:
         self._say = say
 
     @contextlib.asynccontextmanager
-    async def connected(self) -> AsyncIterator[int]:
-        """Connect everything, and yield the TAP's descriptor for as long as it shall last.
+    async def connected(self) -> AsyncIterator[None]:
+        """Connect everything, for as long as the block lasts.
 
         Inside, the interface is being brought up. Raises StackFailure.
         """
@@ -190,7 +190,7 @@ class Outer:
                 port = await self._open(client)
                 try:
                     async with self._carried(client, port, tap):
-                        yield tap
+                        yield
                 finally:
                     # A server that does not answer shall keep nobody: the task's end closes it.
                     with contextlib.suppress(TimeoutError):
