@@ -223,6 +223,10 @@ class DevicePort:
         """Set the device's IFF_* bits."""
         self._thread.run(self.wrapped.set_flags(flags))
 
+    def set_filter(self, receive_port: bytes, words: Sequence[int], priority: int = 0) -> None:
+        """Have frames that a filter takes sent to a receive port (device_set_filter, 2812)."""
+        self._thread.run(self.wrapped.set_filter(receive_port, words, priority))
+
     def claim(self, address: str) -> Claimed:
         """Take an IP address for the device."""
         return self._thread.run(self.wrapped.claim(address))

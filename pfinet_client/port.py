@@ -220,6 +220,21 @@ class DevicePort:
         """Set the device's IFF_* bits; all opens of the device share them (flavor NET_FLAGS)."""
         await self.set_status(NET_FLAGS, (flags,))
 
+    async def set_filter(
+        self, receive_port: bytes, words: Sequence[int], priority: int = 0
+    ) -> None:
+        """Have frames that a NETF or BPF filter takes sent to a receive port of this client.
+
+        ``words`` are those of device_set_filter (2812), the header word first. Raises
+        InvalidOperation, saying which word is wrong, and NoMemory at a quota.
+        """
+        await self._call(
+            "DeviceSetFilter",
+            lambda port: device_pb2.DeviceSetFilterRequest(
+                port=port, receive_port=receive_port, priority=priority, filter=words
+            ),
+        )
+
     # --- addresses and links ------------------------------------------------------------------
 
     async def claim(self, address: str) -> Claimed:

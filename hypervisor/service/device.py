@@ -192,6 +192,26 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         return pb.DeviceSetStatusResponse()
 
     @answers
+    async def DeviceSetFilter(
+        self, request: pb.DeviceSetFilterRequest, context: Context
+    ) -> pb.DeviceSetFilterResponse:
+        """device_set_filter (2812)."""
+        port = port_name(request.port)
+        task = await self._tasks.of(context)
+        await self._ask(
+            task.network,
+            requests.SetFilter(
+                self._next_id(),
+                task.caller,
+                port,
+                request.receive_port,
+                request.priority,
+                tuple(request.filter),
+            ),
+        )
+        return pb.DeviceSetFilterResponse()
+
+    @answers
     async def DeviceClaim(
         self, request: pb.DeviceClaimRequest, context: Context
     ) -> pb.DeviceClaimResponse:

@@ -37,6 +37,7 @@ ROUTINES = {
     "DeviceMap": ("device_map", 2809),
     "DeviceSetStatus": ("device_set_status", 2810),
     "DeviceGetStatus": ("device_get_status", 2811),
+    "DeviceSetFilter": ("device_set_filter", 2812),
     "DeviceIntrRegister": ("device_intr_register", 2813),
     "DeviceIntrAck": ("device_intr_ack", 2814),
 }

@@ -223,6 +223,22 @@ class DeviceSetStatusResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class DeviceSetFilterRequest(_message.Message):
+    __slots__ = ("port", "receive_port", "priority", "filter")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    RECEIVE_PORT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    port: bytes
+    receive_port: bytes
+    priority: int
+    filter: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, port: _Optional[bytes] = ..., receive_port: _Optional[bytes] = ..., priority: _Optional[int] = ..., filter: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class DeviceSetFilterResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class DeviceClaimRequest(_message.Message):
     __slots__ = ("port", "address")
     PORT_FIELD_NUMBER: _ClassVar[int]

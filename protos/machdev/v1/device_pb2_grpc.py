@@ -102,6 +102,11 @@ class DeviceServiceStub:
                 request_serializer=machdev_dot_v1_dot_device__pb2.DeviceSetStatusRequest.SerializeToString,
                 response_deserializer=machdev_dot_v1_dot_device__pb2.DeviceSetStatusResponse.FromString,
                 _registered_method=True)
+        self.DeviceSetFilter = channel.unary_unary(
+                '/machdev.v1.DeviceService/DeviceSetFilter',
+                request_serializer=machdev_dot_v1_dot_device__pb2.DeviceSetFilterRequest.SerializeToString,
+                response_deserializer=machdev_dot_v1_dot_device__pb2.DeviceSetFilterResponse.FromString,
+                _registered_method=True)
         self.DeviceClaim = channel.unary_unary(
                 '/machdev.v1.DeviceService/DeviceClaim',
                 request_serializer=machdev_dot_v1_dot_device__pb2.DeviceClaimRequest.SerializeToString,
@@ -309,6 +314,34 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeviceSetFilter(self, request, context):
+        """Has the frames that a filter takes sent to a receive port. device_set_filter, routine 2812
+        (receive_port, priority, filter).
+
+        Filters hang on the device and are kept by receive port: another one for the same port and
+        direction replaces the first, and the port's death (PortDestroy, the end of the task) is the
+        only way to take them out. Each frame is shown to the device's filters, highest priority first,
+        among equals the oldest; one of priority 100 (NET_HI_PRI) or more that takes it keeps it from
+        those behind. NETF_IN filters see what arrives at the device, NETF_OUT ones what it sends, once,
+        when it has passed the guard. A taken frame is a NetRcvMsg; a full port drops it, and nobody
+        waits for it. A port that has filters and has never been read from is given no other frames.
+
+        The filter is 16-bit words. Word 0 is NETF_IN 0x1, NETF_OUT 0x2 or both, plus 0x400 (NETF_BPF)
+        if the rest is BPF instead of NETF (CSPF). A BPF instruction is four words: code, jt and jf, the
+        two halves of k; word 0 is the first of four, the others of which are ignored. Offsets count
+        from the Ethernet header; LEN and the result of RET are payload, without it. Never held. Idempotent, but that the filter
+        goes behind its equals. Limits: 512 words a filter, 16,384 of an owner, 256 filters of a device.
+
+        Errors: D_INVALID_OPERATION (INVALID_ARGUMENT) for a filter without direction, of an unknown
+        language, or that could loop, pop an empty stack, divide by a constant 0 or reach memory that is
+        not its own, and on a port opened without D_READ; the old filter then stays. D_NO_MEMORY
+        (RESOURCE_EXHAUSTED) at the limits. MACH_SEND_INVALID_DEST (NOT_FOUND) also for the receive
+        port; KERN_INVALID_ARGUMENT (INVALID_ARGUMENT) if that is a port set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeviceClaim(self, request, context):
         """Takes an IP address for the device. Extension: in the Hurd nobody asks.
 
@@ -474,6 +507,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.DeviceSetStatus,
                     request_deserializer=machdev_dot_v1_dot_device__pb2.DeviceSetStatusRequest.FromString,
                     response_serializer=machdev_dot_v1_dot_device__pb2.DeviceSetStatusResponse.SerializeToString,
+            ),
+            'DeviceSetFilter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeviceSetFilter,
+                    request_deserializer=machdev_dot_v1_dot_device__pb2.DeviceSetFilterRequest.FromString,
+                    response_serializer=machdev_dot_v1_dot_device__pb2.DeviceSetFilterResponse.SerializeToString,
             ),
             'DeviceClaim': grpc.unary_unary_rpc_method_handler(
                     servicer.DeviceClaim,
@@ -821,6 +859,33 @@ class DeviceService:
             '/machdev.v1.DeviceService/DeviceSetStatus',
             machdev_dot_v1_dot_device__pb2.DeviceSetStatusRequest.SerializeToString,
             machdev_dot_v1_dot_device__pb2.DeviceSetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeviceSetFilter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/machdev.v1.DeviceService/DeviceSetFilter',
+            machdev_dot_v1_dot_device__pb2.DeviceSetFilterRequest.SerializeToString,
+            machdev_dot_v1_dot_device__pb2.DeviceSetFilterResponse.FromString,
             options,
             channel_credentials,
             insecure,
