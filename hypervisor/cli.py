@@ -83,6 +83,8 @@ _SERVE_EXAMPLES = """\
   hypervisor serve --network lan,subnet=10.0.0.0/24,mtu=9000
   sudo hypervisor serve --translator /dev/veth0,group=net,mode=0660
       for every member of the group net
+  hypervisor serve --stream /tmp/vm1.sock
+      a socket for a guest in QEMU as well; how to start it is printed
   hypervisor serve --config /etc/machdev.toml --log-format json
 """
 
@@ -98,6 +100,14 @@ def _add_serve(commands: Any) -> None:
         help="publish a node for clients to connect to (repeatable; default: veth0 in "
         "$XDG_RUNTIME_DIR, /run/user/UID or /tmp/machdev-UID)",
     )
+    for kind, how in (("stream", "a stream in QEMU's framing"), ("dgram", "datagrams")):
+        add(
+            f"--{kind}",
+            action="append",
+            default=[],
+            metavar="PATH[,owner=U][,device=NAME][,mac=MAC][,mode=0600][,network=N]",
+            help=f"a socket for one guest (QEMU's -netdev {kind}), by {how} (repeatable)",
+        )
     add(
         "--network",
         action="append",
@@ -168,6 +178,8 @@ def _serve(parsed: argparse.Namespace) -> int:
 
     flags = FlagValues(
         translators=parsed.translator,
+        streams=parsed.stream,
+        dgrams=parsed.dgram,
         networks=parsed.network,
         listen=parsed.listen,
         insecure_loopback=parsed.insecure_loopback,
@@ -194,9 +206,11 @@ def _check_config(parsed: argparse.Namespace) -> int:
         return EXIT_USAGE
     networks = ", ".join(network.name for network in config.networks)
     nodes = ", ".join(os.fspath(translator.path) for translator in config.translators)
+    guests = ", ".join(f"{guest.path} ({guest.device})" for guest in config.guests)
     print(
         f"{parsed.file}: good; networks {networks}; nodes {nodes}; "
-        f"{len(config.devices)} devices with a policy"
+        + (f"guests {guests}; " if guests else "")
+        + f"{len(config.devices)} devices with a policy"
     )
     return EXIT_OK
 

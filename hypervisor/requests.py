@@ -380,6 +380,7 @@ class EventKind:
     LINK_UP = "link-up"
     LINK_DOWN = "link-down"
     LINK_CHANGED = "link-changed"
+    LINK_REFUSED = "link-refused"
     DISCARD = "discard"
     STALLED = "stalled"
     RESUMED = "resumed"

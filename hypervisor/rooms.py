@@ -190,6 +190,6 @@ class Rooms:
         for table in self.flows.values():
             table.clear()
 
-    def event(self, kind: str, device: Device, detail: str) -> None:
+    def event(self, kind: str, device: Device, detail: str, repetitions: int = 0) -> None:
         """Say something about a device to who watches."""
-        self.events.append(Event(self.name, kind, device.owner, device.name, detail))
+        self.events.append(Event(self.name, kind, device.owner, device.name, detail, repetitions))

@@ -13,7 +13,7 @@ place, what is wrong, and what to write instead.
 
 The modules, from below: ``problems`` (places and mistakes), ``model`` (the frozen result),
 ``kinds`` (what a value may be), ``tables`` (which keys a table has), ``lines`` (where a key is),
-``flags`` and ``files`` (the two sources), ``places`` (default paths), ``build`` (the whole).
+``flags`` and ``files`` (the two sources), ``guests`` (their sockets), ``build`` (the whole).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from hypervisor.config.files import read_file
 from hypervisor.config.flags import FlagValues, read_flags
 from hypervisor.config.model import (
     DeviceConfig,
+    GuestConfig,
     ListenConfig,
     NetworkConfig,
     ServerConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "ConfigError",
     "DeviceConfig",
     "FlagValues",
+    "GuestConfig",
     "ListenConfig",
     "NetworkConfig",
     "Origin",

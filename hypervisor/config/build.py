@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hypervisor.config.checks import check_devices, check_networks, check_translators
+from hypervisor.config.checks import check_devices, check_networks, check_socket_paths
 from hypervisor.config.files import read_file
 from hypervisor.config.flags import FlagValues, read_flags
+from hypervisor.config.guests import guest_config, settle_guests
 from hypervisor.config.model import (
     DEFAULT_NETWORK,
     DeviceConfig,
@@ -67,23 +68,30 @@ def build_config(
     """
     networks = _networks(above, below, problems)
     names = [str(table.value("name")) for table in networks]
-    translators = _overlay(above.translators, below.translators, "path", problems)
+    translators = _overlay("translator", above.translators, below.translators, problems)
     _add_inherited(translators, inherited or {}, names)
     if not translators:
         origin = above.server.origin
         translators = [Table(origin, {"path": Setting(default_node, origin)})]
     devices = list(below.devices)
+    guests = _overlay("guest", above.guests, below.guests, problems)
     listen = (above.listen or below.listen)[:1]
-    for what, tables in (("node", translators), ("device", devices), ("listener", listen)):
+    for what, tables in (
+        ("node", translators),
+        ("device", devices),
+        ("guest", guests),
+        ("listener", listen),
+    ):
         for table in tables:
             _settle_network(table, what, names, problems)
+    settle_guests(guests, devices, translators, problems)
     server = above.server.over(below.server)
     _check_listener(server, listen, problems)
     check_networks(networks, problems)
-    check_translators(translators, problems)
+    check_socket_paths([*translators, *guests], problems)
     check_devices(devices, networks, problems)
     problems.raise_if_any()
-    return _frozen(server, networks, translators, devices, listen, default_state)
+    return _frozen(server, networks, translators, devices, guests, listen, default_state)
 
 
 def _networks(above: Draft, below: Draft, problems: Problems) -> list[Table]:
@@ -110,11 +118,12 @@ def _shared(server: Table) -> Table:
 
 
 def _overlay(
-    above: Sequence[Table], below: Sequence[Table], key: str, problems: Problems
+    what: str, above: Sequence[Table], below: Sequence[Table], problems: Problems
 ) -> list[Table]:
-    _need(below, "translator", key, problems)
-    merged: dict[Any, Table] = _unique(below, key, problems)
-    for value, table in _unique(above, key, problems).items():
+    """Lay tables that go by their path over each other."""
+    _need(below, what, "path", problems)
+    merged: dict[Any, Table] = _unique(below, "path", problems)
+    for value, table in _unique(above, "path", problems).items():
         merged[value] = table.over(merged[value]) if value in merged else table
     return list(merged.values())
 
@@ -186,6 +195,7 @@ def _frozen(
     networks: Sequence[Table],
     translators: Sequence[Table],
     devices: Sequence[Table],
+    guests: Sequence[Table],
     listen: Sequence[Table],
     default_state: Path,
 ) -> ServerConfig:
@@ -194,6 +204,7 @@ def _frozen(
         networks=_each(NetworkConfig, networks),
         state=server.value("state") or default_state,
         devices=_each(DeviceConfig, devices),
+        guests=tuple(guest_config(table) for table in guests),
         listen=_listener(listen[0]) if listen else None,
         insecure_loopback=bool(server.value("insecure_loopback")),
         log_format=server.value("log_format") or "text",

@@ -54,9 +54,9 @@ def _check_subnets(table: Table, mtu: int, problems: Problems) -> None:
         seen.append(subnet)
 
 
-def check_translators(translators: Sequence[Table], problems: Problems) -> None:
-    """See that each node's path fits into a socket address."""
-    for table in translators:
+def check_socket_paths(tables: Sequence[Table], problems: Problems) -> None:
+    """See that each path of a socket fits into a socket address."""
+    for table in tables:
         path = os.fspath(table.value("path") or "")
         if path == "/":
             problems.add(table.where("path"), "the node's path / has no name")

@@ -19,6 +19,8 @@ _ARRAYS: Mapping[str, Mapping[str, Kind]] = {
     "network": tables.NETWORK_KEYS,
     "translator": tables.TRANSLATOR_KEYS,
     "device": tables.DEVICE_KEYS,
+    "stream": tables.GUEST_KEYS,
+    "dgram": tables.GUEST_KEYS,
 }
 # Which process to tell is the starter's business, not the file's.
 _SERVER_KEYS = {key: kind for key, kind in tables.SERVER_KEYS.items() if key != "ready_fd"}
@@ -83,7 +85,15 @@ class _Reader:
         )
         if has_listen and not listen:
             server.refused.add("listen")
-        return Draft(server, read["network"], read["translator"], read["device"], listen)
+        guests = [table.guest(kind) for kind in ("stream", "dgram") for table in read[kind]]
+        return Draft(
+            server,
+            networks=read["network"],
+            translators=read["translator"],
+            devices=read["device"],
+            guests=guests,
+            listen=listen,
+        )
 
     def _locate(self, *path: str | int) -> Origin:
         return Origin(self._source, self._lines.get(path, 0))

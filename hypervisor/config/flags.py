@@ -16,6 +16,8 @@ class FlagValues:
     """The texts of the flags, as the command line gave them; None and () mean not given."""
 
     translators: Sequence[str] = ()
+    streams: Sequence[str] = ()
+    dgrams: Sequence[str] = ()
     networks: Sequence[str] = ()
     listen: str | None = None
     insecure_loopback: bool = False
@@ -33,6 +35,10 @@ def read_flags(flags: FlagValues, problems: Problems) -> Draft:
         draft.networks += _table("--network", "name", text, tables.NETWORK_KEYS, problems)
     for text in flags.translators:
         draft.translators += _table("--translator", "path", text, tables.TRANSLATOR_KEYS, problems)
+    for kind, texts in (("stream", flags.streams), ("dgram", flags.dgrams)):
+        for text in texts:
+            read = _table(f"--{kind}", "path", text, tables.GUEST_KEYS, problems)
+            draft.guests += [table.guest(kind) for table in read]
     if flags.listen is not None:
         draft.listen = _table("--listen", "endpoint", flags.listen, tables.LISTEN_KEYS, problems)
         draft.server.refused |= set() if draft.listen else {"listen"}

@@ -262,8 +262,10 @@ def _group(value: object) -> int:
 
 
 def _owner(value: object) -> str:
-    if value == "tcp:loopback":
-        return "tcp:loopback"
+    return "tcp:loopback" if value == "tcp:loopback" else f"uid:{_owner_uid(value)}"
+
+
+def _owner_uid(value: object) -> int:
     if isinstance(value, str):
         value = value.removeprefix("uid:")
     uid = _user(value)
@@ -271,7 +273,7 @@ def _owner(value: object) -> str:
         raise BadValue(
             f"{shown(value)} is uid {OVERFLOW_UID}, which stands for strangers and owns nothing"
         )
-    return f"uid:{uid}"
+    return uid
 
 
 def _mode(value: object) -> int:
@@ -316,5 +318,6 @@ ADDRESSES = Kind(_address, many=True)
 USER = Kind(_user)
 GROUP = Kind(_group)
 OWNER = Kind(_owner)
+OWNER_UID = Kind(_owner_uid)
 FILE_MODE = Kind(_mode)
 ENDPOINT = Kind(_endpoint)

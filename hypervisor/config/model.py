@@ -14,6 +14,7 @@ NetworkMode = Literal["hub", "switch"]
 GuardPreset = Literal["mac", "off"]
 MacScheme = Literal["keyed", "hurd"]
 LogFormat = Literal["text", "json"]
+GuestKind = Literal["stream", "dgram"]
 
 #: The name of the network that a server holds when none is configured.
 DEFAULT_NETWORK = "default"
@@ -71,6 +72,21 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestConfig:
+    """A socket that one guest plugs into, in QEMU's framing, and the device that it is.
+
+    ``owner`` is the uid that owns the device and may connect, ``mode`` are the permission bits.
+    """
+
+    kind: GuestKind
+    path: Path
+    owner: int
+    device: str
+    network: str = DEFAULT_NETWORK
+    mode: int = 0o600
+
+
+@dataclass(frozen=True, slots=True)
 class ListenConfig:
     """A TCP listener on loopback; ``host`` is a literal address."""
 
@@ -87,6 +103,7 @@ class ServerConfig:
     networks: tuple[NetworkConfig, ...]
     state: Path
     devices: tuple[DeviceConfig, ...] = ()
+    guests: tuple[GuestConfig, ...] = ()
     listen: ListenConfig | None = None
     insecure_loopback: bool = False
     log_format: LogFormat = "text"

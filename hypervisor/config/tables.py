@@ -51,6 +51,14 @@ DEVICE_KEYS: Mapping[str, Kind] = {
     "trunk": kinds.TRUTH,
     "trusted": kinds.TRUTH,
 }
+GUEST_KEYS: Mapping[str, Kind] = {
+    "path": kinds.PATH,
+    "owner": kinds.OWNER_UID,
+    "device": kinds.DEVICE_NAME,
+    "mac": kinds.MAC,
+    "mode": kinds.FILE_MODE,
+    "network": kinds.NETWORK_NAME,
+}
 LISTEN_KEYS: Mapping[str, Kind] = {"endpoint": kinds.ENDPOINT, "network": kinds.NETWORK_NAME}
 SERVER_KEYS: Mapping[str, Kind] = {
     "guard": NETWORK_KEYS["guard"],
@@ -98,6 +106,11 @@ class Table:
         """Return all values by key."""
         return {key: setting.value for key, setting in self.settings.items()}
 
+    def guest(self, kind: str) -> Table:
+        """Return this table of a guest's socket, with the kind that its place names."""
+        self.settings["kind"] = Setting(kind, self.origin)
+        return self
+
     def over(self, below: Table) -> Table:
         """Return this table laid over another: its settings win, its place stays."""
         return Table(self.origin, below.settings | self.settings, below.refused | self.refused)
@@ -111,6 +124,8 @@ class Draft:
     networks: list[Table] = field(default_factory=list)
     translators: list[Table] = field(default_factory=list)
     devices: list[Table] = field(default_factory=list)
+    #: Guests' sockets; what kind each is, its setting "kind" says.
+    guests: list[Table] = field(default_factory=list)
     listen: list[Table] = field(default_factory=list)
 
 

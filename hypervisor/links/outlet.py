@@ -6,6 +6,7 @@ there, with its address, and shows "waiting". Whoever makes the links then says
 
     plug(link)      frames flow; "up"
     changed(...)    the link's interface went down, came up, has another MTU, another name
+    refused(why)    somebody else wanted to be its link
     missed(...)     the kernel lost frames before we saw them
     unplug(why)     the link is taken out and closed; "waiting" again
     close()         the device is given up
@@ -22,6 +23,7 @@ from hypervisor.infos import LinkState
 from hypervisor.links.base import Link
 from hypervisor.network import Network
 from hypervisor.nic import Handle
+from hypervisor.requests import EventKind
 
 OnGone = Callable[[str], None]
 
@@ -91,6 +93,13 @@ class Outlet:
     ) -> None:
         """Say that the link is up or down now or has another MTU: an event, and what is shown."""
         self._network.set_link(self._handle, detail, state=state, mtu=mtu)
+        self._settle()
+
+    def refused(self, why: str, repetitions: int = 0) -> None:
+        """Say that somebody was not let in, and how many more since it was last said: an event."""
+        self._network.event(
+            EventKind.LINK_REFUSED, self._handle.nic.device, why, repetitions=repetitions
+        )
         self._settle()
 
     def missed(self, drops: Mapping[str, int]) -> None:

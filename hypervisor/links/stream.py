@@ -32,6 +32,8 @@ SEND_BUFFER_BYTES = 48 << 10
 class StreamLink:
     """A :class:`~hypervisor.links.base.PatientLink` over a connected stream socket, which it owns.
 
+    Raises OSError, and then has not taken it over.
+
     ``peer`` says who it is, for status and events. ``max_frame_bytes`` is the longest length that
     is believed.
     """
@@ -51,11 +53,15 @@ class StreamLink:
         #: Bytes of a frame that the kernel has the beginning of.
         self._rest = memoryview(b"")
         self._ended = ""
+        self._poll = select.epoll()
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._raised = False
-        self._poll = select.epoll()
-        self._poll.register(sock, select.EPOLLIN)
-        self._poll.register(self._event, select.EPOLLIN)
+        try:
+            self._poll.register(sock, select.EPOLLIN)
+            self._poll.register(self._event, select.EPOLLIN)
+        except OSError:
+            os.close(self._event)
+            raise
 
     def fileno(self) -> int:
         """Return the descriptor to poll for reading, or -1 after close()."""

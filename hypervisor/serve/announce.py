@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hypervisor import __version__
 from hypervisor.config.model import NetworkConfig, ServerConfig, Subnet, TranslatorConfig
+from hypervisor.service.guests import RECONNECT_HINT, Invitation
 
 #: An address to show when a network takes any.
 _ANY_SUBNET_EXAMPLE = "10.0.0.1/24"
 
 
-def announcement(config: ServerConfig, tcp: str = "") -> str:
+def announcement(
+    config: ServerConfig, tcp: str = "", invitations: Sequence[Invitation] = ()
+) -> str:
     """Return the lines for people, without a newline at the end; ``tcp`` is the bound endpoint."""
-    return "\n".join(_lines(config, tcp))
+    return "\n".join((*_lines(config, tcp), *_guest_lines(invitations)))
+
+
+def _guest_lines(invitations: Sequence[Invitation]) -> Iterator[str]:
+    for one in invitations:
+        yield f"plug a guest of uid {one.owner} in, as {one.device} on {one.network}, by QEMU with:"
+        yield f"  {one.qemu_arguments()}"
+    if any(one.kind == "stream" for one in invitations):
+        yield RECONNECT_HINT
 
 
 def _lines(config: ServerConfig, tcp: str) -> Iterator[str]:

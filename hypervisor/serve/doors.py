@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypervisor.config.model import ListenConfig, ServerConfig, TranslatorConfig
+from hypervisor.config.model import GuestConfig, ListenConfig, ServerConfig, TranslatorConfig
 from hypervisor.kernel.places import runtime_directory
 from hypervisor.kernel.process import Capability
 from hypervisor.serve.announce import endpoint
 from hypervisor.service.front_door import Listener
+from hypervisor.service.guests import GuestSocket
 from hypervisor.service.node import Node, NodeError, capabilities_to_remove, claim_node
 from hypervisor.service.systemd import InheritedSocket
 from hypervisor.store import LeaseStore, StateDirectory, StoreError, private_directory
@@ -28,22 +29,26 @@ class Doors:
     """What is open: nodes, listeners on them and on TCP, secrets by network, leases."""
 
     nodes: Sequence[Node]
+    guests: Sequence[GuestSocket]
     listeners: Sequence[Listener]
     secrets: Mapping[str, bytes]
     leases: LeaseStore
 
     def withdraw(self) -> None:
         """Remove the nodes, so that nobody finds them any more."""
-        for node in self.nodes:
+        for node in self._all():
             node.close()
 
     def capabilities(self) -> frozenset[Capability]:
         """Return what is needed to withdraw."""
         needed: frozenset[Capability] = frozenset()
-        for node in self.nodes:
+        for node in self._all():
             if node.ours:
                 needed |= capabilities_to_remove(node.path)
         return needed
+
+    def _all(self) -> Sequence[Node]:
+        return [*self.nodes, *(guest.node for guest in self.guests)]
 
 
 @contextlib.contextmanager
@@ -72,12 +77,16 @@ def _open(
         node = _node(translator, by_path.get(translator.path))
         stack.callback(node.close)
         nodes.append(node)
+    guests = []
+    for guest in config.guests:
+        guests.append(_guest_socket(guest))
+        stack.callback(guests[-1].node.close)
     listeners = [Listener(node.socket, node.network, str(node.path)) for node in nodes]
     if config.listen is not None:
         listener = _listen(config.listen)
         stack.callback(listener.socket.close)
         listeners.append(listener)
-    return Doors(nodes, listeners, secrets, leases)
+    return Doors(nodes, guests, listeners, secrets, leases)
 
 
 def _node(translator: TranslatorConfig, inherited: socket.socket | None) -> Node:
@@ -91,6 +100,28 @@ def _node(translator: TranslatorConfig, inherited: socket.socket | None) -> Node
         translator.group,
         translator.mode,
     )
+
+
+def _guest_socket(guest: GuestConfig) -> GuestSocket:
+    """Publish a guest's socket, as its owner's where that can be."""
+    owner: int | None = guest.owner
+    if os.geteuid() != 0 and guest.owner != os.geteuid():
+        # Only root can give it away; so others must be able to open it, and are told apart then.
+        owner = None
+        if not guest.mode & 0o022:
+            raise StartError(
+                f"uid {guest.owner}, who owns {guest.path}, could not open it with mode "
+                f"{guest.mode:04o}: add mode=0666, whoever else connects is refused"
+            )
+    node = claim_node(
+        guest.path,
+        guest.network,
+        owner,
+        mode=guest.mode,
+        flag=f"--{guest.kind}",
+        datagrams=guest.kind == "dgram",
+    )
+    return GuestSocket(node, guest.kind, guest.owner, guest.device)
 
 
 def _make_own_folder(folder: Path) -> None:

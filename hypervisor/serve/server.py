@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hypervisor.config import ConfigError, FlagValues, Origin, Problem, ServerConfig, load_config
-from hypervisor.errors import ServerDied
+from hypervisor.errors import DeviceError, ServerDied
 from hypervisor.kernel.process import keep_freed_memory
 from hypervisor.requests import Event
 from hypervisor.serve import logs
@@ -22,6 +22,7 @@ from hypervisor.serve.announce import announcement, example_command
 from hypervisor.serve.compose import make_runtime
 from hypervisor.serve.doors import Doors, StartError, opened
 from hypervisor.serve.privileges import give_up_privileges, raise_descriptor_limit
+from hypervisor.service.guests import Guests, Invitation
 from hypervisor.service.server import Server
 from hypervisor.service.systemd import (
     ActivationError,
@@ -88,12 +89,14 @@ async def serve(config: ServerConfig, doors: Doors, tell_ready: Callable[[], Non
     except StoreError as error:
         raise StartError(str(error)) from error
     server = Server(runtime, doors.listeners, doors.withdraw, private=config.state)
+    guests = Guests(runtime, doors.guests)
     watcher = server.watchers.add(_LOG_WATCHER, _everything)
     logging_events = asyncio.create_task(_log_events(watcher, server.watchers))
     try:
         await server.start()
+        invitations = _let_guests_in(guests)
         _tame_memory()
-        _say_ready(config, doors, notifier)
+        _say_ready(config, doors, invitations, notifier)
         tell_ready()
         await stopping.wait()
         log.info("stopping")
@@ -101,6 +104,7 @@ async def serve(config: ServerConfig, doors: Doors, tell_ready: Callable[[], Non
     except OSError as error:
         raise StartError(f"cannot start serving: {error}") from error
     finally:
+        guests.close()
         await server.stop(STOP_S)
         await logging_events
     log.info("stopped")
@@ -127,16 +131,34 @@ def _everything(_event: Event) -> bool:
     return True
 
 
-def _say_ready(config: ServerConfig, doors: Doors, notifier: Notifier) -> None:
+def _let_guests_in(guests: Guests) -> Sequence[Invitation]:
+    try:
+        return guests.open()
+    except DeviceError as error:
+        raise StartError(f"cannot open a guest's device: {error}") from error
+
+
+def _say_ready(
+    config: ServerConfig, doors: Doors, invitations: Sequence[Invitation], notifier: Notifier
+) -> None:
     labels = [listener.label for listener in doors.listeners]
     tcp = labels[-1] if config.listen is not None else ""
     if config.log_format == "text":
-        print(announcement(config, tcp), file=sys.stderr, flush=True)
+        print(announcement(config, tcp, invitations), file=sys.stderr, flush=True)
     else:
         networks = [network.name for network in config.networks]
         example = example_command(config) if config.translators else ""
         extra = logs.fields(nodes=labels, networks=networks, example=example)
         log.info("ready", extra=extra)
+        for one in invitations:
+            about = logs.fields(
+                network=one.network,
+                device=one.device,
+                path=one.path,
+                mac=one.mac.hex(":"),
+                qemu=one.qemu_arguments(),
+            )
+            log.info("a guest may plug in", extra=about)
     notifier.ready(f"serving on {', '.join(labels)}")
 
 

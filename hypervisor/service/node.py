@@ -1,4 +1,6 @@
-"""The life of a translator node: a path published as a listening Unix socket, and taken back.
+"""The life of a node: a path published as a Unix socket, and taken back.
+
+A translator node listens for clients, a guest's socket for QEMU; one for datagrams only binds.
 
 Two servers that want the same path must not both win, a live node must never be replaced, and a
 socket left behind by a killed server must not need a human. So, as Wayland does it, the server
@@ -40,7 +42,7 @@ class NodeError(Exception):
 
 @dataclass(slots=True)
 class Node:
-    """A published node. ``socket`` listens, non-blocking; it belongs to whoever holds the node.
+    """A published node. ``socket`` is non-blocking, and belongs to whoever holds the node.
 
     A node without a lock was made by a service manager, who also removes it.
     """
@@ -80,11 +82,15 @@ def claim_node(
     owner: int | None = None,
     group: int | None = None,
     mode: int = 0o600,
+    *,
+    flag: str = "--translator",
+    datagrams: bool = False,
 ) -> Node:
     """Publish ``path``: a stale socket is replaced; a live one, a file or a directory never.
 
-    ``owner`` and ``group`` of None leave ours. Changes the process's umask for a moment: call it
-    while there is one thread. Raises NodeError.
+    ``owner`` and ``group`` of None leave ours; ``flag`` is what an operator would give another path
+    to. With ``datagrams`` it is a datagram socket, and says with each who sent it (SO_PASSCRED).
+    Changes the process's umask for a moment: call it while there is one thread. Raises NodeError.
     """
     size = len(os.fsencode(path))
     if size > MAX_NODE_PATH_BYTES:
@@ -92,13 +98,14 @@ def claim_node(
             f"the node's path {path} has {size} bytes, and a Unix socket has room for "
             f"{MAX_NODE_PATH_BYTES}: choose a shorter path"
         )
-    lock_fd = _lock(path)
+    lock_fd = _lock(path, flag)
     try:
-        _clear_stale(path)
-        sock = _bound(path)
+        _clear_stale(path, flag)
+        sock = _bound(path, flag, datagrams)
         try:
             _give(path, owner, group, mode)
-            sock.listen(BACKLOG)
+            if not datagrams:
+                sock.listen(BACKLOG)
         except BaseException:
             sock.close()
             path.unlink(missing_ok=True)
@@ -115,7 +122,7 @@ def _lock_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, flag: str) -> int:
     """Take the node's lock; return its descriptor."""
     lock_path = _lock_path(path)
     while True:
@@ -123,12 +130,12 @@ def _lock(path: Path) -> int:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(lock_path, flags, 0o600)
         except OSError as error:
-            raise NodeError(_no_lock(path, lock_path, error)) from error
+            raise NodeError(_no_lock(path, lock_path, flag, error)) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(fd)
-            raise NodeError(_taken(path)) from error
+            raise NodeError(_taken(path, flag)) from error
         # The last holder may have unlinked it between our open and our lock.
         status = os.fstat(fd)
         if _identity(lock_path) == (status.st_dev, status.st_ino):
@@ -136,7 +143,7 @@ def _lock(path: Path) -> int:
         os.close(fd)
 
 
-def _no_lock(path: Path, lock_path: Path, error: OSError) -> str:
+def _no_lock(path: Path, lock_path: Path, flag: str, error: OSError) -> str:
     folder = path.parent
     if error.errno == errno.ENOENT:
         return f"cannot publish {path}: the folder {folder} does not exist, make it first"
@@ -145,19 +152,18 @@ def _no_lock(path: Path, lock_path: Path, error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM) and not lock_path.exists():
         return (
             f"cannot publish {path}: you may not write in {folder}, choose another place with "
-            "--translator PATH"
+            f"{flag} PATH"
         )
     return f"cannot publish {path}: {lock_path}: {error.strerror}"
 
 
-def _taken(path: Path) -> str:
+def _taken(path: Path, flag: str) -> str:
     return (
-        f"another server already publishes {path}: stop it, or choose another node with "
-        "--translator PATH"
+        f"another server already publishes {path}: stop it, or choose another path with {flag} PATH"
     )
 
 
-def _clear_stale(path: Path) -> None:
+def _clear_stale(path: Path, flag: str) -> None:
     """See that the path is free; remove a socket that nobody will ever answer on."""
     try:
         mode = path.lstat().st_mode
@@ -168,13 +174,14 @@ def _clear_stale(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise NodeError(
             f"{path} is {_what(mode)}, not a socket left by a server: move it away, or choose "
-            "another node with --translator PATH"
+            f"another path with {flag} PATH"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         code = probe.connect_ex(os.fspath(path))
-    if code in (0, errno.EAGAIN, errno.EINPROGRESS):
-        raise NodeError(_taken(path))
+    # EPROTOTYPE: somebody is there, and speaks datagrams.
+    if code in (0, errno.EAGAIN, errno.EINPROGRESS, errno.EPROTOTYPE):
+        raise NodeError(_taken(path, flag))
     if code == errno.ENOENT:
         return
     if code != errno.ECONNREFUSED:
@@ -195,16 +202,19 @@ def _what(mode: int) -> str:
     return "a device or pipe"
 
 
-def _bound(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+def _bound(path: Path, flag: str, datagrams: bool) -> socket.socket:
+    kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
+    sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
     sock.setblocking(False)
+    if datagrams:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     umask = os.umask(0o177)
     try:
         sock.bind(os.fspath(path))
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise NodeError(_taken(path)) from error
+            raise NodeError(_taken(path, flag)) from error
         raise NodeError(f"cannot publish {path}: {error.strerror}") from error
     finally:
         os.umask(umask)

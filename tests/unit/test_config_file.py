@@ -362,3 +362,64 @@ def test_a_file_that_cannot_be_read_is_said_so(tmp_path: Path) -> None:
     os.truncate(tmp_path / "binary", 2**20 + 1)
     with pytest.raises(ConfigError, match="longer than 1048576 bytes"):
         load_config(tmp_path / "binary", FlagValues())
+
+
+# --- guests' sockets --------------------------------------------------------------------------
+
+
+def test_guests_of_a_file_are_devices_whose_policy_may_be_told_elsewhere(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        """
+        [[stream]]
+        path = "/run/vm1.sock"
+        owner = 1000
+        mac = "52:54:00:00:00:01"
+        [[dgram]]
+        path = "/run/vm2.sock"
+        owner = "uid:1000"
+        device = "eth0"
+        mode = "0666"
+        [[device]]
+        owner = 1000
+        name = "vm1"
+        addresses = ["10.0.0.7"]
+        """,
+    )
+    assert [(one.kind, one.owner, one.device) for one in config.guests] == [
+        ("stream", 1000, "vm1"),
+        ("dgram", 1000, "eth0"),
+    ]
+    (device,) = config.devices
+    assert (device.mac, device.addresses) == (b"\x52\x54\0\0\0\x01", (ip_address("10.0.0.7"),))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('owner = "tcp:loopback"', 'there is no user "tcp:loopback"'),
+        ("mode = 660", 'write it in octal: "0660"'),
+        ('mac = "52:54:00"', 'write it as "52:54:00:12:34:56"'),
+        ('group = "kvm"', 'unknown key "group"'),
+        ('network = "lan"', 'there is no network "lan"'),
+    ],
+)
+def test_a_wrong_guest_setting_is_explained(tmp_path: Path, line: str, words: str) -> None:
+    number, text = only_mistake(tmp_path, f'[[stream]]\npath = "/run/x"\n{line}\n')
+    assert number == 3
+    assert words in text
+
+
+def test_what_two_guests_cannot_share_is_explained_where_the_second_is(tmp_path: Path) -> None:
+    table = '[[stream]]\npath = "/run/{}"\nowner = 0\n'
+    number, text = only_mistake(tmp_path, table.format("a/vm") + table.format("b/vm"))
+    assert number == 4
+    assert 'device "vm" of uid:0 is also the guest\'s at' in text
+    policy = '[[device]]\nowner = 0\nname = "vm"\nmac = "52:54:00:00:00:01"\n'
+    number, text = only_mistake(
+        tmp_path, table.format("a/vm") + 'mac = "52:54:00:00:00:02"\n' + policy
+    )
+    assert number == 4
+    assert "the device has the MAC 52:54:00:00:00:01 at" in text
+    number, text = only_mistake(tmp_path, "[[dgram]]\nowner = 0\n")
+    assert (number, 'this guest has no "path"' in text) == (1, True)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor.config import ConfigError, FlagValues, ListenConfig, load_config
+from hypervisor.config import ConfigError, FlagValues, GuestConfig, ListenConfig, load_config
+from hypervisor.config.guests import device_name
 from hypervisor.kernel.places import default_node, default_state, find_node
 
 
@@ -48,6 +49,36 @@ def test_a_node_is_its_owners_alone_unless_a_group_is_named() -> None:
     assert [node.mode for node in nodes.translators] == [0o600, 0o660, 0o600]
 
 
+def test_a_guests_socket_is_a_device_of_the_servers_user(tmp_path: Path) -> None:
+    config = load_config(
+        None,
+        FlagValues(
+            streams=["/run/vm1.sock", "/run/vm 2,owner=7,device=eth0,mac=52:54:0:0:0:2,mode=0666"],
+            dgrams=["/run/vm3.socket"],
+        ),
+    )
+    assert config.guests == (
+        GuestConfig("stream", Path("/run/vm1.sock"), os.geteuid(), "vm1"),
+        GuestConfig("stream", Path("/run/vm 2"), 7, "eth0", mode=0o666),
+        GuestConfig("dgram", Path("/run/vm3.socket"), os.geteuid(), "vm3"),
+    )
+    (device,) = config.devices
+    assert (device.owner, device.name, device.mac) == ("uid:7", "eth0", b"\x52\x54\0\0\0\x02")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/a/vm1", "vm1"),
+        ("/a/vm1.sock.sock", "vm1.sock"),
+        ("/a/my vm/ü", "-"),
+        ("/a/.sock", ".sock"),
+    ],
+)
+def test_a_device_is_called_as_the_file_of_its_socket(path: str, name: str) -> None:
+    assert device_name(Path(path)) == name
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -69,6 +100,27 @@ def test_a_node_is_its_owners_alone_unless_a_group_is_named() -> None:
         (FlagValues(ready_fd="x"), '--ready-fd: "x" is not a whole number'),
         (FlagValues(ready_fd="-1"), "--ready-fd: -1 is not between 0"),
         (FlagValues(listen="127.0.0.1:1"), "add --insecure-loopback if that is what you want"),
+        (FlagValues(streams=["/g,device=a b"]), 'device: "a b" is not a device\'s name'),
+        (FlagValues(streams=["/g,mac=01:00:00:00:00:01"]), "is a group address, which no device"),
+        (FlagValues(streams=["/g,owner=nobody-of-that-name"]), "there is no user"),
+        (FlagValues(streams=["/g,owner=65534"]), "which stands for strangers and owns nothing"),
+        (FlagValues(streams=["/g,mode=0444"]), 'connecting needs the write bit: "0660"'),
+        (FlagValues(streams=["/g,group=0"]), 'unknown setting "group"'),
+        (FlagValues(dgrams=["~/g"]), "write out your home directory"),
+        (
+            FlagValues(streams=["/" + "g" * 107]),
+            "has 108 bytes, and a Unix socket has room for 107",
+        ),
+        (FlagValues(streams=["/g", "/g"]), '"/g" is also at --stream /g'),
+        (FlagValues(streams=["/g"], dgrams=["/g"]), '"/g" is also at'),
+        (FlagValues(streams=["/g"], translators=["/g"]), '"/g" is also at --translator /g'),
+        (FlagValues(streams=["/a/g.sock", "/b/g"]), "give each socket a device of its own"),
+        (FlagValues(networks=["a", "b"], streams=["/g"]), "this guest names none of several"),
+        (FlagValues(streams=["/g,network=a"]), 'there is no network "a"'),
+        (
+            FlagValues(streams=["/a,mac=52:54:0:0:0:1", "/b,mac=52:54:0:0:0:1"]),
+            "MAC 52:54:00:00:00:01 is also at --stream /a",
+        ),
         (FlagValues(insecure_loopback=True), "--insecure-loopback: nothing listens on TCP"),
     ],
 )

@@ -1,0 +1,85 @@
+"""Guests' sockets: what is left out of their tables, and what two of them cannot share."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hypervisor.config.model import GuestConfig
+from hypervisor.config.problems import Origin, Problems
+from hypervisor.config.tables import Setting, Table
+
+_SUFFIX = re.compile(r"\.(?:sock|socket)$")
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
+_MAX_NAME = 127
+
+
+def device_name(path: Path) -> str:
+    """Return the name of the device behind a socket that names none: the file's, without .sock.
+
+    So that it stays when sockets are added or put in another order, and with it the MAC address.
+    """
+    return _NOT_IN_A_NAME.sub("-", _SUFFIX.sub("", path.name) or path.name)[:_MAX_NAME]
+
+
+def settle_guests(
+    guests: Sequence[Table], devices: list[Table], nodes: Sequence[Table], problems: Problems
+) -> None:
+    """Fill in owners and devices; see that no two are one device or one path.
+
+    A MAC address of a guest's socket becomes the policy of its device, in ``devices``.
+    """
+    paths = {table.value("path"): table.where("path") for table in nodes}
+    taken: dict[tuple[Any, ...], Origin] = {}
+    for table in guests:
+        path = table.value("path")
+        if path in paths:
+            problems.add(table.where("path"), f'"{path}" is also at {paths[path]}')
+        paths[path] = table.where("path")
+        if table.lacks("owner"):
+            table.settings["owner"] = Setting(os.geteuid(), table.origin)
+        if table.lacks("device"):
+            table.settings["device"] = Setting(device_name(path), table.origin)
+        if not {"owner", "device"} <= table.settings.keys():
+            continue
+        owner, device = f"uid:{table.value('owner')}", table.value("device")
+        key = (table.value("network"), owner, device)
+        if key in taken:
+            problems.add(
+                table.where("device"),
+                f'device "{device}" of {owner} is also the guest\'s at {taken[key]}',
+                "give each socket a device of its own: device=NAME",
+            )
+        taken[key] = table.where("device")
+        if not table.lacks("mac"):
+            _give_mac(table, key, devices, problems)
+
+
+def _give_mac(table: Table, key: tuple[Any, ...], devices: list[Table], problems: Problems) -> None:
+    setting = table.settings.get("mac")
+    if setting is None:
+        return
+    for device in devices:
+        if key == tuple(device.value(one) for one in ("network", "owner", "name")):
+            other = device.settings.setdefault("mac", setting)
+            if other.value != setting.value:
+                problems.add(
+                    setting.origin,
+                    f"the device has the MAC {other.value.hex(':')} at {other.origin}",
+                    "leave one of them out",
+                )
+            return
+    made = Table(table.origin, {"mac": setting})
+    for name, value in zip(("network", "owner", "name"), key, strict=True):
+        made.settings[name] = Setting(value, table.origin)
+    devices.append(made)
+
+
+def guest_config(table: Table) -> GuestConfig:
+    """Return the frozen form of a table that was found right."""
+    values = table.values()
+    values.pop("mac", None)
+    return GuestConfig(**values)
