@@ -85,6 +85,8 @@ _SERVE_EXAMPLES = """\
       for every member of the group net
   hypervisor serve --stream /tmp/vm1.sock
       a socket for a guest in QEMU as well; how to start it is printed
+  hypervisor serve --gateway 10.0.0.1/24
+      its clients reach what you reach, through 10.0.0.1; nobody needs to be root
   hypervisor serve --config /etc/machdev.toml --log-format json
 """
 
@@ -114,6 +116,14 @@ def _add_serve(commands: Any) -> None:
         default=[],
         metavar="NAME[,mode=hub|switch][,mtu=N][,subnet=CIDR]...",
         help='make a network (repeatable; default: a switch called "default", mtu 1500)',
+    )
+    add(
+        "--gateway",
+        action="append",
+        default=[],
+        metavar="CIDR[,address=CIDR][,network=N][,host=yes]",
+        help="give a network a way out for everybody on it, by an own stack and pasta (one for "
+        "each network); host=yes: this machine's own addresses may be reached too",
     )
     add("--config", type=Path, metavar="FILE.toml", help="read settings from a file; flags win")
     add("--guard", metavar="mac|off", help="what to check of frames that devices send (mac)")
@@ -181,6 +191,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         streams=parsed.stream,
         dgrams=parsed.dgram,
         networks=parsed.network,
+        gateways=parsed.gateway,
         listen=parsed.listen,
         insecure_loopback=parsed.insecure_loopback,
         guard=parsed.guard,

@@ -1,16 +1,7 @@
-"""Waiting for descriptors in asyncio."""
+"""Waiting for descriptors in asyncio: what both programs use, under the client's roof."""
 
 from __future__ import annotations
 
-import asyncio
+from hypervisor.kernel.wait import readable
 
-
-async def readable(descriptor: int) -> None:
-    """Return when ``descriptor`` polls readable. One waiter a descriptor at a time."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(descriptor, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)
+__all__ = ["readable"]

@@ -23,6 +23,7 @@ from hypervisor.config.files import read_file
 from hypervisor.config.flags import FlagValues, read_flags
 from hypervisor.config.model import (
     DeviceConfig,
+    GatewayConfig,
     GuestConfig,
     ListenConfig,
     NetworkConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "ConfigError",
     "DeviceConfig",
     "FlagValues",
+    "GatewayConfig",
     "GuestConfig",
     "ListenConfig",
     "NetworkConfig",

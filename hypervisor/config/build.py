@@ -12,13 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hypervisor.config.checks import check_devices, check_networks, check_socket_paths
+from hypervisor.config.checks import (
+    check_devices,
+    check_gateways,
+    check_networks,
+    check_socket_paths,
+)
 from hypervisor.config.files import read_file
 from hypervisor.config.flags import FlagValues, read_flags
 from hypervisor.config.guests import guest_config, settle_guests
 from hypervisor.config.model import (
     DEFAULT_NETWORK,
     DeviceConfig,
+    GatewayConfig,
     ListenConfig,
     NetworkConfig,
     ServerConfig,
@@ -80,18 +86,21 @@ def build_config(
         ("node", translators),
         ("device", devices),
         ("guest", guests),
+        ("gateway", above.gateways + below.gateways),
         ("listener", listen),
     ):
         for table in tables:
             _settle_network(table, what, names, problems)
     settle_guests(guests, devices, translators, problems)
+    gateways = _gateways(above, below, problems)
     server = above.server.over(below.server)
     _check_listener(server, listen, problems)
     check_networks(networks, problems)
     check_socket_paths([*translators, *guests], problems)
     check_devices(devices, networks, problems)
+    check_gateways(gateways, networks, devices, problems)
     problems.raise_if_any()
-    return _frozen(server, networks, translators, devices, guests, listen, default_state)
+    return _frozen(server, networks, translators, devices, guests, gateways, listen, default_state)
 
 
 def _networks(above: Draft, below: Draft, problems: Problems) -> list[Table]:
@@ -125,6 +134,15 @@ def _overlay(
     merged: dict[Any, Table] = _unique(below, "path", problems)
     for value, table in _unique(above, "path", problems).items():
         merged[value] = table.over(merged[value]) if value in merged else table
+    return list(merged.values())
+
+
+def _gateways(above: Draft, below: Draft, problems: Problems) -> list[Table]:
+    """Return the gateways, one of each network; their networks are settled."""
+    _need(below.gateways, "gateway", "addresses", problems)
+    merged = _unique(below.gateways, "network", problems)
+    for network, table in _unique(above.gateways, "network", problems).items():
+        merged[network] = table.over(merged[network]) if network in merged else table
     return list(merged.values())
 
 
@@ -196,6 +214,7 @@ def _frozen(
     translators: Sequence[Table],
     devices: Sequence[Table],
     guests: Sequence[Table],
+    gateways: Sequence[Table],
     listen: Sequence[Table],
     default_state: Path,
 ) -> ServerConfig:
@@ -205,6 +224,7 @@ def _frozen(
         state=server.value("state") or default_state,
         devices=_each(DeviceConfig, devices),
         guests=tuple(guest_config(table) for table in guests),
+        gateways=_each(GatewayConfig, gateways),
         listen=_listener(listen[0]) if listen else None,
         insecure_loopback=bool(server.value("insecure_loopback")),
         log_format=server.value("log_format") or "text",

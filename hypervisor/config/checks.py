@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from hypervisor.config.model import Address, NetworkConfig, Subnet
+from hypervisor.config.model import GATEWAY_LINKS, Address, Interface, NetworkConfig, Subnet
 from hypervisor.config.problems import Origin, Problems
 from hypervisor.config.tables import Table
 
@@ -94,6 +94,44 @@ def check_devices(devices: Sequence[Table], networks: Sequence[Table], problems:
             problems.add(
                 table.where("addresses"), f"a device has at most {MAX_DEVICE_ADDRESSES} addresses"
             )
+
+
+def check_gateways(
+    gateways: Sequence[Table],
+    networks: Sequence[Table],
+    devices: Sequence[Table],
+    problems: Problems,
+) -> None:
+    """See that each gateway has addresses of its network that no device has, one of each subnet."""
+    by_name = {table.value("name"): table for table in networks}
+    taken = {
+        (table.value("network"), address): origin
+        for table in devices
+        for address, origin in _items(table, "addresses")
+    }
+    for table in gateways:
+        network = by_name.get(table.value("network"))
+        seen: list[Interface] = []
+        for interface, origin in _items(table, "addresses"):
+            key = (table.value("network"), interface.ip)
+            _once(taken, key, origin, f"address {interface.ip}", problems)
+            if network is not None:
+                _check_inside(interface.ip, network.value("subnets") or (), origin, problems)
+                _check_mtu(interface, network.value("mtu"), origin, problems)
+            for other in (*seen, *GATEWAY_LINKS):
+                if other.version == interface.version and other.network.overlaps(interface.network):
+                    what = "" if other in seen else ", which joins gateways to the way out"
+                    problems.add(origin, f"{interface.network} overlaps {other.network}{what}")
+            seen.append(interface)
+        if len(seen) > MAX_DEVICE_ADDRESSES:
+            problems.add(table.origin, f"a gateway has at most {MAX_DEVICE_ADDRESSES} addresses")
+
+
+def _check_mtu(interface: Interface, mtu: int | None, origin: Origin, problems: Problems) -> None:
+    if interface.version == 6 and mtu is not None and mtu < MIN_IPV6_MTU:
+        problems.add(
+            origin, f"IPv6 address {interface} needs an mtu of {MIN_IPV6_MTU} or more, not {mtu}"
+        )
 
 
 def _once(

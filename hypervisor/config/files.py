@@ -21,6 +21,7 @@ _ARRAYS: Mapping[str, Mapping[str, Kind]] = {
     "device": tables.DEVICE_KEYS,
     "stream": tables.GUEST_KEYS,
     "dgram": tables.GUEST_KEYS,
+    "gateway": tables.GATEWAY_KEYS,
 }
 # Which process to tell is the starter's business, not the file's.
 _SERVER_KEYS = {key: kind for key, kind in tables.SERVER_KEYS.items() if key != "ready_fd"}
@@ -92,6 +93,7 @@ class _Reader:
             translators=read["translator"],
             devices=read["device"],
             guests=guests,
+            gateways=read["gateway"],
             listen=listen,
         )
 

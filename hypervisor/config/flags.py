@@ -19,6 +19,7 @@ class FlagValues:
     streams: Sequence[str] = ()
     dgrams: Sequence[str] = ()
     networks: Sequence[str] = ()
+    gateways: Sequence[str] = ()
     listen: str | None = None
     insecure_loopback: bool = False
     guard: str | None = None
@@ -39,6 +40,8 @@ def read_flags(flags: FlagValues, problems: Problems) -> Draft:
         for text in texts:
             read = _table(f"--{kind}", "path", text, tables.GUEST_KEYS, problems)
             draft.guests += [table.guest(kind) for table in read]
+    for text in flags.gateways:
+        draft.gateways += _table("--gateway", "addresses", text, tables.GATEWAY_KEYS, problems)
     if flags.listen is not None:
         draft.listen = _table("--listen", "endpoint", flags.listen, tables.LISTEN_KEYS, problems)
         draft.server.refused |= set() if draft.listen else {"listen"}

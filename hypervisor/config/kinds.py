@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypervisor.config.model import Address, Subnet
+from hypervisor.config.model import Address, Interface, Subnet
 from hypervisor.config.problems import closest
 
 #: A peer with this uid is a stranger to the server's user namespace (kernel overflowuid).
@@ -222,6 +222,37 @@ def _address(value: object) -> Address:
     return address
 
 
+def _interface(value: object) -> Interface:
+    text = _text(value, "an address with its prefix")
+    if "/" not in text:
+        raise BadValue(f"{shown(value)} has no prefix length", f'write for example "{text}/24"')
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError as error:
+        raise BadValue(
+            f"{shown(value)} is not an address with its prefix",
+            'write for example "10.0.0.1/24" or "fd00::1/64"',
+        ) from error
+    if what := _unusable(interface.ip):
+        raise BadValue(f"{shown(value)} is {what}, which no stack can have")
+    network = interface.network
+    if network.num_addresses > 2 and interface.ip == network.network_address:
+        raise BadValue(
+            f"{shown(value)} is the subnet itself", f'take an address of it: "{_first(network)}"'
+        )
+    few = network.version == 6 or network.prefixlen >= 31
+    if not few and interface.ip == network.broadcast_address:
+        raise BadValue(
+            f"{shown(value)} is the broadcast address of its subnet",
+            f'take another: "{_first(network)}"',
+        )
+    return interface
+
+
+def _first(network: Subnet) -> str:
+    return f"{network.network_address + 1}/{network.prefixlen}"
+
+
 def _unusable(address: Address) -> str:
     """Say why no device may have the address, "" if one may (semantics of claims)."""
     if address.is_unspecified or (address.version == 4 and address.packed[0] == 0):
@@ -315,6 +346,7 @@ DEVICE_NAME = Kind(_device_name)
 MAC = Kind(_mac)
 SUBNETS = Kind(_subnet, many=True)
 ADDRESSES = Kind(_address, many=True)
+INTERFACES = Kind(_interface, many=True)
 USER = Kind(_user)
 GROUP = Kind(_group)
 OWNER = Kind(_owner)

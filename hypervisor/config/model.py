@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from pathlib import Path
 from typing import Literal
 
 Address = IPv4Address | IPv6Address
 Subnet = IPv4Network | IPv6Network
+Interface = IPv4Interface | IPv6Interface
 
 NetworkMode = Literal["hub", "switch"]
 GuardPreset = Literal["mac", "off"]
 MacScheme = Literal["keyed", "hurd"]
 LogFormat = Literal["text", "json"]
 GuestKind = Literal["stream", "dgram"]
+
+#: What joins a gateway to the way out: no network may have addresses there. The first is set aside
+#: for links inside one machine (RFC 7335), the second a random prefix of RFC 4193.
+GATEWAY_LINKS = (IPv4Interface("192.0.0.2/29"), IPv6Interface("fdca:5ade:6a7e::2/64"))
 
 #: The name of the network that a server holds when none is configured.
 DEFAULT_NETWORK = "default"
@@ -87,6 +99,18 @@ class GuestConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """A way out of a network: a stack of the server's own, with one address of each subnet.
+
+    With ``host`` its clients may speak with this machine's own addresses (never with loopback).
+    """
+
+    addresses: tuple[Interface, ...]
+    network: str = DEFAULT_NETWORK
+    host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ListenConfig:
     """A TCP listener on loopback; ``host`` is a literal address."""
 
@@ -104,6 +128,7 @@ class ServerConfig:
     state: Path
     devices: tuple[DeviceConfig, ...] = ()
     guests: tuple[GuestConfig, ...] = ()
+    gateways: tuple[GatewayConfig, ...] = ()
     listen: ListenConfig | None = None
     insecure_loopback: bool = False
     log_format: LogFormat = "text"

@@ -59,6 +59,11 @@ GUEST_KEYS: Mapping[str, Kind] = {
     "mode": kinds.FILE_MODE,
     "network": kinds.NETWORK_NAME,
 }
+GATEWAY_KEYS: Mapping[str, Kind] = {
+    "addresses": kinds.INTERFACES,
+    "network": kinds.NETWORK_NAME,
+    "host": kinds.TRUTH,
+}
 LISTEN_KEYS: Mapping[str, Kind] = {"endpoint": kinds.ENDPOINT, "network": kinds.NETWORK_NAME}
 SERVER_KEYS: Mapping[str, Kind] = {
     "guard": NETWORK_KEYS["guard"],
@@ -126,6 +131,7 @@ class Draft:
     devices: list[Table] = field(default_factory=list)
     #: Guests' sockets; what kind each is, its setting "kind" says.
     guests: list[Table] = field(default_factory=list)
+    gateways: list[Table] = field(default_factory=list)
     listen: list[Table] = field(default_factory=list)
 
 
@@ -180,16 +186,19 @@ def read_words(
 ) -> Table | None:
     """Read ``HEAD,key=value,...``, how a flag writes a table; None if even the head is wrong.
 
-    A value cannot hold a comma; the file has no such limit.
+    A head of which there may be many is the first of them. A value cannot hold a comma; the file
+    has no such limit.
     """
     first, *rest = text.split(",")
     table = Table(origin)
+    many = keys[head].many
     try:
-        table.settings[head] = Setting(keys[head].read(keys[head].from_text(first)), origin)
+        value = keys[head].read(keys[head].from_text(first))
     except BadValue as bad:
         problems.add(origin, bad.message, bad.hint)
         return None
-    by_word = {_SINGULAR.get(key, key): key for key in keys if key != head}
+    table.settings[head] = Setting((value,) if many else value, origin, (origin,) if many else ())
+    by_word = {_SINGULAR.get(key, key): key for key in keys if key != head or many}
     for part in rest:
         word, equals, value = part.partition("=")
         key = by_word.get(word)

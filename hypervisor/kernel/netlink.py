@@ -115,6 +115,26 @@ class Netlink:
                 for message in self._route.get_addr(index=index)
             ]
 
+    def all_addresses(self) -> frozenset[IPAddress]:
+        """Return the addresses of every interface of the namespace."""
+        with _asking("list the addresses"):
+            return frozenset(
+                ipaddress.ip_address(
+                    message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                )
+                for message in self._route.get_addr()
+            )
+
+    def default_routes(self) -> frozenset[tuple[int, int]]:
+        """Return the default routes as (version of IP, index of the interface, 0 if several)."""
+        with _asking("list the default routes"):
+            return frozenset(
+                (version, message.get_attr("RTA_OIF") or 0)
+                for version, family in ((4, AF_INET), (6, AF_INET6))
+                for message in self._route.get_default_routes(family=family)
+                if message.get_attr("RTA_OIF") or message.get_attr("RTA_MULTIPATH")
+            )
+
     # --- changing -----------------------------------------------------------------------------
 
     def set_up(self, name: str) -> None:

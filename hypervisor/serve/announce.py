@@ -6,7 +6,13 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from hypervisor import __version__
-from hypervisor.config.model import NetworkConfig, ServerConfig, Subnet, TranslatorConfig
+from hypervisor.config.model import (
+    Interface,
+    NetworkConfig,
+    ServerConfig,
+    Subnet,
+    TranslatorConfig,
+)
 from hypervisor.service.guests import RECONNECT_HINT, Invitation
 
 #: An address to show when a network takes any.
@@ -36,6 +42,10 @@ def _lines(config: ServerConfig, tcp: str) -> Iterator[str]:
             f"  network {network.name}: {network.mode}, mtu {network.mtu}, "
             f"guard {network.guard}, {subnets}"
         )
+        for gateway in config.gateways:
+            if gateway.network == network.name:
+                addresses = ", ".join(str(address) for address in gateway.addresses)
+                yield f"    gateway {addresses}"
         for translator in config.translators:
             if translator.network == network.name:
                 yield f"    node {translator.path}"
@@ -51,12 +61,25 @@ def example_command(config: ServerConfig) -> str:
     translator: TranslatorConfig = config.translators[0]
     network = next(one for one in config.networks if one.name == translator.network)
     words = ["pfinet-client", "run", "--device", str(translator.path)]
-    return shlex.join([*words, "--address", _example_address(network), "--", "bash"])
+    gateway = next((one for one in config.gateways if one.network == network.name), None)
+    if gateway is None:
+        words += ["--address", _example_address(network)]
+    else:
+        own = gateway.addresses[0]
+        words += ["--address", _beside(own), "--gateway", str(own.ip)]
+    return shlex.join([*words, "--", "bash"])
 
 
 def endpoint(host: str, port: int) -> str:
     """Write an address and port as gRPC and people do."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _beside(gateway: Interface) -> str:
+    """Return an address that a client of a gateway may have."""
+    network = gateway.network
+    first = network.network_address + 1
+    return f"{first if first != gateway.ip else first + 1}/{network.prefixlen}"
 
 
 def _example_address(network: NetworkConfig) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from hypervisor.config.model import DeviceConfig, NetworkConfig, ServerConfig
+from hypervisor.config.model import DeviceConfig, GatewayConfig, NetworkConfig, ServerConfig
 from hypervisor.engine.quotas import Limits
+from hypervisor.gateway.plan import GATEWAY_DEVICE, GATEWAY_OWNER
 from hypervisor.mach.devices import DevicePolicy
 from hypervisor.network import Network, NetworkOptions
 from hypervisor.runtime import Runtime
@@ -21,13 +22,21 @@ def make_runtime(
     Call it in the event loop that will run it. Raises StoreError if the leases cannot be read.
     """
     networks = [
-        make_network(network, config.devices, secrets[network.name]) for network in config.networks
+        make_network(network, config.devices, secrets[network.name], config.gateways)
+        for network in config.networks
     ]
     return Runtime(networks, leases=leases)
 
 
-def make_network(config: NetworkConfig, devices: Sequence[DeviceConfig], secret: bytes) -> Network:
-    """Return a network as configured, with the policies of its devices."""
+def make_network(
+    config: NetworkConfig,
+    devices: Sequence[DeviceConfig],
+    secret: bytes,
+    gateways: Sequence[GatewayConfig] = (),
+) -> Network:
+    """Return a network as configured, with the policies of its devices and of its gateway."""
+    policies = [_policy(one) for one in devices if one.network == config.name]
+    policies += [gateway_policy(one) for one in gateways if one.network == config.name]
     return Network(
         NetworkOptions(
             random_bytes=os.urandom,
@@ -38,7 +47,7 @@ def make_network(config: NetworkConfig, devices: Sequence[DeviceConfig], secret:
             subnets=config.subnets,
             guard=config.guard,
             mac_scheme=config.mac_scheme,
-            policies=tuple(_policy(one) for one in devices if one.network == config.name),
+            policies=tuple(policies),
             limits=Limits(
                 pool_frames=config.pool_frames,
                 pool_bytes=config.pool_bytes,
@@ -59,4 +68,14 @@ def _policy(device: DeviceConfig) -> DevicePolicy:
         addresses=tuple(str(address) for address in device.addresses),
         trunk=device.trunk,
         trusted=device.trusted,
+    )
+
+
+def gateway_policy(gateway: GatewayConfig) -> DevicePolicy:
+    """Return the policy of a gateway's device: its addresses are nobody's to claim, up or down."""
+    return DevicePolicy(
+        owner=GATEWAY_OWNER,
+        name=GATEWAY_DEVICE,
+        addresses=tuple(str(address.ip) for address in gateway.addresses),
+        trusted=True,
     )

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from hypervisor.config import ConfigError, FlagValues, Origin, Problem, ServerConfig, load_config
 from hypervisor.errors import DeviceError, ServerDied
+from hypervisor.gateway.spawner import Spawner
 from hypervisor.kernel.process import keep_freed_memory
 from hypervisor.requests import Event
 from hypervisor.serve import logs
 from hypervisor.serve.announce import announcement, example_command
 from hypervisor.serve.compose import make_runtime
 from hypervisor.serve.doors import Doors, StartError, opened
+from hypervisor.serve.gateways import running, starter
 from hypervisor.serve.privileges import give_up_privileges, raise_descriptor_limit
 from hypervisor.service.guests import Guests, Invitation
 from hypervisor.service.server import Server
@@ -71,17 +73,25 @@ def run_config(config: ServerConfig, inherited: Sequence[InheritedSocket] = ()) 
     with _ready_pipe(config.ready_fd) as tell_ready:
         logs.configure(config.log_format, sys.stderr)
         raise_descriptor_limit()
-        with opened(config, inherited) as doors:
+        with starter(config.gateways) as spawner, opened(config, inherited) as doors:
             try:
                 give_up_privileges(doors.capabilities())
             except OSError as error:
                 raise StartError(f"cannot give up privileges: {error}") from error
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                return runner.run(serve(config, doors, tell_ready))
+                return runner.run(serve(config, doors, tell_ready, spawner))
 
 
-async def serve(config: ServerConfig, doors: Doors, tell_ready: Callable[[], None]) -> int:
-    """Serve on open doors until SIGTERM or SIGINT; return 0. Raises StartError."""
+async def serve(
+    config: ServerConfig,
+    doors: Doors,
+    tell_ready: Callable[[], None],
+    spawner: Spawner | None = None,
+) -> int:
+    """Serve on open doors until SIGTERM or SIGINT; return 0. Raises StartError.
+
+    ``spawner`` starts the gateways, if the configuration has any.
+    """
     stopping = _signals_to_event()
     notifier = Notifier(os.environ)
     try:
@@ -96,11 +106,12 @@ async def serve(config: ServerConfig, doors: Doors, tell_ready: Callable[[], Non
         await server.start()
         invitations = _let_guests_in(guests)
         _tame_memory()
-        _say_ready(config, doors, invitations, notifier)
-        tell_ready()
-        await stopping.wait()
-        log.info("stopping")
-        notifier.stopping()
+        async with running(config.gateways, spawner, runtime):
+            _say_ready(config, doors, invitations, notifier)
+            tell_ready()
+            await stopping.wait()
+            log.info("stopping")
+            notifier.stopping()
     except OSError as error:
         raise StartError(f"cannot start serving: {error}") from error
     finally:

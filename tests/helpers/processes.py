@@ -95,12 +95,14 @@ def server(
     environ: Mapping[str, str] | None = None,
     inherit: Sequence[int] = (),
     default_node: bool = False,
+    enter: Callable[[], None] | None = None,
 ) -> Iterator[ServerProcess]:
     """Run ``hypervisor serve`` and yield it once it says that it is ready.
 
     Unless ``flags`` say otherwise its node is ``folder``/veth0 (with ``default_node`` the
     server's own default) and its state ``folder``/state.
-    ``uid`` is whom root's server turns into; ``inherit`` are sockets for socket activation.
+    ``uid`` is whom root's server turns into; ``inherit`` are sockets for socket activation;
+    ``enter`` is called in the child before it becomes the server.
     """
     node, log = folder / "veth0", folder / f"log-{os.urandom(4).hex()}"
     arguments = ["serve", *flags]
@@ -117,6 +119,7 @@ def server(
                 stdin=subprocess.DEVNULL,
                 pass_fds=[teller, *inherit],
                 env=dict(os.environ) | dict(environ or {}),
+                preexec_fn=enter,
             )
         try:
             wait_ready(ready, log)

@@ -1,0 +1,199 @@
+"""What a gateway is to be, and what that means for nftables and pasta: pure values and texts.
+
+The way out is a second interface whose addresses nobody else has (GATEWAY_LINKS): a network may
+have any other subnet, also one that the machine itself is in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hypervisor.config.model import GATEWAY_LINKS, Address, Interface, Subnet
+
+#: Owner and name of a gateway's device. No client's identity looks like this.
+GATEWAY_OWNER: Final = "gateway"
+GATEWAY_DEVICE: Final = "gateway"
+
+#: The interface on the virtual network, and the one that pasta makes.
+INSIDE: Final = "lan0"
+OUTSIDE: Final = "wan0"
+
+#: What a packet that came in fragments is marked with.
+_FRAGMENT: Final = 1
+
+#: pasta's largest MTU: nothing on the way out is smaller than what it reads from a socket.
+OUTSIDE_MTU_BYTES: Final = 65_520
+
+#: Where nothing is ever forwarded to: this host, links, groups, what is reserved (RFC 6890).
+_REFUSED: Final[tuple[Subnet, ...]] = (
+    *(link.network for link in GATEWAY_LINKS),
+    *(
+        ipaddress.ip_network(text)
+        for text in (
+            "0.0.0.0/8",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "224.0.0.0/3",
+            "::/96",
+            "::ffff:0:0/96",
+            "fe80::/10",
+            "ff00::/8",
+        )
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPlan:
+    """One gateway: ``addresses`` with their prefixes, the 6-byte ``mac`` of its device.
+
+    With ``reach_host`` its clients may speak with this machine's own addresses, loopback excepted.
+    A way out that is not there after ``start_s`` seconds will not come.
+    """
+
+    network: str
+    addresses: tuple[Interface, ...]
+    mac: bytes
+    mtu_bytes: int
+    reach_host: bool = False
+    start_s: float = 10.0
+
+    def versions(self) -> frozenset[int]:
+        """Return the versions of IP it forwards: 4, 6 or both."""
+        return frozenset(address.version for address in self.addresses)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values, for :meth:`of_json` in another process."""
+        return {
+            "network": self.network,
+            "addresses": [str(address) for address in self.addresses],
+            "mac": self.mac.hex(),
+            "mtu_bytes": self.mtu_bytes,
+            "reach_host": self.reach_host,
+            "start_s": self.start_s,
+        }
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> GatewayPlan:
+        """Return the plan that :meth:`as_json` wrote."""
+        return cls(
+            network=values["network"],
+            addresses=tuple(ipaddress.ip_interface(text) for text in values["addresses"]),
+            mac=bytes.fromhex(values["mac"]),
+            mtu_bytes=values["mtu_bytes"],
+            reach_host=values["reach_host"],
+            start_s=values["start_s"],
+        )
+
+
+def pasta_arguments(netns: str, versions: Iterable[int]) -> tuple[str, ...]:
+    """Return the arguments that make pasta the way out of the network namespace at ``netns``.
+
+    It runs in the user namespace that owns it. No port is forwarded either way, and no address
+    stands for this machine's loopback. ``versions`` of IP the machine has a default route for.
+    """
+    arguments = ["--config-net", "--foreground", "--quiet"]
+    arguments += ["--netns-only", "--netns", netns, "--no-netns-quit"]
+    for flag in ("-t", "-u", "-T", "-U"):
+        arguments += [flag, "none"]
+    arguments += ["--no-map-gw", "--no-dhcp", "--no-dhcpv6", "--no-ra"]
+    arguments += ["--ns-ifname", OUTSIDE, "--mtu", str(OUTSIDE_MTU_BYTES)]
+    wanted = frozenset(versions)
+    for link in GATEWAY_LINKS:
+        if link.version in wanted:
+            arguments += ["--address", str(link.ip), "--gateway", str(_router(link))]
+            if link.version == 4:
+                arguments += ["--netmask", str(link.network.prefixlen)]
+    if len(wanted) == 1:
+        arguments.append("--ipv4-only" if 4 in wanted else "--ipv6-only")
+    return tuple(arguments)
+
+
+def ruleset(plan: GatewayPlan, host: Iterable[Address]) -> str:
+    """Return the nftables rules of a gateway; ``host`` are this machine's own addresses.
+
+    From the virtual network go only packets of its own prefixes, to destinations that are not
+    refused, and always under the gateway's address outside. From outside come only answers.
+    Fragments are marked, and refused once they are whole: Linux would send them on as they came,
+    and pasta takes the first for a packet and the others for packets of whatever their bytes say.
+    """
+    return f"""\
+table inet gateway {{
+    set own4 {{ type ipv4_addr; flags interval; {_elements(_networks(plan, 4))} }}
+    set own6 {{ type ipv6_addr; flags interval; {_elements(_networks(plan, 6))} }}
+    set refused4 {{ type ipv4_addr; flags interval; {_elements(_refused(4))} }}
+    set refused6 {{ type ipv6_addr; flags interval; {_elements(_refused(6))} }}
+    set host4 {{ type ipv4_addr; {_elements(_hosts(plan, host, 4))} }}
+    set host6 {{ type ipv6_addr; {_elements(_hosts(plan, host, 6))} }}
+    chain fragments {{
+        type filter hook prerouting priority -450;
+        ip frag-off & 0x3fff != 0 meta mark set {_FRAGMENT}
+        exthdr frag exists meta mark set {_FRAGMENT}
+    }}
+    chain input {{
+        type filter hook input priority filter; policy drop;
+        iifname "lo" accept
+        ct state established,related accept
+        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+        iifname "{INSIDE}" icmp type echo-request accept
+        iifname "{INSIDE}" icmpv6 type echo-request accept
+        iifname "{INSIDE}" reject with icmpx type admin-prohibited
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy drop;
+        ct state invalid drop
+        iifname "{OUTSIDE}" ct state established,related accept
+        iifname != "{INSIDE}" drop
+        meta mark {_FRAGMENT} reject with icmpx type admin-prohibited
+        ct state established,related accept
+        oifname != "{OUTSIDE}" reject with icmpx type admin-prohibited
+        ip saddr != @own4 drop
+        ip6 saddr != @own6 drop
+        ip daddr @refused4 reject with icmpx type admin-prohibited
+        ip6 daddr @refused6 reject with icmpx type admin-prohibited
+        ip daddr @host4 reject with icmpx type admin-prohibited
+        ip6 daddr @host6 reject with icmpx type admin-prohibited
+        accept
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat;
+        oifname "{OUTSIDE}" masquerade
+    }}
+}}
+"""
+
+
+def host_rules(plan: GatewayPlan, host: Iterable[Address]) -> str:
+    """Return what brings the rules up to date with this machine's own addresses."""
+    lines = []
+    addresses = tuple(host)
+    for version in (4, 6):
+        lines.append(f"flush set inet gateway host{version}")
+        if hosts := _hosts(plan, addresses, version):
+            lines.append(f"add element inet gateway host{version} {{ {', '.join(hosts)} }}")
+    return "\n".join(lines) + "\n"
+
+
+def _networks(plan: GatewayPlan, version: int) -> list[str]:
+    return [str(each.network) for each in plan.addresses if each.version == version]
+
+
+def _refused(version: int) -> list[str]:
+    return [str(each) for each in _REFUSED if each.version == version]
+
+
+def _hosts(plan: GatewayPlan, host: Iterable[Address], version: int) -> list[str]:
+    if plan.reach_host:
+        return []
+    return sorted({str(each) for each in host if each.version == version})
+
+
+def _elements(values: list[str]) -> str:
+    return f"elements = {{ {', '.join(values)} }}" if values else ""
+
+
+def _router(link: Interface) -> Address:
+    return link.network.network_address + 1

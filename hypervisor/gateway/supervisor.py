@@ -1,0 +1,167 @@
+"""The server's side of a gateway: start it, plug it in, say what happened, start it again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from typing import Any, Final
+
+from hypervisor.errors import DeviceError
+from hypervisor.gateway.plan import GatewayPlan
+from hypervisor.gateway.spawner import Spawner
+from hypervisor.kernel import messages
+from hypervisor.kernel.wait import readable
+from hypervisor.links.lent_tap import LentTap
+from hypervisor.links.outlet import Outlet
+
+log = logging.getLogger(__name__)
+
+#: The first pause before a gateway is started again, and the longest: each is twice the last.
+FIRST_PAUSE_S: Final = 0.2
+LONGEST_PAUSE_S: Final = 30.0
+#: A gateway that lived for so long had nothing to do with why the one before it ended.
+STEADY_S: Final = 10.0
+#: How much longer than its own patience a gateway that says nothing is waited for.
+_GRACE_S: Final = 5.0
+
+
+class _Ended(Exception):
+    """This run of the gateway is over; the message says why."""
+
+
+class Supervisor:
+    """Keeps one gateway alive behind an outlet. Everything is of the runtime's loop."""
+
+    def __init__(self, plan: GatewayPlan, spawner: Spawner, outlet: Outlet) -> None:
+        self._plan = plan
+        self._spawner = spawner
+        self._outlet = outlet
+        self._sock: socket.socket | None = None
+        self._unplugged = ""
+        self._complaint = ""
+        self._settled = asyncio.Event()
+        self._up_since = 0.0
+        self._task: asyncio.Task[None] | None = None
+        outlet.on_gone = self._tap_gone
+        #: How often the gateway has been up.
+        self.ups = 0
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._task = asyncio.create_task(self._run())
+
+    async def settled(self, timeout_s: float) -> bool:
+        """Wait until the gateway has come up or failed for the first time; False at the limit."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._settled.wait()
+        return self._settled.is_set()
+
+    async def stop(self) -> None:
+        """End the gateway and give its device up. Twice is allowed."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        self._outlet.close()
+
+    async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        pause_s = FIRST_PAUSE_S
+        while True:
+            self._up_since = clock()
+            why = await self._once()
+            if clock() - self._up_since >= STEADY_S:
+                pause_s = FIRST_PAUSE_S
+            self._complain(why)
+            self._settled.set()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _once(self) -> str:
+        """Have the gateway run once; return why it ended."""
+        why = "the server is stopping"
+        try:
+            with self._spawner.start(self._plan) as self._sock:
+                await self._live(self._sock)
+        except _Ended as ended:
+            why = str(ended)
+        except OSError as error:
+            why = f"the process that starts gateways is gone ({error.strerror}): restart the server"
+        finally:
+            self._sock = None
+            self._outlet.unplug(why)
+        return why
+
+    async def _live(self, sock: socket.socket) -> None:
+        try:
+            async with asyncio.timeout(self._plan.start_s + _GRACE_S):
+                _, fds = await self._expect(sock, "tap")
+                await self._plug(fds[0])
+                message, _ = await self._expect(sock, "ready")
+        except TimeoutError:
+            raise _Ended(f"it was not ready within {self._plan.start_s + _GRACE_S:g} s") from None
+        self._say_up(message["versions"])
+        await self._expect(sock, "nothing more")
+
+    async def _plug(self, tap: int) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            link = await loop.run_in_executor(None, LentTap.adopt, tap, self._plan.mac)
+            self._outlet.plug(link, self._plan.mtu_bytes)
+        except DeviceError as error:
+            raise _Ended(f"its TAP cannot be used: {error.message}") from None
+
+    async def _expect(self, sock: socket.socket, kind: str) -> tuple[dict[str, Any], list[int]]:
+        """Return the next message, which must be of ``kind``. Raises _Ended if it is the last."""
+        while True:
+            await readable(sock.fileno())
+            try:
+                message, fds = messages.receive(sock, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            if message["kind"] == kind:
+                return message, fds
+            for fd in fds:
+                os.close(fd)
+            if message["kind"] == "failed":
+                raise _Ended(message["text"])
+            raise _Ended(self._unplugged or "it was killed")
+
+    def _tap_gone(self, why: str) -> None:
+        """The TAP went before the gateway did: that one is of no use any more."""
+        self._unplugged = why
+        if self._sock is not None:
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def _say_up(self, versions: list[int]) -> None:
+        self.ups += 1
+        self._complaint = self._unplugged = ""
+        self._up_since = asyncio.get_running_loop().time()
+        self._settled.set()
+        ways = " and ".join(f"IPv{version}" for version in versions)
+        self._outlet.changed(f"the way out is there for {ways}")
+        addresses = " ".join(str(address) for address in self._plan.addresses)
+        log.info("gateway is up", extra=self._fields(addresses=addresses))
+        for version in sorted(self._plan.versions() - set(versions)):
+            log.warning(
+                "IPv%d does not go out: this machine has no default route for it",
+                version,
+                extra=self._fields(),
+            )
+
+    def _complain(self, why: str) -> None:
+        """Say why there is no gateway, unless that was the last thing said."""
+        if why != self._complaint:
+            self._complaint = why
+            log.warning(
+                "no gateway: %s; the network goes on without, and it is tried again",
+                why,
+                extra=self._fields(),
+            )
+
+    def _fields(self, **values: str) -> dict[str, Any]:
+        return {"fields": {"network": self._plan.network, **values}}

@@ -1,0 +1,116 @@
+"""Gateways in flags and file: what is read, how they are laid over each other, every mistake."""
+
+from __future__ import annotations
+
+from ipaddress import ip_interface
+from pathlib import Path
+
+import pytest
+
+from hypervisor.config import ConfigError, FlagValues, GatewayConfig, load_config
+from hypervisor.mach.claims import AddressTable
+from hypervisor.serve.compose import gateway_policy
+
+TWO_NETWORKS = """\
+[[network]]
+name = "a"
+[[network]]
+name = "b"
+[[translator]]
+path = "/run/a"
+network = "a"
+"""
+
+
+def gateways(*texts: str, networks: tuple[str, ...] = ()) -> tuple[GatewayConfig, ...]:
+    return load_config(None, FlagValues(gateways=texts, networks=networks)).gateways
+
+
+def words(*texts: str, networks: tuple[str, ...] = ()) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        gateways(*texts, networks=networks)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def of_file(folder: Path, text: str, *texts: str) -> tuple[GatewayConfig, ...]:
+    file = folder / "server.toml"
+    file.write_text(text)
+    return load_config(file, FlagValues(gateways=texts)).gateways
+
+
+def addresses(*texts: str) -> tuple[object, ...]:
+    return tuple(ip_interface(text) for text in texts)
+
+
+def test_a_flag_makes_a_gateway_with_an_address_of_each_version() -> None:
+    (one,) = gateways("10.0.0.1/24,address=fd00::1/64,host=yes")
+    assert one == GatewayConfig(addresses("10.0.0.1/24", "fd00::1/64"), "default", host=True)  # type: ignore[arg-type]
+
+
+def test_each_network_may_have_one() -> None:
+    both = load_config(
+        None,
+        FlagValues(
+            networks=["a", "b,subnet=10.0.1.0/24"],
+            translators=["/run/a,network=a"],
+            gateways=["10.0.0.1/24,network=a", "10.0.1.1/24,network=b"],
+        ),
+    ).gateways
+    assert [one.network for one in both] == ["a", "b"]
+    assert not any(one.host for one in both)
+
+
+def test_a_flag_wins_over_the_files_gateway_of_its_network(tmp_path: Path) -> None:
+    text = f'{TWO_NETWORKS}[[gateway]]\naddresses = ["10.0.0.1/24"]\nnetwork = "a"\nhost = true\n'
+    (kept,) = of_file(tmp_path, text)
+    assert (kept.addresses, kept.host) == (addresses("10.0.0.1/24"), True)
+    (laid_over,) = of_file(tmp_path, text, "10.9.0.1/16,network=a")
+    assert (laid_over.addresses, laid_over.host) == (addresses("10.9.0.1/16"), True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10.0.0.1", '"10.0.0.1" has no prefix length; write for example "10.0.0.1/24"'),
+        ("gateway/24", '"gateway/24" is not an address with its prefix; write for example'),
+        ("10.0.0.0/24", 'is the subnet itself; take an address of it: "10.0.0.1/24"'),
+        ("10.0.0.255/24", 'is the broadcast address of its subnet; take another: "10.0.0.1/24"'),
+        ("127.0.0.1/8", "is a loopback address, which no stack can have"),
+        ("fe80::1/64", "is a link-local address, which no stack can have"),
+        ("10.0.0.1/24,address=10.0.0.2/16", "10.0.0.0/16 overlaps 10.0.0.0/24"),
+        ("192.0.0.3/24", "overlaps 192.0.0.0/29, which joins gateways to the way out"),
+        ("10.0.0.1/24,dns=8.8.8.8", 'unknown setting "dns"; known are address, host, network'),
+        ("10.0.0.1/24,host=maybe", 'host: "maybe" is not true or false'),
+        ("10.0.0.1/24,network=lan", 'there is no network "lan"'),
+    ],
+)
+def test_mistakes_are_explained(text: str, expected: str) -> None:
+    (found,) = words(text)
+    assert found.startswith(f"--gateway {text}: ")
+    assert expected in found
+
+
+def test_what_two_places_say_is_compared(tmp_path: Path) -> None:
+    found = words("10.0.0.1/24", "10.0.1.1/24")
+    assert '"default" is also at --gateway 10.0.0.1/24' in found[0]
+    networks = ("lan,subnet=10.0.0.0/24,mtu=1000",)
+    found = words("10.0.1.1/24,address=fd00::1/64", networks=networks)
+    assert any("address 10.0.1.1 is outside the network's subnets" in each for each in found)
+    assert any("needs an mtu of 1280 or more, not 1000" in each for each in found)
+    device = '[[device]]\nowner = "root"\nname = "eth0"\naddresses = ["10.0.0.1"]\n'
+    with pytest.raises(ConfigError, match=r"address 10\.0\.0\.1 is also at .*server\.toml:4"):
+        of_file(tmp_path, device, "10.0.0.1/24")
+    with pytest.raises(ConfigError, match='this gateway has no "addresses"'):
+        of_file(tmp_path, "[[gateway]]\nhost = true\n")
+    with pytest.raises(ConfigError, match="names none of several networks"):
+        of_file(tmp_path, f'{TWO_NETWORKS}[[gateway]]\naddresses = ["10.0.0.1/24"]\n')
+
+
+def test_its_addresses_are_assigned_whether_it_runs_or_not() -> None:
+    (one,) = gateways("10.0.0.1/24,address=fd00::1/64")
+    policy = gateway_policy(one)
+    assert (policy.owner, policy.trusted) == ("gateway", True)
+    table = AddressTable((), [policy])
+    table.restore("10.0.0.1", "uid:1000", 0.0)
+    assert not table.in_use()
+    assert policy.addresses == ("10.0.0.1", "fd00::1")
