@@ -1,13 +1,14 @@
-"""The inner half of ``pfinet-client run``: makes the namespaces and the TAP, and sets them up.
+"""The inner half of ``run`` and ``attach``: enters the namespaces, makes the TAP, and sets it up.
 
 It runs in a child that was forked before gRPC existed, and talks to its parent over a socket pair
 that keeps message boundaries (SOCK_SEQPACKET), one JSON object a message::
 
-    inner → outer    tap, with the TAP's descriptor        namespaces and TAP exist
+    inner → outer    tap, with the TAP's descriptor        the TAP exists in its namespace
     outer → inner    settings: mac, mtu                    the device is open, addresses claimed
     inner → outer    ready                                 MAC and MTU are set: lend the TAP
-    outer → inner    go                                    lent: link up, start the command
-    inner → outer    failed | said | exit                  a reason; a remark; the command's code
+    outer → inner    go                                    lent: link up; what comes then is up to
+                                                           Inside.stay
+    inner → outer    failed | said | exit                  a reason; a remark; the exit code
 
 The order is forced from both sides. The server compares the TAP's MAC with the device's when it
 adopts it, and the link-local address is made from the MAC when the link comes up.
@@ -16,17 +17,18 @@ adopts it, and the link-local address is made from the MAC when the link comes u
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hypervisor.kernel.messages import receive, send
-from hypervisor.kernel.namespaces import unshare_user_net
+from hypervisor.kernel.preflight import explain_tap
 from hypervisor.kernel.process import close_private_descriptors, set_parent_death_signal
 from hypervisor.kernel.tap import create_tap
-from pfinet_client.supervise import supervise
 
 if TYPE_CHECKING:
     from hypervisor.kernel.netlink import Netlink
@@ -47,25 +49,28 @@ class Inside:
     """What the inner half needs to know from the start.
 
     ``interface`` is the TAP's name; ``vnet_header`` is false where this client pumps the frames.
+    ``enter`` moves the process into its namespaces, with the descriptors ``kept`` still open;
+    ``stay``, called with the socket and the parent's pid once the interface is up, returns the
+    exit code when the network is no longer wanted.
     """
 
-    command: tuple[str, ...]
     interface: str
     addresses: tuple[Interface, ...]
     gateways: tuple[Address, ...]
-    keep_uid: bool
     vnet_header: bool
-    environment: tuple[tuple[str, str], ...] = ()
+    enter: Callable[[], None]
+    stay: Callable[[socket.socket, int], int]
+    kept: tuple[int, ...] = ()
 
 
 def live_inside(inside: Inside, sock: socket.socket, parent_pid: int) -> NoReturn:
-    """Be the inner half until the command has ended.
+    """Be the inner half until the network is no longer wanted.
 
     Never returns, and runs no cleanup of the caller's.
     """
     code = FAILED
     try:
-        close_private_descriptors(sock.fileno())
+        close_private_descriptors(sock.fileno(), *inside.kept)
         code = _live(inside, sock, parent_pid)
         send(sock, "exit", code=code)
     except Exception as error:
@@ -78,14 +83,10 @@ def live_inside(inside: Inside, sock: socket.socket, parent_pid: int) -> NoRetur
 
 def _live(inside: Inside, sock: socket.socket, parent_pid: int) -> int:
     set_parent_death_signal(parent_pid)
-    unshare_user_net(inside.keep_uid)
+    inside.enter()
     # A change of credentials clears it, and entering a user namespace is one.
     set_parent_death_signal(parent_pid)
-    try:
-        tap = create_tap(inside.interface, vnet_header=inside.vnet_header)
-    except OSError as error:
-        text = f"cannot make the TAP {inside.interface} inside: {error.strerror}"
-        raise RuntimeError(text) from None
+    tap = _make_tap(inside)
     send(sock, "tap", (tap,))
     # The outer half and the server hold it now; with the last of them the interface goes.
     os.close(tap)
@@ -101,8 +102,21 @@ def _live(inside: Inside, sock: socket.socket, parent_pid: int) -> int:
         send(sock, "ready")
         _expect(sock, "go")
         _bring_up(net, inside)
-    os.environ.update(inside.environment)
-    return supervise(inside.command, parent_pid, lambda text: send(sock, "said", text=text))
+    return inside.stay(sock, parent_pid)
+
+
+def _make_tap(inside: Inside) -> int:
+    try:
+        return create_tap(inside.interface, vnet_header=inside.vnet_header)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            text = (
+                f"there is an interface {inside.interface} in that namespace already: choose "
+                "another name with --ifname"
+            )
+        else:
+            text = f"cannot make the TAP {inside.interface} inside: {explain_tap(error)}"
+        raise RuntimeError(text) from None
 
 
 def _bring_up(net: Netlink, inside: Inside) -> None:

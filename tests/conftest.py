@@ -6,6 +6,7 @@ import os
 import signal
 from types import ModuleType
 
+import hypothesis
 import pytest
 
 from hypervisor.kernel.namespaces import private_tun_node
@@ -13,6 +14,15 @@ from hypervisor.kernel.namespaces import private_tun_node
 # By default gRPC starts its threads anew in a forked child, and then no child of a test that had a
 # channel could enter a namespace. Read when gRPC is first used.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+
+# How long an example takes says more about the machine's other work than about the code.
+hypothesis.settings.register_profile(
+    "untimed",
+    parent=hypothesis.settings(),  # in CI: the same examples each time
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import ctypes
 import os
 import pwd
 import shutil
@@ -19,7 +18,7 @@ from typing import TypeVar
 
 from hypervisor.config import FlagValues, load_config
 from hypervisor.demo.children import Child, DemoError, Family, Question, is_readable
-from hypervisor.kernel import scm
+from hypervisor.kernel import namespaces, scm
 from hypervisor.kernel.netlink import Netlink
 from hypervisor.kernel.preflight import preflight
 from hypervisor.serve import run_config
@@ -74,11 +73,8 @@ class Space:
 
     def enter(self) -> None:
         """Move this process, which has one thread and the stack's uid, inside as root there."""
-        libc = ctypes.CDLL(None, use_errno=True)
         for fd in (self.user_fd, self.net_fd):
-            if libc.setns(fd, 0) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, f"setns: {os.strerror(number)}")
+            namespaces.join(fd)
 
     def close(self) -> None:
         """Let go of the namespaces."""

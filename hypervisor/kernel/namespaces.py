@@ -32,6 +32,12 @@ def unshare(flags: int) -> None:
         _fail("unshare")
 
 
+def join(descriptor: int) -> None:
+    """Enter the namespace of ``descriptor``, whatever its type (setns(2)). Raises OSError."""
+    if _libc().setns(ctypes.c_int(descriptor), 0) != 0:
+        _fail("setns")
+
+
 def unshare_user_net(keep_uid: bool = False) -> None:
     """Enter a new user and network namespace, as root of it or, with ``keep_uid``, as oneself.
 

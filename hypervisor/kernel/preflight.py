@@ -55,6 +55,16 @@ def preflight(node: str = TUN_NODE, sysctl_root: str = "/proc/sys") -> list[Obst
     return [_explain_node(step, number, node, sysctl_root)]
 
 
+def explain_tap(error: OSError, node: str = TUN_NODE, sysctl_root: str = "/proc/sys") -> str:
+    """Return in one sentence why :func:`~hypervisor.kernel.tap.create_tap` failed, and what to do.
+
+    For a namespace that this process did not make: what may forbid making one is not looked for.
+    """
+    step = "tap" if error.filename is None else "node"
+    obstacle = _explain_node(step, error.errno or errno.EIO, node, sysctl_root)
+    return f"{obstacle.what}: {obstacle.why}. Remedy: {obstacle.remedy}"
+
+
 def _try_in_child(node: str) -> tuple[str, int]:
     """Return the step that failed and its errno, or ("", 0)."""
     reader, writer = os.pipe()

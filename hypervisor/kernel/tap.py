@@ -40,6 +40,7 @@ IFF_MULTI_QUEUE = 0x0100
 IFF_PERSIST = 0x0800
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
+_IFF_TUN_EXCL = 0x8000
 
 TUN_F_CSUM = 0x01
 TUN_F_TSO4 = 0x02
@@ -85,12 +86,13 @@ def create_tap(name: str, *, vnet_header: bool = True, node: str = TUN_NODE) -> 
     ``name`` may hold ``%d``, which the kernel numbers. Needs CAP_NET_ADMIN over the network
     namespace, as its maker has.
 
-    Raises ValueError for a name no interface can have, OSError for what the kernel refuses.
+    Raises ValueError for a name no interface can have, OSError for what the kernel refuses: EBUSY
+    if there is an interface of that name already, a persistent TAP included.
     """
     encoded = name.encode()
     if not 1 <= len(encoded) < _IFNAMSIZ or b"/" in encoded or b"\0" in encoded:
         raise ValueError(f"{name!r} is no interface name: 1 to {_IFNAMSIZ - 1} bytes without '/'")
-    flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet_header else 0)
+    flags = IFF_TAP | IFF_NO_PI | _IFF_TUN_EXCL | (IFF_VNET_HDR if vnet_header else 0)
     fd = os.open(node, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", encoded, flags))

@@ -15,7 +15,8 @@ from tests.helpers.kernel_objects import readable
 #: Imports everything before it becomes an ordinary user, who may be unable to read this clone.
 _AS_USER = """
 import sys
-import pfinet_client.listen, pfinet_client.ping, pfinet_client.run, pfinet_client.show
+import pfinet_client.attach, pfinet_client.listen, pfinet_client.ping
+import pfinet_client.run, pfinet_client.show
 from hypervisor.kernel.process import become
 from pfinet_client.cli import main
 pfinet_client.run.preload()
