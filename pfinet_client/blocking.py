@@ -22,11 +22,12 @@ from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from machdev.v1 import network_pb2
+from machdev.v1 import network_pb2, ports_pb2
 
 from hypervisor.errors import D_READ, D_WRITE
 from pfinet_client import client as asynchronous
 from pfinet_client import port as asynchronous_port
+from pfinet_client import receive
 from pfinet_client.errors import ServerUnavailable
 from pfinet_client.reopen import Backoff
 from pfinet_client.values import ANY_FRAME_BYTES, Claimed, NetStatus, Written
@@ -81,8 +82,10 @@ class Client:
     It connects when it is entered as a context manager, or by :meth:`connect`.
     """
 
-    def __init__(self, target: str | os.PathLike[str] | None = None) -> None:
-        self.wrapped = asynchronous.Client(target)
+    def __init__(
+        self, target: str | os.PathLike[str] | None = None, *, unary: bool = False
+    ) -> None:
+        self.wrapped = asynchronous.Client(target, unary=unary)
         self._thread = _LoopThread()
         self.network = NetworkView(self.wrapped, self._thread)
 
@@ -138,6 +141,14 @@ class Client:
             name, mode, exclusive=exclusive, role=role, backoff=backoff
         )
         return DevicePort(self._thread.run(work), self._thread)
+
+    def allocate_port(self, qlimit: int = 0) -> ReceivePort:
+        """Make a receive port where ``qlimit`` messages may wait (0: 5, as in Mach)."""
+        return ReceivePort(self._thread.run(self.wrapped.allocate_port(qlimit)), self._thread)
+
+    def allocate_port_set(self) -> PortSet:
+        """Make a port set, from which several receive ports are received as one."""
+        return PortSet(self._thread.run(self.wrapped.allocate_port_set()), self._thread)
 
 
 class DevicePort:
@@ -243,6 +254,68 @@ class DevicePort:
         """Close the port (device_close, 2801); also after its client, which has closed it."""
         if self._thread.alive:
             self._thread.run(self.wrapped.close())
+
+
+class _Received:
+    """What ports and port sets have in common."""
+
+    def __init__(self, wrapped: receive.ReceivePort | receive.PortSet, thread: _LoopThread) -> None:
+        self._received = wrapped
+        self._thread = thread
+
+    @property
+    def port(self) -> bytes:
+        """The 16 bytes that name it in calls."""
+        return self._received.port
+
+    def messages(self, most: int = 0) -> Iterator[ports_pb2.PortMessage]:
+        """Yield messages as they arrive; ``most`` bounds what comes at a time (0: 64)."""
+        messages = self._received.messages(most)
+        try:
+            while (message := self._thread.run(_next(messages))) is not None:
+                yield message
+        finally:
+            self._thread.run(messages.aclose())
+
+    def destroy(self) -> None:
+        """Destroy the port; a second time does nothing."""
+        self._thread.run(self._received.destroy())
+
+
+class ReceivePort(_Received):
+    """A receive port; see :class:`pfinet_client.receive.ReceivePort`."""
+
+    def __init__(self, wrapped: receive.ReceivePort, thread: _LoopThread) -> None:
+        super().__init__(wrapped, thread)
+        self.wrapped = wrapped
+
+    def set_qlimit(self, qlimit: int) -> None:
+        """Change how many messages may wait, 1 to 4,096."""
+        self._thread.run(self.wrapped.set_qlimit(qlimit))
+
+    def hear(self, kind: str, about: bytes, *, sync: int = 0) -> None:
+        """Be told of ``kind`` about a port."""
+        self._thread.run(self.wrapped.hear(kind, about, sync=sync))
+
+    def status(self) -> ports_pb2.PortGetStatusResponse:
+        """Return limit, counters and set of the port."""
+        return self._thread.run(self.wrapped.status())
+
+
+class PortSet(_Received):
+    """A port set; see :class:`pfinet_client.receive.PortSet`."""
+
+    def __init__(self, wrapped: receive.PortSet, thread: _LoopThread) -> None:
+        super().__init__(wrapped, thread)
+        self.wrapped = wrapped
+
+    def add(self, port: ReceivePort) -> None:
+        """Move a port into this set."""
+        self._thread.run(self.wrapped.add(port.wrapped))
+
+    def remove(self, port: ReceivePort) -> None:
+        """Take a port out of the set that it is in."""
+        self._thread.run(self.wrapped.remove(port.wrapped))
 
 
 class NetworkView:

@@ -37,7 +37,9 @@ from machdev.v1 import (
 from hypervisor.errors import D_READ, D_WRITE
 from pfinet_client.errors import DEAD_PORT, ServerUnavailable, from_rpc, unavailable
 from pfinet_client.port import DevicePort, OpenRequest
+from pfinet_client.receive import PortSet, ReceivePort, allocate
 from pfinet_client.reopen import Backoff, ReconnectingPort
+from pfinet_client.stream import BATCH_BYTES, ROUTINES, RequestStream, Unimplemented
 from pfinet_client.target import Target, default_device, parse_target
 from pfinet_client.values import MAX_VECTOR_BYTES, MAX_VECTOR_FRAMES
 
@@ -72,11 +74,15 @@ class Client:
     """A connection to a server with a task of its own.
 
     ``target`` is the path of a translator node or ``HOST:PORT``; None means the default node.
+    Opens, reads and writes go over one stream (see :mod:`pfinet_client.stream`), or as calls of
+    their own if ``unary`` says so or the server has no such stream.
     Use it as an asynchronous context manager, or call :meth:`connect` and :meth:`close`. Not
     thread-safe: it belongs to the event loop it was connected in.
     """
 
-    def __init__(self, target: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, target: str | os.PathLike[str] | None = None, *, unary: bool = False
+    ) -> None:
         self.target: Target = parse_target(default_device() if target is None else target)
         self.limits = Limits()
         #: Who the server says we are, the network of the node, and the server's version.
@@ -86,6 +92,8 @@ class Client:
         self._channel: Channel = None
         self._metadata: tuple[tuple[str, str], ...] = ()
         self._watcher: asyncio.Task[None] | None = None
+        self._unary = unary
+        self._stream: RequestStream | None = None
         self._reconnecting = asyncio.Lock()
         self.network = NetworkView(self)
 
@@ -139,6 +147,9 @@ class Client:
         """End the task, and with it every port opened in it. A second time does nothing."""
         channel, self._channel = self._channel, None
         watcher, self._watcher = self._watcher, None
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.close()
         if watcher is not None:
             watcher.cancel()
             await asyncio.wait([watcher])
@@ -202,10 +213,41 @@ class Client:
             with contextlib.suppress(*DEAD_PORT):
                 await self.call("DeviceClose", device_pb2.DeviceCloseRequest(port=port))
 
+    async def allocate_port(self, qlimit: int = 0) -> ReceivePort:
+        """Make a receive port where ``qlimit`` messages may wait (0: 5, as in Mach).
+
+        Raises InvalidValue over 4,096, NoMemory at a quota.
+        """
+        return ReceivePort(self, await allocate(self, qlimit, False))
+
+    async def allocate_port_set(self) -> PortSet:
+        """Make a port set, from which several receive ports are received as one."""
+        return PortSet(self, await allocate(self, 0, True))
+
     async def call(self, routine: str, message: Any) -> Any:
-        """Call a routine of DeviceService by name, in this client's task."""
+        """Ask for a routine of DeviceService by name, in this client's task."""
+        numbered = ROUTINES.get(routine)
+        if numbered is not None and not self._unary:
+            size_bytes = message.ByteSize()
+            # What would burst a batch is the server's to refuse, and only it.
+            if size_bytes <= BATCH_BYTES:
+                try:
+                    return await self._requests().ask(numbered, message, size_bytes)
+                except Unimplemented:
+                    self._unary = True
         stub: Any = device_pb2_grpc.DeviceServiceStub
         return await self.finish(getattr(stub(self.channel), routine)(message, **self._options))
+
+    def _requests(self) -> RequestStream:
+        """Return the stream of requests; a new one if there is none or it has failed."""
+        stream = self._stream
+        if stream is None or (
+            stream.failure is not None and not isinstance(stream.failure, Unimplemented)
+        ):
+            stub: Any = device_pb2_grpc.DeviceServiceStub
+            call = stub(self.channel).DeviceRequests(**self._options)
+            stream = self._stream = RequestStream(call, self.target)
+        return stream
 
     async def finish(self, call: Any) -> Any:
         """Await a unary call and raise what its failure means."""
