@@ -1,11 +1,13 @@
 """``python -m benchmarks rpc``: what a frame costs over gRPC, beside an echo and vde_switch.
 
-Four contestants, all over Unix sockets, writer and reader in processes of their own:
+Five contestants, all over Unix sockets, writer and reader in processes of their own:
 
 - a bare grpc.aio echo of 64 bytes, no front door: what any call costs at least;
 - one frame of 64 bytes: DeviceWrite on one device, DeviceRead on another, one after the other;
 - vectors of 64 and of 256 frames of 64 and of 1,500 bytes, writer and reader at the same time,
   one call outstanding each, every frame checked for its content and its place;
+- a bare bidi echo, and DeviceRequests with a batch of a write and a read of 64 frames, which has as
+  many bytes: as vectors, and as a request for each frame;
 - vde_switch (C) with the same frames, 256 datagrams a system call.
 
 A rate is delivered frames over the time from the first write to the last arrival.
@@ -18,6 +20,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks import streams
 from benchmarks.peers import missing, ready, start_hypervisor, start_vde_switch
 from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew, Helper
 from benchmarks.report import Ratio, Report, Series, rounds_of
@@ -25,8 +28,10 @@ from benchmarks.report import Ratio, Report, Series, rounds_of
 VECTORS = (64, 256)
 SIZES = (64, 1500)
 
-#: The targets: a frame's write and read in echoes, and small vectors against vde's rate.
+#: The targets: a frame's write and read in echoes, a batch's in echoes on a stream, and small
+#: vectors against vde's rate.
 ECHOES_AT_MOST = 3.0
+STREAM_ECHOES_AT_MOST = 2.5
 VDE_AT_LEAST = 0.4
 
 
@@ -70,9 +75,13 @@ class Rpc:
         self.echo = crew.worker("echo-client", echo)
         node = start_hypervisor(crew, crew.folder / "ours")
         self.pair = crew.worker("pair", node)
+        self.stream_echo = crew.worker("stream-echo", echo)
+        self.stream_pair = crew.worker("stream-pair", node)
         self.ours = _stream(crew.worker("writer", node), crew.worker("reader", node))
         ready(self.echo)
         ready(self.pair)
+        ready(self.stream_echo)
+        ready(self.stream_pair)
         self.vde_missing = missing("vde_switch")
         self.vde: Stream | None = None
         if not self.vde_missing:
@@ -96,6 +105,66 @@ def _call_time(helper: Helper, series: Series, seconds: float) -> None:
     series.add(took["elapsed_s"] / took["calls"] * 1e6)
 
 
+class Batches:
+    """DeviceRequests beside the echo that carries the same bytes, for frames of each size."""
+
+    def __init__(self) -> None:
+        count = streams.BATCH_FRAMES
+        self.echo = {
+            size: Series(f"bare bidi echo, as {count} x {size} bytes", "us") for size in SIZES
+        }
+        self.vectors = {
+            size: Series(f"DeviceRequests, write and read of {count} x {size} bytes", "us")
+            for size in SIZES
+        }
+        self.singles = {
+            size: Series(f"DeviceRequests, {count} writes and {count} reads of {size} bytes", "us")
+            for size in SIZES
+        }
+
+    def run(self, contest: Rpc, seconds: float) -> None:
+        """Add one figure to each series."""
+        for size in SIZES:
+            order: dict[str, Any] = {"size": size, "seconds": seconds}
+            for series, vectored in ((self.vectors, True), (self.singles, False)):
+                took = contest.stream_pair.ask(order | {"vectored": vectored}, seconds + PATIENCE_S)
+                series[size].add(took["elapsed_s"] / took["calls"] * 1e6)
+            took = contest.stream_echo.ask(
+                {"bytes": took["bytes"], "seconds": seconds}, seconds + PATIENCE_S
+            )
+            self.echo[size].add(took["elapsed_s"] / took["calls"] * 1e6)
+
+    @property
+    def series(self) -> list[Series]:
+        """All series, those of a size together."""
+        return [
+            each
+            for size in SIZES
+            for each in (self.echo[size], self.vectors[size], self.singles[size])
+        ]
+
+    @property
+    def ratios(self) -> list[Ratio]:
+        """What a batch costs, in echoes."""
+        count, limit = streams.BATCH_FRAMES, STREAM_ECHOES_AT_MOST
+        return [
+            Ratio(
+                f"{count} x {size} bytes written and read in a batch, in bidi echoes",
+                self.vectors[size],
+                self.echo[size],
+                at_most=limit,
+            )
+            for size in SIZES
+        ] + [
+            Ratio(
+                f"the same with a request for each frame of {size} bytes",
+                self.singles[size],
+                self.echo[size],
+            )
+            for size in SIZES
+        ]
+
+
 def run(rounds: int, seconds: float) -> Report:
     """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
     load_before = os.getloadavg()[0]
@@ -107,9 +176,11 @@ def run(rounds: int, seconds: float) -> Report:
         for size in SIZES
     }
     vde = {size: Series(f"vde_switch, {size} bytes, sendmmsg of 256", "frames/s") for size in SIZES}
+    batches = Batches()
     with Crew() as crew:
         contest = Rpc(crew)
         for _ in rounds_of(rounds):
+            batches.run(contest, seconds)
             _call_time(contest.echo, echo, seconds)
             _call_time(contest.pair, one, seconds)
             for size in SIZES:
@@ -125,9 +196,10 @@ def run(rounds: int, seconds: float) -> Report:
         rounds=rounds,
         seconds=seconds,
         load_before=load_before,
-        series=[echo, one, *ours.values(), *vde.values()],
+        series=[echo, one, *batches.series, *ours.values(), *vde.values()],
         ratios=[
             Ratio("one frame written and read, in echoes", one, echo, at_most=ECHOES_AT_MOST),
+            *batches.ratios,
             Ratio("256 x 64 bytes against vde", ours[256, 64], vde[64], at_least=VDE_AT_LEAST),
             Ratio("64 x 64 bytes against vde", ours[64, 64], vde[64]),
             Ratio("256 x 1500 bytes against vde", ours[256, 1500], vde[1500]),

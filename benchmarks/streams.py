@@ -44,14 +44,17 @@ def pair_turn(
 
     async def turn() -> None:
         await call.write(batch)
-        replies: list[Any] = []
-        while len(replies) < len(batch.requests):
-            replies.extend((await call.read()).replies)
         arrived: list[bytes] = []
-        for reply in replies:
-            arrived.extend(reply.read_vector.frames)
-            if reply.HasField("read"):
-                arrived.append(reply.read.data)
+        missing = len(batch.requests)
+        while missing:
+            replies = (await call.read()).replies
+            missing -= len(replies)
+            for reply in replies:
+                kind = reply.WhichOneof("reply")
+                if kind == "read_vector":
+                    arrived += reply.read_vector.frames
+                elif kind == "read":
+                    arrived.append(reply.read.data)
         if arrived != frames:
             raise ValueError("other frames arrived than were written")
 

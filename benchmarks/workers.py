@@ -18,13 +18,14 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from benchmarks import ours
+from benchmarks import ours, streams
 from benchmarks.frames import cycle
 from benchmarks.vde import BURST, Burst, Plug
 
 #: What the bare echo carries: as many bytes as the frame it is compared with.
 ECHO_BYTES = 64
 ECHO_METHOD = "/bare.Echo/Echo"
+ECHO_STREAM = "/bare.Echo/Stream"
 #: A reader takes the stream for ended when nothing came for so long.
 IDLE_S = 0.2
 
@@ -66,13 +67,20 @@ async def timed_calls(call: Callable[[], Awaitable[object]], seconds: float) -> 
 
 
 async def echo_server(path: str) -> None:
-    """Serve one unary call that returns its bytes, and nothing else."""
+    """Serve a call and a stream that return their bytes, and nothing else."""
 
     async def echo(request: bytes, _context: object) -> bytes:
         return request
 
+    async def stream(_requests: object, context: Any) -> None:
+        while (request := await context.read()) is not aio.EOF:
+            await context.write(request)
+
     methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]]
-    methods = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+    methods = {
+        "Echo": grpc.unary_unary_rpc_method_handler(echo),
+        "Stream": grpc.stream_stream_rpc_method_handler(stream),
+    }
     service = grpc.method_handlers_generic_handler("bare.Echo", methods)
     server = aio.server()
     server.add_generic_rpc_handlers([service])
@@ -112,6 +120,32 @@ async def pair(node: str) -> None:
 
         await call()
         await serve_questions(lambda question: timed_calls(call, question["seconds"]))
+
+
+async def stream_echo(path: str) -> None:
+    """Send bytes on a stream and take them back, one message at a time."""
+    async with aio.insecure_channel(f"unix:{path}") as channel:
+
+        async def answer(question: Answer) -> Answer:
+            turn = streams.echo_turn(channel, ECHO_STREAM, question["bytes"])
+            await turn()
+            return await timed_calls(turn, question["seconds"])
+
+        await serve_questions(answer)
+
+
+async def stream_pair(node: str) -> None:
+    """Write and read a batch of frames over DeviceRequests, one batch at a time."""
+    async with ours.session(node, "stream-first", "stream-second") as (first, second):
+
+        async def answer(question: Answer) -> Answer:
+            size, vectored = question["size"], question["vectored"]
+            turn = streams.pair_turn(first, second, size, vectored=vectored)
+            await turn()
+            took = await timed_calls(turn, question["seconds"])
+            return took | {"bytes": streams.batch_bytes(first, second, size)}
+
+        await serve_questions(answer)
 
 
 async def writer(node: str) -> None:
@@ -201,6 +235,8 @@ ASYNCHRONOUS = {
     "echo-server": echo_server,
     "echo-client": echo_client,
     "pair": pair,
+    "stream-echo": stream_echo,
+    "stream-pair": stream_pair,
     "writer": writer,
     "reader": reader,
 }

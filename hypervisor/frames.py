@@ -125,10 +125,11 @@ class FramePool:
         for data in payloads:
             frame = spare.pop() if spare else Frame()
             frame.data = data
-            frame.header_bytes = header_bytes
-            frame.needs = 0
             frame.counter = 1
             frames.append(frame)
+        if header_bytes:
+            for frame in frames:
+                frame.header_bytes = header_bytes
         if needs is not None:
             for frame, need in zip(frames, needs, strict=True):
                 frame.needs = need
@@ -149,16 +150,23 @@ class FramePool:
     def release_run(self, frames: Iterable[Frame]) -> None:
         """Give back one reference to each of ``frames``."""
         spare = self._spare
-        for frame in frames:
-            counter = frame.counter - 1
-            if counter > 0:
-                frame.counter = counter
-                continue
-            if counter < 0:
-                raise FrameError(f"release of a freed frame: {frame!r}")
-            self.live_frames -= 1
-            self.live_bytes -= len(frame.data)
-            frame.counter = 0
-            frame.data = POISON
-            frame.generation += 1
-            spare.append(frame)
+        freed = size_bytes = 0
+        try:
+            for frame in frames:
+                counter = frame.counter - 1
+                if counter > 0:
+                    frame.counter = counter
+                    continue
+                if counter < 0:
+                    raise FrameError(f"release of a freed frame: {frame!r}")
+                freed += 1
+                size_bytes += len(frame.data)
+                frame.counter = 0
+                frame.data = POISON
+                frame.generation += 1
+                if frame.header_bytes or frame.needs:
+                    frame.header_bytes = frame.needs = 0
+                spare.append(frame)
+        finally:
+            self.live_frames -= freed
+            self.live_bytes -= size_bytes

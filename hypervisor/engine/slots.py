@@ -161,9 +161,10 @@ class Slots:
         if frames == len(rx):
             taken = list(rx)
             rx.clear()
+            size_bytes = receiver.rx_bytes
         else:
             taken = [rx.popleft() for _ in range(frames)]
-        size_bytes = sum([len(frame.data) for frame in taken])
+            size_bytes = sum([len(frame.data) for frame in taken])
         receiver.rx_bytes -= size_bytes
         self.shares.charge(receiver, -frames, -size_bytes)
         if receiver.waiters:

@@ -96,7 +96,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: pb.DeviceWriteVectorRequest, context: Context
     ) -> pb.DeviceWriteVectorResponse:
         """Extension: device_write of a vector."""
-        written = await self._write(context, request, list(request.frames))
+        written = await self._write(context, request, request.frames[:])
         return pb.DeviceWriteVectorResponse(
             bytes_written=written.bytes_written, drops=convert.drops(written.drops)
         )

@@ -71,7 +71,7 @@ BUILD: Mapping[str, Build] = {
     "open_new": routines.opening,
     "write": lambda n, who, m: routines.writing(n, who, m, (m.data,)),
     "write_inband": lambda n, who, m: routines.writing(n, who, m, (m.data,), True),
-    "write_vector": lambda n, who, m: routines.writing(n, who, m, list(m.frames)),
+    "write_vector": lambda n, who, m: routines.writing(n, who, m, m.frames[:]),
     "read": routines.reading,
     "read_inband": lambda n, who, m: routines.reading(n, who, m, 1, True),
     "read_vector": lambda n, who, m: routines.reading(n, who, m, routines.vector_frames(m)),
