@@ -59,6 +59,8 @@ class DeviceInfo:
     held_writes: int
     rx_slots_used: int
     stalled: bool
+    filters: int
+    filtered_frames: int
     link_info: LinkInfo | None = None
 
 

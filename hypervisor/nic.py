@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 from hypervisor.engine.drops import Tally
+from hypervisor.engine.mail import Mailbox, Maker
 from hypervisor.engine.opens import Open
 from hypervisor.engine.taps import Tap
 from hypervisor.errors import D_READ
@@ -102,6 +103,7 @@ class Nic:
         "_incoming",
         "_outgoing",
         "device",
+        "filtered_frames",
         "filters",
         "guard",
         "handles",
@@ -123,6 +125,8 @@ class Nic:
         self.tx_drops = Tally()
         self.rx_drops = Tally()
         self.filters: FilterTable[ReceivePort] = FilterTable()
+        #: Frames that filters accepted, once for each receive port they were posted to.
+        self.filtered_frames = 0
         self._incoming: Tap | None = None
         self._outgoing: Tap | None = None
 
@@ -138,9 +142,24 @@ class Nic:
 
     def filters_changed(self) -> None:
         """Put the filters where frames pass, after one came or went."""
-        self._incoming = _tap(self.filters.incoming)
-        self._outgoing = _tap(self.filters.outgoing)
+        self._incoming = self._tap(self.filters.incoming)
+        self._outgoing = self._tap(self.filters.outgoing)
         self.refresh()
+
+    def _tap(self, inspect: Inspect[ReceivePort] | None) -> Tap | None:
+        """Return what posts to receive ports the frames that the filters accept for them."""
+        if inspect is None:
+            return None
+
+        def tap(frame: bytes) -> list[tuple[Mailbox, Maker]]:
+            accepted = inspect(frame)
+            self.filtered_frames += len(accepted)
+            return [
+                (port.box, partial(net_message, port.name, payload_bytes))
+                for port, payload_bytes in accepted
+            ]
+
+        return tap
 
     def retire(self, handle: Handle) -> None:
         """Keep the counters of an open that is closed."""
@@ -153,16 +172,6 @@ class Nic:
         )
         self.tx_drops.merge(each.sent_drops)
         self.rx_drops.merge(each.rx_drops)
-
-
-def _tap(inspect: Inspect[ReceivePort] | None) -> Tap | None:
-    """Return what posts to receive ports the frames that the filters accept for them."""
-    if inspect is None:
-        return None
-    return lambda frame: [
-        (port.box, partial(net_message, port.name, payload_bytes))
-        for port, payload_bytes in inspect(frame)
-    ]
 
 
 class DiscardLog:

@@ -39,6 +39,8 @@ def device_info(network: str, mtu: int, nic: Nic, addresses: tuple[str, ...]) ->
         held_writes=sum(len(each.writes) for each in opens),
         rx_slots_used=sum(len(each.rx) for each in opens),
         stalled=any(each.stalled for each in opens),
+        filters=len(nic.filters),
+        filtered_frames=nic.filtered_frames,
         link_info=next((link_info(each.record) for each in nic.handles if each.record), None),
     )
 

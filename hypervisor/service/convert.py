@@ -99,6 +99,8 @@ def device(info: DeviceInfo) -> network_pb2.Device:
         held_writes=info.held_writes,
         rx_slots_used=info.rx_slots_used,
         stalled=info.stalled,
+        filters=info.filters,
+        filtered_frames=info.filtered_frames,
         link_status=None if info.link_info is None else link(info.link_info),
     )
 

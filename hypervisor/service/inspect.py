@@ -188,6 +188,8 @@ def _device(one: network_pb2.Device) -> dict[str, Any]:
         "held_writes": one.held_writes,
         "rx_slots_used": one.rx_slots_used,
         "stalled": one.stalled,
+        "filters": one.filters,
+        "filtered_frames": one.filtered_frames,
         "link_status": _link(one.link_status) if one.HasField("link_status") else None,
     }
 

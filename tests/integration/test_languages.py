@@ -14,7 +14,9 @@ from tests.helpers.languages import LANGUAGES, built, speaking
 from tests.helpers.processes import server
 from tests.helpers.run_programs import Program
 
-ETHER_TYPE = bytes.fromhex("88b5")  # IEEE 802: for local experiments
+# IEEE 802: for local experiments. The clients' filters take the second.
+ETHER_TYPE = bytes.fromhex("88b5")
+FILTERED_TYPE = bytes.fromhex("88b6")
 
 
 @pytest.fixture
@@ -55,6 +57,19 @@ def greet(client: Client, port: DevicePort, program: Program, name: str) -> None
     assert (device(client, name).tx_frames, device(client, name).rx_frames) == (1, 1)
 
 
+def receive_by_filter(client: Client, port: DevicePort, program: Program, name: str) -> None:
+    """Send the program frames of which its filter takes one, with another nonce."""
+    assert program.line() == "filter"
+    assert device(client, name).filters == 1
+    mac = device(client, name).mac_address
+    nonce = os.urandom(32)
+    other = port.mac + ETHER_TYPE + b"not for the filter"
+    taken = port.mac + FILTERED_TYPE + nonce
+    assert not port.write_vector([mac + other, mac + taken, mac + other]).drops
+    assert program.line() == f"message {(mac + port.mac + FILTERED_TYPE).hex()} {nonce.hex()}"
+    assert device(client, name).filtered_frames == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_client_of_another_language_is_a_client_like_any_other(
@@ -71,6 +86,7 @@ def test_a_client_of_another_language_is_a_client_like_any_other(
         program.tell("cancel")
         assert program.line() == "cancelled"
         wait_for_held_reads(client, name, 0)
+        receive_by_filter(client, port, program, name)
         program.tell("close")
         assert program.line() == "done"
         assert program.wait(20) == 0

@@ -104,7 +104,7 @@ class ListDevicesResponse(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("network", "owner", "name", "mac_address", "addresses", "flags", "mtu_bytes", "opens", "link", "tx_frames", "tx_bytes", "rx_frames", "rx_bytes", "tx_drops", "rx_drops", "held_reads", "held_writes", "rx_slots_used", "stalled", "link_status")
+    __slots__ = ("network", "owner", "name", "mac_address", "addresses", "flags", "mtu_bytes", "opens", "link", "tx_frames", "tx_bytes", "rx_frames", "rx_bytes", "tx_drops", "rx_drops", "held_reads", "held_writes", "rx_slots_used", "stalled", "link_status", "filters", "filtered_frames")
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +125,8 @@ class Device(_message.Message):
     RX_SLOTS_USED_FIELD_NUMBER: _ClassVar[int]
     STALLED_FIELD_NUMBER: _ClassVar[int]
     LINK_STATUS_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    FILTERED_FRAMES_FIELD_NUMBER: _ClassVar[int]
     network: str
     owner: str
     name: str
@@ -145,7 +147,9 @@ class Device(_message.Message):
     rx_slots_used: int
     stalled: bool
     link_status: Link
-    def __init__(self, network: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., flags: _Optional[int] = ..., mtu_bytes: _Optional[int] = ..., opens: _Optional[int] = ..., link: _Optional[str] = ..., tx_frames: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_frames: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., tx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., rx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., held_reads: _Optional[int] = ..., held_writes: _Optional[int] = ..., rx_slots_used: _Optional[int] = ..., stalled: _Optional[bool] = ..., link_status: _Optional[_Union[Link, _Mapping]] = ...) -> None: ...
+    filters: int
+    filtered_frames: int
+    def __init__(self, network: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., flags: _Optional[int] = ..., mtu_bytes: _Optional[int] = ..., opens: _Optional[int] = ..., link: _Optional[str] = ..., tx_frames: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_frames: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., tx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., rx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., held_reads: _Optional[int] = ..., held_writes: _Optional[int] = ..., rx_slots_used: _Optional[int] = ..., stalled: _Optional[bool] = ..., link_status: _Optional[_Union[Link, _Mapping]] = ..., filters: _Optional[int] = ..., filtered_frames: _Optional[int] = ...) -> None: ...
 
 class Link(_message.Message):
     __slots__ = ("kind", "peer", "state", "detail", "mtu_bytes", "offloads", "missed", "ups")

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "machdev/v1/device.grpc.pb.h"
+#include "machdev/v1/ports.grpc.pb.h"
 #include "machdev/v1/task.grpc.pb.h"
 
 namespace v1 = machdev::v1;
@@ -16,6 +17,14 @@ namespace {
 
 constexpr std::uint32_t kRead = 1, kWrite = 2;
 constexpr int kLongest = 1514;
+// NETF_IN and NETF_BPF; ldh [12]; jeq #0x88b6, 0, 1; ret #-1; ret #0. Four words an instruction.
+constexpr std::uint32_t kFilter[] = {
+    0x401, 0,     0,      0,       //
+    0x28,  0,     12,     0,       //
+    0x15,  0x100, 0x88b6, 0,       //
+    0x06,  0,     0xffff, 0xffff,  //
+    0x06,  0,     0,      0,
+};
 const std::string kEtherType("\x88\xb5", 2);  // IEEE 802: for local experiments
 
 std::string Hex(const std::string& bytes, const char* between = "") {
@@ -102,6 +111,39 @@ void Run(const std::string& node, const std::string& name) {
   if (ended.get().error_code() != grpc::StatusCode::CANCELLED)
     throw std::runtime_error("the read was not cancelled");
   Say("cancelled");
+
+  auto ports = v1::PortService::NewStub(channel);
+  v1::PortAllocateResponse allocated;
+  {
+    grpc::ClientContext context;
+    context.AddMetadata("machdev-task", task.token());
+    Check(ports->PortAllocate(&context, v1::PortAllocateRequest(), &allocated));
+  }
+  grpc::ClientContext receiving;
+  receiving.AddMetadata("machdev-task", task.token());
+  v1::PortReceiveRequest receive;
+  receive.set_port(allocated.port());
+  auto messages = ports->PortReceive(&receiving, receive);
+  v1::DeviceSetFilterRequest filter;
+  filter.set_port(opened.port());
+  filter.set_receive_port(allocated.port());
+  filter.set_priority(1);
+  for (std::uint32_t word : kFilter) filter.add_filter(word);
+  {
+    grpc::ClientContext context;
+    context.AddMetadata("machdev-task", task.token());
+    v1::DeviceSetFilterResponse set;
+    Check(device->DeviceSetFilter(&context, filter, &set));
+  }
+  Say("filter");
+  v1::PortReceiveResponse received;
+  if (!messages->Read(&received)) Check(messages->Finish());
+  for (const auto& message : received.messages()) {
+    const auto& frame = message.net_rcv_msg();
+    Say("message " + Hex(frame.header()) + " " + Hex(frame.packet().substr(4)));
+  }
+  receiving.TryCancel();
+  messages->Finish();
 
   Told("close");
   v1::DeviceCloseRequest close;

@@ -23,6 +23,15 @@ const (
 	longest = 1514
 )
 
+// NETF_IN and NETF_BPF; ldh [12]; jeq #0x88b6, 0, 1; ret #-1; ret #0. Four words an instruction.
+var filter = []uint32{
+	0x401, 0, 0, 0,
+	0x28, 0, 12, 0,
+	0x15, 0x100, 0x88b6, 0,
+	0x06, 0, 0xffff, 0xffff,
+	0x06, 0, 0, 0,
+}
+
 var etherType = []byte{0x88, 0xb5} // IEEE 802: for local experiments
 
 func run(node, name string) error {
@@ -95,6 +104,30 @@ func run(node, name string) error {
 		return fmt.Errorf("the read ended with %v", err)
 	}
 	fmt.Println("cancelled")
+
+	ports := machdev.NewPortServiceClient(channel)
+	allocated, err := ports.PortAllocate(ctx, &machdev.PortAllocateRequest{})
+	if err != nil {
+		return err
+	}
+	messages, err := ports.PortReceive(ctx, &machdev.PortReceiveRequest{Port: allocated.Port})
+	if err != nil {
+		return err
+	}
+	if _, err := device.DeviceSetFilter(ctx, &machdev.DeviceSetFilterRequest{
+		Port: opened.Port, ReceivePort: allocated.Port, Priority: 1, Filter: filter,
+	}); err != nil {
+		return err
+	}
+	fmt.Println("filter")
+	received, err := messages.Recv()
+	if err != nil {
+		return err
+	}
+	for _, message := range received.Messages {
+		frame := message.GetNetRcvMsg()
+		fmt.Printf("message %x %x\n", frame.Header, frame.Packet[4:])
+	}
 
 	if err := told("close"); err != nil {
 		return err

@@ -9,9 +9,17 @@ const readline = require("readline");
 const D_READ = 1;
 const D_WRITE = 2;
 const LONGEST = 1514;
+// NETF_IN and NETF_BPF; ldh [12]; jeq #0x88b6, 0, 1; ret #-1; ret #0. Four words an instruction.
+const FILTER = [
+  [0x401, 0, 0, 0],
+  [0x28, 0, 12, 0],
+  [0x15, 0x100, 0x88b6, 0],
+  [0x06, 0, 0xffff, 0xffff],
+  [0x06, 0, 0, 0],
+].flat();
 const ETHER_TYPE = Buffer.from([0x88, 0xb5]); // IEEE 802: for local experiments
 
-const definition = protoLoader.loadSync(["machdev/v1/device.proto", "machdev/v1/task.proto"], {
+const definition = protoLoader.loadSync(["device", "ports", "task"].map((name) => `machdev/v1/${name}.proto`), {
   includeDirs: [process.env.PROTOS],
   keepCase: true,
 });
@@ -44,6 +52,7 @@ async function main(node, name) {
   };
   const credentials = grpc.credentials.createInsecure();
   const device = new api.DeviceService(`unix://${node}`, credentials);
+  const ports = new api.PortService(`unix://${node}`, credentials);
   const tasks = new api.TaskService(`unix://${node}`, credentials);
 
   const task = attach(tasks);
@@ -70,6 +79,18 @@ async function main(node, name) {
   held.call.cancel();
   if ((await ended) !== grpc.status.CANCELLED) throw new Error(`the read ended with ${await ended}`);
   console.log("cancelled");
+
+  const { port: receivePort } = await begin(ports, "PortAllocate", {}, metadata).answer;
+  const messages = ports.PortReceive({ port: receivePort }, metadata);
+  messages.on("error", () => {}); // what cancelling it ends with
+  const filter = { port: opened.port, receive_port: receivePort, priority: 1, filter: FILTER };
+  await call("DeviceSetFilter", filter);
+  console.log("filter");
+  const received = await new Promise((resolve) => messages.once("data", (first) => resolve(first.messages)));
+  messages.cancel();
+  for (const { net_rcv_msg: frame } of received) {
+    console.log(`message ${frame.header.toString("hex")} ${frame.packet.subarray(4).toString("hex")}`);
+  }
 
   await told("close");
   await call("DeviceClose", { port: opened.port });
