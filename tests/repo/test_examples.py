@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.processes import server
+from tests.helpers.run_programs import running
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -33,13 +34,13 @@ SIMPLE = {
     "two_stacks.sh": r"(?s).*hello from the other stack\n",
 }
 #: Examples with a test of their own.
-OTHERS = {"ping_pong.py"}
+OTHERS = {"ping_pong.py", "stream_guest.py"}
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Path]:
-    with server(tmp_path) as running:
-        yield running.node
+    with server(tmp_path) as it:
+        yield it.node
 
 
 def command(name: str, *arguments: str) -> list[str]:
@@ -64,6 +65,23 @@ def test_the_example_says_what_it_promises(name: str, node: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.fullmatch(SIMPLE[name], done.stdout), done.stdout
+
+
+def test_the_guest_finds_its_neighbour(tmp_path: Path) -> None:
+    path = tmp_path / "vm1.sock"
+    with server(tmp_path, "--stream", str(path)) as it:
+        mac = re.search(r"mac=([0-9a-f:]{17})", it.said())
+        assert mac is not None
+        respond = ("respond", "--device", str(it.node), "--address", "10.0.0.1/24")
+        with running(*respond) as neighbour:
+            neighbour.line()
+            done = subprocess.run(
+                command("stream_guest.py", str(path), mac[1]),
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+    assert re.fullmatch(r"10\.0\.0\.1 is at [0-9a-f:]{17}\n", done.stdout), done.stderr
 
 
 def test_ping_pong_throws_and_catches(node: Path) -> None:
