@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from machdev.v1 import (
 
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import D_READ, D_WRITE, DeviceError
+from hypervisor.mach.devices import DevicePolicy
 from hypervisor.network import Network, NetworkOptions
 from hypervisor.runtime import Runtime
 from hypervisor.service.front_door import Listener
@@ -129,11 +130,17 @@ class Served:
         assert left.pool_free_bytes == left.pool_bytes
 
 
-def network(name: str = "net0", limits: Limits | None = None) -> Network:
+def network(
+    name: str = "net0", limits: Limits | None = None, policies: Sequence[DevicePolicy] = ()
+) -> Network:
     """Return a switch with a MAC guard."""
     return Network(
         NetworkOptions(
-            random_bytes=os.urandom, secret=b"secret" * 6, name=name, limits=limits or Limits()
+            random_bytes=os.urandom,
+            secret=b"secret" * 6,
+            name=name,
+            limits=limits or Limits(),
+            policies=tuple(policies),
         )
     )
 
@@ -146,6 +153,7 @@ async def serving(
     networks: tuple[str, ...] = ("net0",),
     engine: Limits | None = None,
     clock: Callable[[], float] = time.monotonic,
+    policies: Sequence[DevicePolicy] = (),
 ) -> AsyncIterator[Served]:
     """Run a server with one node a network, ``folder/NETWORK``; the first is the default one.
 
@@ -164,7 +172,7 @@ async def serving(
             listener.socket.close()
             Path(listener.label).unlink(missing_ok=True)
 
-    runtime = Runtime([network(name, engine) for name in networks], clock=clock)
+    runtime = Runtime([network(name, engine, policies) for name in networks], clock=clock)
     server = Server(runtime, listeners, withdraw, limits)
     try:
         await server.start()
