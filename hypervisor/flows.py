@@ -6,14 +6,17 @@ need one look-up and no judgement but of their offload header. Any change forget
 miss takes the long way through :class:`hypervisor.network.Network`, which remains the reference.
 
 A guard that looks beyond the addresses gives a flow its templates, see
-:mod:`hypervisor.guard.template`: a frame that they do not let pass takes the long way too.
+:mod:`hypervisor.guard.template`: a frame that they do not let pass takes the long way too. That is
+all a guard has to do with flows, whoever passes them on, compiled or not: have ``templates``, and
+have :meth:`hypervisor.network.Network.forget_flows` called when they change.
 
 Flows count for themselves and are folded into the engine's books when somebody looks.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import Open
@@ -24,46 +27,61 @@ class Flow:
     """Where one sender's frames for one destination go.
 
     ``refuses`` is the mask of offloads that the receiver's link does not take. ``templates`` say
-    which frames are of the flow; None: all that have its addresses. ``link``,
-    ``write`` and ``store`` belong to whoever does the I/O. ``frames`` and ``bytes`` (on the wire)
-    were written to a direct link without having been stored.
+    which frames are of the flow; None: all that have its addresses. ``link`` belongs to whoever
+    does the I/O. ``frames`` and ``bytes`` (on the wire) were written to a direct link without
+    having been stored.
     """
 
-    __slots__ = (
-        "bytes",
-        "frames",
-        "link",
-        "receiver",
-        "refuses",
-        "sender",
-        "store",
-        "templates",
-        "write",
-    )
+    __slots__ = ("bytes", "frames", "link", "receiver", "refuses", "sender", "templates")
 
     def __init__(self, sender: Open, receiver: Open, templates: Templates | None = None) -> None:
-        self.templates = templates
         self.sender = sender
         self.receiver = receiver
         self.refuses = ~receiver.accepts
+        self.templates = templates
         self.link: Any = None
-        self.write: Any = None
-        self.store: Any = None
         self.frames = 0
         self.bytes = 0
+
+
+class CompiledTable(Protocol):
+    """A copy of a table that compiled code looks flows up in, and counts in."""
+
+    def fold(self) -> Iterable[tuple[Flow, int, int]]:
+        """Return what flows have carried since the last time: (flow, frames, bytes)."""
+        ...
+
+    def forget(self) -> None:
+        """Empty the copy."""
+        ...
 
 
 class FlowTable(dict[bytes, Flow]):
     """One sender's flows, by the 12 bytes of destination and source that begin a frame.
 
     Bounded by the number of devices: only their own addresses are destinations of flows.
+    ``compiled`` is the copy of this table in compiled code, if there is one.
     """
 
-    __slots__ = ()
+    __slots__ = ("compiled",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compiled: CompiledTable | None = None
 
     def fold(self, engine: Engine) -> None:
         """Enter what the flows have carried since the last time into the books."""
+        if self.compiled is not None:
+            for flow, frames, size_bytes in self.compiled.fold():
+                flow.frames += frames
+                flow.bytes += size_bytes
         for flow in self.values():
             if flow.frames:
                 engine.count_direct(flow.sender, flow.receiver, flow.frames, flow.bytes)
                 flow.frames = flow.bytes = 0
+
+    def forget(self) -> None:
+        """Empty the table, and its copy; call :meth:`fold` before."""
+        self.clear()
+        if self.compiled is not None:
+            self.compiled.forget()

@@ -137,6 +137,21 @@ class FramePool:
         self.live_bytes += size_bytes
         return frames
 
+    def lend(self, frames: int, size_bytes: int) -> None:
+        """Count frames that somebody else stores for this pool, each with one reference.
+
+        Raises PoolExhausted when there is no room.
+        """
+        if not self.has_room(frames, size_bytes):
+            raise PoolExhausted
+        self.live_frames += frames
+        self.live_bytes += size_bytes
+
+    def give_back(self, frames: int, size_bytes: int) -> None:
+        """Count frames that were lent and are gone."""
+        self.live_frames -= frames
+        self.live_bytes -= size_bytes
+
     def retain(self, frame: Frame) -> None:
         """Count one more reference. Raises FrameError on a freed frame."""
         if frame.counter < 1:

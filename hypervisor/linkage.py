@@ -229,6 +229,17 @@ class Linkage(Rooms):
         self.flows_of(handle)[addresses] = flow
         return flow
 
+    def express_room(self, handle: Handle) -> tuple[int, int]:
+        """Return how many frames and bytes of known flows the open's RX slots take now.
+
+        Whoever puts some there calls :meth:`stored` before anything else.
+        """
+        return self.engine.express_room(handle.open)
+
+    def stored(self, flow: Flow, frames: int, size_bytes: int) -> None:
+        """Frames of a flow, offload headers included in their bytes, wait at a link's sink."""
+        self.engine.store_express(flow.sender, flow.receiver, frames, size_bytes)
+
     def lost(self, flow: Flow, size_bytes: int, reason: str) -> None:
         """A flow's frame was not taken by the direct link that it was written to."""
         self.engine.count_direct(flow.sender, flow.receiver, 1, size_bytes)
@@ -277,13 +288,17 @@ class Linkage(Rooms):
         drops: Mapping[str, int],
         now: float,
         dropped_bytes: int = 0,
+        express_frames: int = 0,
+        express_bytes: int = 0,
     ) -> None:
-        """The link is done with the oldest ``frames`` frames.
+        """The link is done with the oldest ``frames`` frames, and with express ones.
 
-        ``drops`` of them, of ``dropped_bytes`` without offload headers, were lost.
+        ``drops`` of all these, of ``dropped_bytes`` without offload headers, were lost.
         """
         if handle.open in self.engine.opens:
-            self.engine.written_to_link(handle.open, frames, drops, dropped_bytes, now)
+            self.engine.written_to_link(
+                handle.open, frames, drops, dropped_bytes, now, express_frames, express_bytes
+            )
 
     def is_awaited(self, handle: Handle) -> bool:
         """Tell whether a sender is held until this open has a free RX slot."""

@@ -14,6 +14,8 @@ _FLAG_WORDS = ((0x1, "UP"), (0x4, "DEBUG"), (0x100, "PROMISC"), (0x200, "ALLMULT
 def status(answer: Mapping[str, Any]) -> str:
     """Return the server in a few lines and its networks in a table."""
     lines = [f"hypervisor {answer['server_version']}, up {console.duration(answer['uptime_s'])}"]
+    if answer["data_path"] != "compiled":
+        lines.append(f"data path: {answer['data_path']}")
     for node in answer["nodes"]:
         path = console.printable(node["path"])
         lines.append(f"node {path} on network {node['network']}, {node['connections']} connected")

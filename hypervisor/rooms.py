@@ -188,7 +188,7 @@ class Rooms:
         """Something changed: every flow must be found anew."""
         self.fold_flows()
         for table in self.flows.values():
-            table.clear()
+            table.forget()
 
     def event(self, kind: str, device: Device, detail: str, repetitions: int = 0) -> None:
         """Say something about a device to who watches."""

@@ -23,6 +23,7 @@ from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
 from hypervisor.errors import DeviceError
 from hypervisor.links.base import Link, PatientLink
+from hypervisor.links.burst import DataPath
 from hypervisor.links.carrier import Carrier
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.outlet import Outlet
@@ -68,7 +69,8 @@ class _Lane:
 class Runtime:
     """Runs networks. Make it inside a running event loop; see the module.
 
-    ``clock`` is monotonic seconds, ``wall`` Unix time. Leases are kept in ``leases`` if given.
+    ``clock`` is monotonic seconds, ``wall`` Unix time. Leases are kept in ``leases`` if given;
+    ``path`` makes burst loops and sinks.
     """
 
     server_version = hypervisor.__version__
@@ -78,6 +80,7 @@ class Runtime:
         networks: Iterable[Network],
         *,
         leases: LeaseStore | None = None,
+        path: DataPath | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -85,6 +88,7 @@ class Runtime:
         self._clock = clock
         self._wall = wall
         self._leases = leases
+        self._path = path or DataPath()
         self._lanes = {network.name: _Lane(network) for network in networks}
         self._own = f"uid:{os.geteuid()}"
         self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="descriptors")
@@ -94,6 +98,11 @@ class Runtime:
         self._restore_leases()
         self._touch_timer = self._loop.call_later(TOUCH_S, self._touch_leases)
         self._look_timer = self._loop.call_later(LOOK_S, self._look_at_links)
+
+    @property
+    def data_path(self) -> str:
+        """What moves the frames of lent TAPs: "compiled", or "Python" and why it is not that."""
+        return str(self._path)
 
     @property
     def network_names(self) -> tuple[str, ...]:
@@ -229,6 +238,7 @@ class Runtime:
             handle,
             link,
             inline=inline,
+            path=self._path,
             clock=self._clock,
             find=lane.carrier_of_flow,
             settle=settle,

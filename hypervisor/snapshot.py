@@ -37,7 +37,7 @@ def device_info(network: str, mtu: int, nic: Nic, addresses: tuple[str, ...]) ->
         rx_drops=rx_drops,
         held_reads=sum(len(each.reads) for each in opens),
         held_writes=sum(len(each.writes) for each in opens),
-        rx_slots_used=sum(len(each.rx) for each in opens),
+        rx_slots_used=sum(each.rx_used for each in opens),
         stalled=any(each.stalled for each in opens),
         filters=len(nic.filters),
         filtered_frames=nic.filtered_frames,

@@ -29,11 +29,15 @@ class Census:
 def audit(engine: Engine) -> Census:
     """Count everything and return the census. Raises AuditError on the first disagreement."""
     references: Counter[Frame] = Counter()
-    in_rx = for_rx = 0
+    in_rx = for_rx = lent_frames = lent_bytes = 0
     for each in engine.opens:
         in_rx += len(each.rx)
         references.update(each.rx)
-        held, held_bytes = len(each.rx), sum(len(frame.data) for frame in each.rx)
+        in_rx += each.express_frames
+        lent_frames += each.express_frames
+        lent_bytes += each.express_bytes
+        held = len(each.rx) + each.express_frames
+        held_bytes = sum(len(frame.data) for frame in each.rx) + each.express_bytes
         _agree(f"{each}: rx_bytes", each.rx_bytes, held_bytes)
         slotted = set()
         waiting_of: Counter[int] = Counter()
@@ -54,13 +58,14 @@ def audit(engine: Engine) -> Census:
         _agree(f"{each}: TX slots", each.tx_used, len(slotted))
         _agree(f"{each}: held frames", each.held_frames, held)
         _agree(f"{each}: held bytes", each.held_bytes, held_bytes)
-        if each.tx_used > engine.limits.tx_slots or len(each.rx) > engine.limits.rx_slots:
+        if each.tx_used > engine.limits.tx_slots or each.rx_used > engine.limits.rx_slots:
             raise AuditError(f"{each} exceeds its slots")
     in_mail = _audit_mail(engine, references)
     for frame, count in references.items():
         _agree(f"counter of {frame!r}", frame.counter, count)
-    live_bytes = sum(len(frame.data) for frame in references)
-    _agree("live frames", engine.pool.live_frames, len(references))
+    live_bytes = lent_bytes + sum(len(frame.data) for frame in references)
+    live_frames = lent_frames + len(references)
+    _agree("live frames", engine.pool.live_frames, live_frames)
     _agree("live bytes", engine.pool.live_bytes, live_bytes)
     settled = engine.copies_delivered + sum(engine.drops.values())
     settled += sum(len(frames) for _, frames, _ in engine.passing)
@@ -73,7 +78,7 @@ def audit(engine: Engine) -> Census:
     held_writes = sum(len(each.writes) for each in engine.opens)
     _agree("held reads", engine.held_reads, held_reads)
     _agree("held writes", engine.held_writes, held_writes)
-    return Census(len(references), sum(references.values()), in_rx, for_rx)
+    return Census(live_frames, lent_frames + sum(references.values()), in_rx, for_rx)
 
 
 def _audit_mail(engine: Engine, references: Counter[Frame]) -> int:

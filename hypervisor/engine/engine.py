@@ -18,6 +18,7 @@ from hypervisor.engine.sending import Sending
 from hypervisor.engine.taps import Finisher
 from hypervisor.errors import DeviceError, InvalidSize, WouldBlock
 from hypervisor.requests import Completion
+from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 
 #: (sender, first 12 bytes, a frame with these, bytes of offload header, now) -> who gets it.
 Classifier = Callable[[Open, bytes, bytes, int, float], Choice]
@@ -196,15 +197,22 @@ class Engine(Sending):
         drops: Mapping[str, int],
         dropped_bytes: int,
         now: float,
+        express_frames: int = 0,
+        express_bytes: int = 0,
     ) -> None:
-        """A link finished with the first ``frames`` frames handed to it.
+        """A link finished with the first ``frames`` frames handed to it, and with express ones.
 
-        ``drops`` of them, of ``dropped_bytes`` without offload headers, were lost.
+        ``drops`` of all these, of ``dropped_bytes`` without offload headers, were lost.
         """
         receiver.handed -= frames
-        taken, size_bytes = self.drain(receiver, frames)
-        self.progressed(receiver, frames, size_bytes)
+        taken, size_bytes = self.drain(receiver, frames) if frames else ([], 0)
+        if express_frames:
+            self.drain_express(receiver, express_frames, express_bytes)
+        self.progressed(receiver, frames + express_frames, size_bytes + express_bytes)
         self.deliver(receiver, taken, size_bytes)
+        if express_frames:
+            wire_bytes = express_bytes - express_frames * VNET_HEADER_BYTES
+            self.passed(express_frames, receiver, wire_bytes)
         self.count_lost(receiver, drops, dropped_bytes)
         if self._roomy:
             self.poll(now)

@@ -198,7 +198,7 @@ class Holding(Slots):
             self.admit_stored(receiver, frames, total_bytes)
             for copy in taken:
                 self._left(sender, copy)
-        if not roomy and len(receiver.rx) < self.limits.rx_slots:
+        if not roomy and receiver.rx_used < self.limits.rx_slots:
             self._starved[receiver] = None
         if slotted and self._starved:
             # What left the sender's TX slots may have made room in the shared half.
@@ -259,7 +259,7 @@ class Holding(Slots):
         if receiver.stalled:
             limits = self.limits
             if (
-                len(receiver.rx) <= limits.rx_slots // 2
+                receiver.rx_used <= limits.rx_slots // 2
                 and receiver.rx_bytes <= limits.rx_bytes // 2
             ):
                 receiver.stalled = False
@@ -269,7 +269,7 @@ class Holding(Slots):
             receiver.window_frames += frames
             receiver.window_bytes += size_bytes
             if (
-                not receiver.rx
+                not receiver.rx_used
                 or receiver.window_frames >= self.limits.progress_frames
                 or receiver.window_bytes >= self.limits.progress_bytes
             ):
@@ -279,7 +279,7 @@ class Holding(Slots):
         """Give a receiver up until it has drained half its slots."""
         limits = self.limits
         receiver.stalled = (
-            len(receiver.rx) > limits.rx_slots // 2 or receiver.rx_bytes > limits.rx_bytes // 2
+            receiver.rx_used > limits.rx_slots // 2 or receiver.rx_bytes > limits.rx_bytes // 2
         )
         self._windows.pop(receiver, None)
         if receiver.stalled:

@@ -111,6 +111,10 @@ class Open:
         self.rx: deque[Frame] = deque()
         self.rx_bytes = 0
         self.handed = 0
+        # RX slots whose frames came by a known flow: the link holds them, here they are counted.
+        # ``rx_bytes`` includes theirs.
+        self.express_frames = 0
+        self.express_bytes = 0
         self.reads: deque[ReadRequest] = deque()
         #: The mailbox that is told of a frame in empty RX slots, and in which words.
         self.notify: tuple[Mailbox, Message] | None = None
@@ -154,6 +158,8 @@ class Open:
         "delivered_frames",
         "device",
         "direct",
+        "express_bytes",
+        "express_frames",
         "handed",
         "held_bytes",
         "held_frames",
@@ -182,8 +188,13 @@ class Open:
         "writes",
     )
 
+    @property
+    def rx_used(self) -> int:
+        """RX slots in use."""
+        return len(self.rx) + self.express_frames
+
     def __repr__(self) -> str:
-        return f"<Open {self.name}: {len(self.rx)} rx, {self.tx_used} tx>"
+        return f"<Open {self.name}: {self.rx_used} rx, {self.tx_used} tx>"
 
     def takes_unchanged(self, header_bytes: int, needs: int) -> bool:
         """Tell whether a frame can go into the RX slots without finishing its offloads."""

@@ -197,7 +197,7 @@ class PoolShares:
         if not holders:
             return []
         account = max(holders, key=lambda each: each.held_frames)
-        return sorted(account.opens, key=lambda each: (not each.stalled, -len(each.rx)))
+        return sorted(account.opens, key=lambda each: (not each.stalled, -each.rx_used))
 
 
 def _room(held: int, guaranteed: int, shared_free: int) -> int:

@@ -112,7 +112,7 @@ class Sending(Holding):
             if start:
                 head_needs = None if needs is None else needs[:start]
                 self.admit_run(receiver, run[:start], size_bytes, header_bytes, head_needs)
-            if len(receiver.rx) < self.limits.rx_slots and start < len(run):
+            if receiver.rx_used < self.limits.rx_slots and start < len(run):
                 reason = self.refusal(receiver, 1, len(run[start]), new=True) or reason
         for index in range(start, len(run)):
             need = 0 if needs is None else needs[index]

@@ -70,7 +70,7 @@ class Slots:
         """
         limits = self.limits
         if (
-            len(receiver.rx) + frames > limits.rx_slots
+            receiver.rx_used + frames > limits.rx_slots
             or receiver.rx_bytes + size_bytes > limits.rx_bytes
         ):
             return RX_FULL
@@ -93,7 +93,7 @@ class Slots:
 
         The pool itself may hold less, if its guarantees were cut lately.
         """
-        frames = self.limits.rx_slots - len(receiver.rx)
+        frames = self.limits.rx_slots - receiver.rx_used
         size_bytes = self.limits.rx_bytes - receiver.rx_bytes
         account = receiver.account
         if (
@@ -161,7 +161,7 @@ class Slots:
         if frames == len(rx):
             taken = list(rx)
             rx.clear()
-            size_bytes = receiver.rx_bytes
+            size_bytes = receiver.rx_bytes - receiver.express_bytes
         else:
             taken = [rx.popleft() for _ in range(frames)]
             size_bytes = sum([len(frame.data) for frame in taken])
@@ -198,38 +198,60 @@ class Slots:
         receiver.delivered_frames += frames
         receiver.delivered_bytes += size_bytes
 
-    def store_express(self, sender: Open, receiver: Open, data: bytes, needs: int) -> bool:
-        """Put one frame with an offload header into an RX slot, already handed to its link.
+    # --- express ------------------------------------------------------------------------------
 
-        Only within the receiver's guarantee, and only if nothing waits there or for it. False if
-        not; then nothing has happened.
+    def express_room(self, receiver: Open) -> tuple[int, int]:
+        """Return how many frames and bytes of known flows may go straight into RX slots.
+
+        That is within the receiver's guarantee, and only while nothing waits there or for it, so
+        that nothing is overtaken. It holds until anything else is asked of the engine.
         """
-        size_bytes = len(data)
         limits, account = self.limits, receiver.account
-        if (
-            receiver.handed != len(receiver.rx)
-            or receiver.waiters
-            or receiver.stalled
-            or receiver.handed >= limits.rx_slots
-            or receiver.rx_bytes + size_bytes > limits.rx_bytes
-            or receiver.held_frames >= account.guaranteed_frames
-            or receiver.held_bytes + size_bytes > account.guaranteed_bytes
-            or not self.pool.has_room(1, size_bytes)
-        ):
-            return False
-        receiver.rx.append(self.pool.alloc(data, VNET_HEADER_BYTES, needs))
+        if receiver.handed != len(receiver.rx) or receiver.waiters or receiver.stalled:
+            return 0, 0
+        return (
+            min(
+                limits.rx_slots - receiver.rx_used,
+                account.guaranteed_frames - receiver.held_frames,
+                self.pool.free_frames,
+            ),
+            min(
+                limits.rx_bytes - receiver.rx_bytes,
+                account.guaranteed_bytes - receiver.held_bytes,
+                self.pool.free_bytes,
+            ),
+        )
+
+    def store_express(self, sender: Open, receiver: Open, frames: int, size_bytes: int) -> None:
+        """Frames with offload headers were put into the RX slots that express_room() offered.
+
+        Their link holds them; here they are only counted, until express_written().
+        """
+        self.pool.lend(frames, size_bytes)
+        receiver.express_frames += frames
+        receiver.express_bytes += size_bytes
         receiver.rx_bytes += size_bytes
-        receiver.handed += 1
         # Within the guarantee nothing is charged to the shared half.
-        receiver.held_frames += 1
+        receiver.held_frames += frames
         receiver.held_bytes += size_bytes
-        self.copies_chosen += 1
-        size_bytes -= VNET_HEADER_BYTES
-        self.frames_switched += 1
+        self.copies_chosen += frames
+        size_bytes -= frames * VNET_HEADER_BYTES
+        self.frames_switched += frames
         self.bytes_switched += size_bytes
-        sender.sent_frames += 1
+        sender.sent_frames += frames
         sender.sent_bytes += size_bytes
-        return True
+
+    def drain_express(self, receiver: Open, frames: int, size_bytes: int) -> None:
+        """Express frames have left their RX slots."""
+        receiver.express_frames -= frames
+        receiver.express_bytes -= size_bytes
+        receiver.rx_bytes -= size_bytes
+        self.shares.charge(receiver, -frames, -size_bytes)
+        self.pool.give_back(frames, size_bytes)
+        if receiver.waiters:
+            self._roomy[receiver] = None
+        if self._starved:
+            self.look_for_room()
 
     def count_direct(self, sender: Open, receiver: Open, frames: int, size_bytes: int) -> None:
         """Count frames of ``size_bytes`` in all that went from a link straight to another."""
@@ -270,6 +292,9 @@ class Slots:
             frames, _ = self.drain(receiver, len(receiver.rx))
             self.count_drop(receiver, reason, len(frames), None)
             self.release(frames)
+        if receiver.express_frames:
+            self.count_drop(receiver, reason, receiver.express_frames, None)
+            self.drain_express(receiver, receiver.express_frames, receiver.express_bytes)
 
     def _reclaim(self, receiver: Open, frames: int, size_bytes: int) -> None:
         """Make room by dropping the oldest RX frames of the owner who holds most."""

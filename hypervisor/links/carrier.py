@@ -1,38 +1,35 @@
 """Moves frames between one link and one open of a network, in the runtime's loop.
 
-Reading   when the descriptor polls readable, in bursts small enough to
-          stay in the processor's cache. It pauses while the open's TX slots are full (the
-          lender's kernel then drops and counts at its own queue).
+Reading   when the descriptor polls readable, in bursts small enough to stay in the processor's
+          cache: a :class:`~hypervisor.links.burst.Burst` passes on what is of known flows, the
+          rest is read into Python and takes the long way. It pauses while the open's TX slots are
+          full (the lender's kernel then drops and counts at its own queue).
 Writing   *inline* for links whose owner is trusted: the receiver's network stack runs inside our
-          write(). For all others a :class:`ThreadedSink` writes, fed by the bounded RX slots.
+          write(). For all others a :class:`~hypervisor.links.sink.Sink` writes, fed by the bounded
+          RX slots.
 The end   a link that is gone detaches its open. Closing a descriptor can block for tens of
-          milliseconds, so it is left to ``close_later``.
+          milliseconds, so it is left to ``close_later``, or to the sink's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
 from hypervisor.flows import Flow
-from hypervisor.links.base import Batch, Link, LinkGone, Outgoing
-from hypervisor.links.sink import ThreadedSink
+from hypervisor.links.base import Batch, Link, LinkGone
+from hypervisor.links.burst import BURST_BYTES, BURST_FRAMES, DataPath, Sunk, What
+from hypervisor.links.sink import NOTHING, Sink
 from hypervisor.network import Network
 from hypervisor.nic import Handle
-from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
-from hypervisor.wire.offload import HEAD_BYTES, quick_check
-from hypervisor.wire.virtio_net import PLAIN_HEADER, VNET_HEADER_BYTES, Offload
+from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 
-#: One burst: enough to spread the cost of a wake-up, little enough to stay in the cache.
-BURST_FRAMES = 64
-BURST_BYTES = 256 << 10
 #: Bursts in one turn of the loop, so that others get theirs.
 BURSTS = 8
-_SHORTEST: Final = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES
-_SEGMENTED: Final = int(Offload.TSO4 | Offload.TSO6)
 #: Finished frames keep their RX slots until they are collected, so many at a time.
 COLLECT_FRAMES = 16
 #: A sink wakes the loop for held senders after this many frames: a wake costs more than a frame.
@@ -49,6 +46,7 @@ class Carrier:
         link: Link,
         *,
         inline: bool,
+        path: DataPath,
         clock: Callable[[], float],
         find: Callable[[Open], Carrier],
         settle: Callable[[], None],
@@ -56,26 +54,23 @@ class Carrier:
     ) -> None:
         self._network = network
         self._handle = handle
-        self._link = link
+        #: The link, and who writes to it; None: this thread does, inline.
+        self.link = link
+        self.sink: Sink | None = None
         self._clock = clock
         self._find = find
         self._flows = network.flows_of(handle)
-        self._longest = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES + network.mtu
+        self._burst = path.burst(link, self._flows, network.mtu)
         self._settle = settle
         self._close_later = close_later
         self._loop = asyncio.get_running_loop()
-        self._sink: ThreadedSink | None = None
         if not inline:
-            self._sink = ThreadedSink(link, self._wake, name=f"sink {handle.nic.device.name}")
-        #: Frames that came the express way, in RX slots and handed, not offered to the sink yet.
-        self.outbox: list[Outgoing] = []
+            self.sink = path.sink(link, f"sink {handle.nic.device.name}")
+            self._loop.add_reader(self.sink.fileno(), self._woken)
+        #: Whose sink got frames of known flows the last time: it will be so again.
+        self._sunk_to: Carrier | None = None
         self._reading = False
         self._stopped = False
-
-    @property
-    def inline(self) -> bool:
-        """Whether frames are written in the loop's own thread."""
-        return self._sink is None
 
     def start(self) -> None:
         """Begin to read."""
@@ -85,12 +80,14 @@ class Carrier:
         """Read again after a pause."""
         if not self._reading and not self._stopped:
             self._reading = True
-            self._loop.add_reader(self._link.fileno(), self._readable)
+            self._loop.add_reader(self.link.fileno(), self._readable)
 
     def _pause(self) -> None:
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._link.fileno())
+            self._loop.remove_reader(self.link.fileno())
+
+    # --- in -----------------------------------------------------------------------------------
 
     def _readable(self) -> None:
         """The link polls readable: bring its frames in, and those that answer them.
@@ -120,85 +117,83 @@ class Carrier:
     def read(self, only_one: bool = False) -> Carrier | None:
         """Bring one burst into the network; return whom to look at next, if anybody.
 
-        Frames of known flows to links written inline are passed on from where they were read,
-        each before the next is looked for. With ``only_one`` a small one ends the burst.
+        With ``only_one`` a small frame that was passed on inline ends the burst.
         """
         if self._stopped:
             return None
         if not self._network.can_ingress(self._handle):
             self._pause()
             return None
-        answering: Carrier | None = None
-        sunk: dict[Carrier, None] = {}
-        room_bytes = BURST_BYTES
-        flows, mtu, longest = self._flows, self._network.mtu, self._longest
-        sender = self._handle.open
-        try:
-            while room_bytes > 0:
-                view = self._link.read_view()
-                if view is None:
-                    break
-                size = len(view)
-                room_bytes -= size
-                head = bytes(view[:HEAD_BYTES])
-                flow = flows.get(head[12:24]) or self._learn(head[12:24])
-                if flow is not None:
-                    needs = 0 if head.startswith(PLAIN_HEADER) else quick_check(head, size, mtu)
-                    if (
-                        not needs & flow.refuses
-                        and size >= _SHORTEST
-                        and (size <= longest or needs & _SEGMENTED)
-                        and (
-                            flow.templates is None or flow.templates.passes(head, VNET_HEADER_BYTES)
-                        )
-                    ):
-                        receiver = flow.receiver
-                        if receiver.direct and not receiver.rx and not receiver.waiters:
-                            answering = flow.link
-                            flow.frames += 1
-                            flow.bytes += size - VNET_HEADER_BYTES
-                            try:
-                                reason = flow.write(view, VNET_HEADER_BYTES)
-                            except LinkGone as error:
-                                self._lose(flow, size, LINK_GONE)
-                                flow.link._gone(str(error))
-                                break
-                            if reason is not None:
-                                self._lose(flow, size, reason)
-                            if only_one and size <= longest:
-                                break
-                            continue
-                        data = view.tobytes()
-                        if not receiver.direct and flow.store(sender, receiver, data, needs):
-                            flow.link.outbox.append((data, VNET_HEADER_BYTES))
-                            sunk[flow.link] = None
-                            continue
-                frames = [view.tobytes(), *self._link.read_burst(BURST_FRAMES, room_bytes)]
-                self._network.ingress(self._handle, frames, self._clock())
-                self._settle()
+        burst = self._burst
+        burst.begin(only_one)
+        granted: dict[Carrier, None] = {}
+        if self._sunk_to is not None and self._sunk_to.grant(0):
+            granted[self._sunk_to] = None
+        while True:
+            what, flow, sunk, why, size = burst.run()
+            if sunk is not None:
+                self._account(sunk, granted)
+            if what <= What.ANSWERED:
+                answering = None if flow is None else flow.link
+                break
+            if (what == What.UNKNOWN and self._learn(burst.peek())) or (
+                what == What.NO_ROOM and flow is not None and flow.link.grant(size)
+            ):
+                continue
+            if what <= What.NO_ROOM:
+                self._take_long_way(burst.take())
                 answering = self
                 break
-        except LinkGone as error:
-            self._gone(str(error))
-            answering = None
-        for each in sunk:
-            each.push()
+            if what == What.UNWRITTEN and flow is not None and why is not None:
+                answering = flow.link
+                self._unwritten(flow, size - VNET_HEADER_BYTES, why)
+            elif isinstance(why, LinkGone):
+                answering = None
+                self._gone(str(why))
+            if isinstance(why, LinkGone):
+                break
+        for carrier in granted:
+            carrier.settle_sink()
         return answering
 
-    def _learn(self, addresses: bytes) -> Flow | None:
-        """Find a flow that is not known yet."""
-        flow = self._network.learn_flow(self._handle, addresses)
-        if flow is not None:
-            flow.link = self._find(flow.receiver)
-            flow.write = flow.link._link.write
-            flow.store = self._network.engine.store_express
-        return flow
+    def _take_long_way(self, first: bytes) -> None:
+        """Bring in a frame that is of no known flow, and what comes right behind it."""
+        frames = [first]
+        gone: str | None = None
+        try:
+            frames += self.link.read_burst(BURST_FRAMES, BURST_BYTES)
+        except LinkGone as error:
+            gone = str(error)
+        self._network.ingress(self._handle, frames, self._clock())
+        self._settle()
+        if gone is not None and not self._stopped:
+            self._gone(gone)
 
-    def _lose(self, flow: Flow, size: int, reason: str) -> None:
-        """A frame of a known flow was counted, and not taken by the link it was written to."""
-        flow.frames -= 1
-        flow.bytes -= size - VNET_HEADER_BYTES
-        self._network.lost(flow, size - VNET_HEADER_BYTES, reason)
+    def _learn(self, addresses: bytes) -> bool:
+        """Find a flow that is not known yet, and have the burst loop know it."""
+        if addresses in self._flows:
+            return False  # it is one that only the long way can serve
+        flow = self._network.learn_flow(self._handle, addresses)
+        if flow is None:
+            return False
+        flow.link = self._find(flow.receiver)
+        return self._burst.learn(addresses, flow)
+
+    def _account(self, sunk: Sunk, granted: dict[Carrier, None]) -> None:
+        for flow, frames, size_bytes in sunk:
+            self._network.stored(flow, frames, size_bytes)
+            self._sunk_to = flow.link
+            granted[flow.link] = None
+
+    def _unwritten(self, flow: Flow, size_bytes: int, why: str | LinkGone) -> None:
+        """A frame of a known flow was not taken by the link it was written to."""
+        if isinstance(why, LinkGone):
+            self._network.lost(flow, size_bytes, LINK_GONE)
+            flow.link._gone(str(why))
+        else:
+            self._network.lost(flow, size_bytes, why)
+
+    # --- out ----------------------------------------------------------------------------------
 
     def write_run(self, each: Open, frames: Sequence[bytes], header_bytes: int) -> None:
         """Write a run that passes without being stored."""
@@ -212,8 +207,8 @@ class Carrier:
         """Give the link what waits in the open's RX slots."""
         if self._stopped:
             return
-        if self._sink is not None:
-            self._flush_sink(self._sink)
+        if self.sink is not None:
+            self._flush_sink(self.sink)
             return
         network, handle = self._network, self._handle
         while batch := network.egress(handle, BURST_FRAMES):
@@ -228,7 +223,7 @@ class Carrier:
         drops: dict[str, int] = {}
         dropped_bytes = 0
         gone: str | None = None
-        write = self._link.write
+        write = self.link.write
         for frame, header_bytes in batch:
             try:
                 reason = write(frame, header_bytes) if gone is None else LINK_GONE
@@ -239,47 +234,66 @@ class Carrier:
                 dropped_bytes += len(frame) - header_bytes
         return drops, dropped_bytes, gone
 
-    def push(self) -> None:
-        """Hand what came by known flows to the sink; do the books when there is enough for them."""
-        sink = self._sink
+    # --- to a sink ----------------------------------------------------------------------------
+
+    def grant(self, size_bytes: int) -> bool:
+        """Let a burst loop put frames into the sink; False if not even ``size_bytes`` fit.
+
+        It holds until the loop comes back, or :meth:`settle_sink` is called.
+        """
+        if self.sink is None or self._stopped:
+            return False
+        room_frames, room_bytes = self._network.express_room(self._handle)
+        if room_frames < 1 or room_bytes < size_bytes:
+            return False
+        self.sink.grant(room_frames, room_bytes)
+        return True
+
+    def settle_sink(self) -> None:
+        """A burst is over: nothing is granted any more; do the books when there is enough."""
+        sink = self.sink
         if sink is None or self._stopped:
             return
-        sink.offer(self.outbox)
-        self.outbox = []
+        sink.push()
         if sink.waiting >= COLLECT_FRAMES:
             self._flush_sink(sink)
             self._settle()
 
-    def _flush_sink(self, sink: ThreadedSink) -> None:
+    def _flush_sink(self, sink: Sink) -> None:
         network, handle = self._network, self._handle
-        if self.outbox:
-            sink.offer(self.outbox)
-            self.outbox = []
-        finished, drops = sink.collect()
-        if finished:
-            network.written(handle, finished, drops, self._clock(), sink.dropped_bytes)
-        if sink.gone is not None:
-            self._gone(sink.gone)
+        finished = sink.collect()
+        if finished is not NOTHING:
+            network.written(
+                handle,
+                finished.stored,
+                finished.drops,
+                self._clock(),
+                finished.dropped_bytes,
+                finished.express_frames,
+                finished.express_bytes,
+            )
+        gone = sink.gone
+        if gone is not None:
+            self._gone(gone)
             return
-        batch = network.egress(handle, BURST_FRAMES)
-        while batch:
+        while batch := network.egress(handle, BURST_FRAMES):
             sink.offer(batch)
-            batch = network.egress(handle, BURST_FRAMES)
         if network.is_awaited(handle) and not sink.want(WAKE_FRAMES):
-            self._wake()
+            self._loop.call_soon(self._collect)
 
-    def _wake(self) -> None:
-        """Called from the sink's thread: come by and collect."""
-        try:
-            self._loop.call_soon_threadsafe(self._collect)
-        except RuntimeError:
-            # The loop was closed: nobody is left to collect, and stop() has been called.
-            return
+    def _woken(self) -> None:
+        """The sink has something to say."""
+        if self.sink is not None and not self._stopped:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.sink.fileno())
+            self._collect()
 
     def _collect(self) -> None:
         if not self._stopped:
             self.flush()
             self._settle()
+
+    # --- the end ------------------------------------------------------------------------------
 
     def _gone(self, why: str) -> None:
         """The link ended by itself: the port dies with it."""
@@ -291,10 +305,11 @@ class Carrier:
         """Stop reading and writing, and close the link; twice is allowed."""
         if self._stopped:
             return
-        # The reader goes first: closed numbers are used again, and epoll remembers the file.
+        # The readers go first: closed numbers are used again, and epoll remembers the file.
         self._pause()
         self._stopped = True
-        if self._sink is None:
-            self._close_later(self._link)
+        if self.sink is None:
+            self._close_later(self.link)
         else:
-            self._sink.stop()
+            self._loop.remove_reader(self.sink.fileno())
+            self.sink.stop()

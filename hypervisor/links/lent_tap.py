@@ -34,6 +34,7 @@ import fcntl
 import os
 import select
 import sys
+from array import array
 
 from hypervisor.errors import DeviceError, InvalidArgument, InvalidOperation
 from hypervisor.kernel import tap
@@ -45,6 +46,9 @@ MAX_ERRORS = 64
 
 #: The largest frame a TAP yields: 64 KiB of unsegmented TCP, its headers, the offload header.
 _BUFFER_BYTES = 65536 + 256
+
+#: Places in :attr:`LentTap.shared`.
+_FD, _WRITE_ERRORS, _READ_ERRORS = range(3)
 
 _preadv = os.preadv
 _pwritev = os.pwritev
@@ -59,20 +63,20 @@ class LentTap:
     __slots__ = (
         "_buffers",
         "_errors_poll",
-        "_fd",
-        "_read_errors",
         "_view",
-        "_write_errors",
         "accepts",
         "name",
         "peer",
         "read_error_total",
+        "shared",
         "vnet_header",
         "write_error_total",
     )
 
     def __init__(self, fd: int, name: str, *, vnet_header: bool) -> None:
-        self._fd = fd
+        #: The descriptor (-1 once it is not ours any more), and how many writes and reads in a row
+        #: have failed: compiled code that reads and writes here too has the same three ints.
+        self.shared = array("i", (fd, 0, 0))
         #: The interface's name in the lender's namespace, for events; he may rename it.
         self.name = name
         self.peer = name
@@ -85,8 +89,6 @@ class LentTap:
         self._view = memoryview(buffer)
         self._errors_poll = select.poll()
         self._errors_poll.register(fd, 0)
-        self._read_errors = 0
-        self._write_errors = 0
         #: Calls that failed with something a holder of the TAP can cause, since adoption.
         self.read_error_total = 0
         self.write_error_total = 0
@@ -110,7 +112,7 @@ class LentTap:
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 after close()."""
-        return self._fd
+        return self.shared[_FD]
 
     def read_burst(self, max_frames: int, max_bytes: int) -> list[bytes]:
         """Return the frames that are there; see :meth:`Link.read_burst`.
@@ -119,7 +121,7 @@ class LentTap:
         """
         frames: list[bytes] = []
         append = frames.append
-        fd, buffers, view = self._fd, self._buffers, self._view
+        fd, buffers, view = self.shared[_FD], self._buffers, self._view
         room = max_bytes
         while len(frames) < max_frames and room > 0:
             try:
@@ -129,91 +131,104 @@ class LentTap:
                     raise self._gone(errno.EBADFD) from None
                 break
             except OSError as error:
-                self._count_read_error(error)
+                self.read_failed(error.errno)
                 continue
             append(view[:size].tobytes())
             room -= size
         if frames:
-            self._read_errors = 0
+            self.shared[_READ_ERRORS] = 0
         return frames
 
     def read_view(self) -> memoryview | None:
         """Return the next frame in this link's buffer, uncopied; see :meth:`Link.read_view`."""
         while True:
             try:
-                size = _preadv(self._fd, self._buffers, -1, _NOWAIT)
+                size = _preadv(self.shared[_FD], self._buffers, -1, _NOWAIT)
             except BlockingIOError:
                 if self._errors_poll.poll(0):
                     raise self._gone(errno.EBADFD) from None
                 return None
             except OSError as error:
-                self._count_read_error(error)
+                self.read_failed(error.errno)
                 continue
-            self._read_errors = 0
+            self.shared[_READ_ERRORS] = 0
             return self._view[:size]
 
     def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
         """Give one frame to the lender's stack; see :meth:`Link.write`."""
         try:
             if header_bytes or not self.vnet_header:
-                _pwritev(self._fd, (frame,), -1, _NOWAIT)
+                _pwritev(self.shared[_FD], (frame,), -1, _NOWAIT)
             else:
-                _pwritev(self._fd, (PLAIN_HEADER, frame), -1, _NOWAIT)
+                _pwritev(self.shared[_FD], (PLAIN_HEADER, frame), -1, _NOWAIT)
         except OSError as error:
-            return self._write_failed(error)
-        if self._write_errors:
-            self._write_errors = 0
+            return self.write_failed(error.errno)
+        if self.shared[_WRITE_ERRORS]:
+            self.shared[_WRITE_ERRORS] = 0
         return None
 
     def alive(self) -> bool:
         """Tell whether the interface still exists, without reading or writing (0.7 µs)."""
-        return self._fd >= 0 and not self._errors_poll.poll(0)
+        return self.shared[_FD] >= 0 and not self._errors_poll.poll(0)
 
     def close(self) -> None:
         """Close this process's copy; the interface goes if it was the last. Twice is allowed."""
-        fd, self._fd = self._fd, -1
+        fd = self.release()
         if fd >= 0:
             _close(fd)
 
-    def _count_read_error(self, error: OSError) -> None:
-        if error.errno not in _READ_ERRORS:
-            raise self._gone(error.errno) from None
-        # The frame that could not be read is gone from the queue: the next call meets another.
-        self._read_errors += 1
-        self.read_error_total += 1
-        if self._read_errors >= MAX_ERRORS:
-            raise self._misused("reads", error) from None
+    def release(self) -> int:
+        """Give the descriptor away, to be closed by whoever takes it; -1 if it is gone already."""
+        fd, self.shared[_FD] = self.shared[_FD], -1
+        return fd
 
-    def _write_failed(self, error: OSError) -> str:
-        number = error.errno
+    def read_failed(self, number: int | None) -> None:
+        """Judge the errno of a failed read. Raises LinkGone unless the next one may be better."""
+        if number is None or number not in _KNOBS:
+            raise self._gone(number) from None
+        # The frame that could not be read is gone from the queue: the next call meets another.
+        self.shared[_READ_ERRORS] += 1
+        self.read_error_total += 1
+        if self.shared[_READ_ERRORS] >= MAX_ERRORS:
+            raise self._misused("reads", number) from None
+
+    def write_failed(self, number: int | None) -> str:
+        """Judge the errno of a failed write. Returns the reason of the drop or raises LinkGone."""
         if number == errno.EIO:
             return "link_down"
         if number in _NO_ROOM:
             return "link_error"
         if number != errno.EINVAL:
             raise self._gone(number) from None
-        self._write_errors += 1
+        self.shared[_WRITE_ERRORS] += 1
         self.write_error_total += 1
-        if self._write_errors >= MAX_ERRORS:
-            raise self._misused("writes", error) from None
+        if self.shared[_WRITE_ERRORS] >= MAX_ERRORS:
+            raise self._misused("writes", number) from None
         return "link_error"
 
+    def end(self, number: int) -> LinkGone:
+        """Say why this link ended, from the errno that a sink met.
+
+        A negative one stands for :data:`MAX_ERRORS` writes that failed with it.
+        """
+        return self._gone(number) if number >= 0 else self._misused("writes", -number)
+
     def _gone(self, number: int | None) -> LinkGone:
-        if self._fd < 0:
+        if self.shared[_FD] < 0:
             return LinkGone(f"the TAP {self.name} was closed here")
         if number == errno.EBADFD:
             return LinkGone(f"the TAP {self.name} was deleted in its namespace")
         return LinkGone(f"the TAP {self.name} failed: {os.strerror(number or errno.EIO)}")
 
-    def _misused(self, what: str, error: OSError) -> LinkGone:
+    def _misused(self, what: str, number: int) -> LinkGone:
         return LinkGone(
-            f"{MAX_ERRORS} {what} in a row failed on the TAP {self.name} ({error.strerror}): "
+            f"{MAX_ERRORS} {what} in a row failed on the TAP {self.name} ({os.strerror(number)}): "
             f"its lender changed it after lending it"
         )
 
 
 #: What a holder can make a read say by turning knobs, without the interface being gone.
-_READ_ERRORS = frozenset((errno.EINVAL, errno.EFAULT, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE))
+_KNOBS = frozenset((errno.EINVAL, errno.EFAULT, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE))
 _NO_ROOM = frozenset((errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS))
 
 

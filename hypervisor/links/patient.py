@@ -17,7 +17,8 @@ from collections.abc import Callable
 
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.links.base import Link, LinkGone, Outgoing, PatientLink
-from hypervisor.links.carrier import BURST_BYTES, BURST_FRAMES, BURSTS
+from hypervisor.links.burst import BURST_BYTES, BURST_FRAMES
+from hypervisor.links.carrier import BURSTS
 from hypervisor.network import Network
 from hypervisor.nic import Handle
 

@@ -20,10 +20,16 @@ _ANY_SUBNET_EXAMPLE = "10.0.0.1/24"
 
 
 def announcement(
-    config: ServerConfig, tcp: str = "", invitations: Sequence[Invitation] = ()
+    config: ServerConfig,
+    data_path: str,
+    tcp: str = "",
+    invitations: Sequence[Invitation] = (),
 ) -> str:
-    """Return the lines for people, without a newline at the end; ``tcp`` is the bound endpoint."""
-    return "\n".join((*_lines(config, tcp), *_guest_lines(invitations)))
+    """Return the lines for people, without a newline at the end.
+
+    ``data_path`` is the runtime's, and shown if it is not "compiled"; ``tcp`` the bound endpoint.
+    """
+    return "\n".join((*_lines(config, data_path, tcp), *_guest_lines(invitations)))
 
 
 def _guest_lines(invitations: Sequence[Invitation]) -> Iterator[str]:
@@ -34,8 +40,10 @@ def _guest_lines(invitations: Sequence[Invitation]) -> Iterator[str]:
         yield RECONNECT_HINT
 
 
-def _lines(config: ServerConfig, tcp: str) -> Iterator[str]:
+def _lines(config: ServerConfig, data_path: str, tcp: str) -> Iterator[str]:
     yield f"hypervisor {__version__} is up; ^C stops it"
+    if data_path != "compiled":
+        yield f"  data path: {data_path}"
     for network in config.networks:
         subnets = ", ".join(str(subnet) for subnet in network.subnets) or "any address"
         yield (

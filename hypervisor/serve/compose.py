@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 from hypervisor.config.model import DeviceConfig, GatewayConfig, NetworkConfig, ServerConfig
 from hypervisor.engine.quotas import Limits
 from hypervisor.gateway.plan import GATEWAY_DEVICE, GATEWAY_OWNER
+from hypervisor.links.burst import DataPath
 from hypervisor.mach.devices import DevicePolicy
 from hypervisor.network import Network, NetworkOptions
 from hypervisor.runtime import Runtime
 from hypervisor.store import LeaseStore
+
+#: Set to "python" in the environment, it keeps the server from using compiled code.
+DATA_PATH = "MACHDEV_DATA_PATH"
 
 
 def make_runtime(
@@ -25,7 +29,12 @@ def make_runtime(
         make_network(network, config.devices, secrets[network.name], config.gateways)
         for network in config.networks
     ]
-    return Runtime(networks, leases=leases)
+    return Runtime(networks, leases=leases, path=data_path(os.environ))
+
+
+def data_path(environment: Mapping[str, str]) -> DataPath:
+    """Return the compiled data path if it is there, or Python's if :data:`DATA_PATH` says so."""
+    return DataPath(compiled=environment.get(DATA_PATH) != "python")
 
 
 def make_network(

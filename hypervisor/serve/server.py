@@ -107,7 +107,7 @@ async def serve(
         invitations = _let_guests_in(guests)
         _tame_memory()
         async with running(config.gateways, spawner, runtime):
-            _say_ready(config, doors, invitations, notifier)
+            _say_ready(config, doors, invitations, notifier, runtime.data_path)
             tell_ready()
             await stopping.wait()
             log.info("stopping")
@@ -150,16 +150,20 @@ def _let_guests_in(guests: Guests) -> Sequence[Invitation]:
 
 
 def _say_ready(
-    config: ServerConfig, doors: Doors, invitations: Sequence[Invitation], notifier: Notifier
+    config: ServerConfig,
+    doors: Doors,
+    invitations: Sequence[Invitation],
+    notifier: Notifier,
+    data_path: str,
 ) -> None:
     labels = [listener.label for listener in doors.listeners]
     tcp = labels[-1] if config.listen is not None else ""
     if config.log_format == "text":
-        print(announcement(config, tcp, invitations), file=sys.stderr, flush=True)
+        print(announcement(config, data_path, tcp, invitations), file=sys.stderr, flush=True)
     else:
         networks = [network.name for network in config.networks]
         example = example_command(config) if config.translators else ""
-        extra = logs.fields(nodes=labels, networks=networks, example=example)
+        extra = logs.fields(nodes=labels, networks=networks, example=example, data_path=data_path)
         log.info("ready", extra=extra)
         for one in invitations:
             about = logs.fields(

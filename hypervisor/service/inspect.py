@@ -66,6 +66,7 @@ class Inspector:
         return {
             "server_version": answer.server_version,
             "uptime_s": answer.uptime_s,
+            "data_path": answer.data_path,
             "nodes": [
                 {"path": node.path, "network": node.network, "connections": node.connections}
                 for node in answer.nodes

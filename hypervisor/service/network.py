@@ -75,6 +75,7 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
             uptime_s=time.monotonic() - self._started_s,
             networks=[convert.network(info) for info in infos],
             nodes=nodes,
+            data_path=self._runtime.data_path,
         )
 
     @answers

@@ -111,9 +111,9 @@ class NetworkActor(NetworkObserver):
             self.bring(each, [sent])
             return
         direct = flow.receiver.direct and not flow.receiver.rx and not flow.receiver.waiters
-        if not direct and not network.engine.store_express(
-            each.handle.open, flow.receiver, sent.raw, needs
-        ):
+        size = len(sent.raw)
+        frames, size_bytes = network.engine.express_room(flow.receiver)
+        if not direct and (frames < 1 or size_bytes < size):
             self.bring(each, [sent])
             return
         verdict = self.model.send(each, sent, self.world.now)
@@ -122,7 +122,8 @@ class NetworkActor(NetworkObserver):
         assert not verdict.flooded
         receiver.got(sent.raw, sent.header_bytes)
         if not direct:
-            receiver.handed.append(sent.wire_bytes)
+            network.stored(flow, 1, size)
+            receiver.handed.append((sent.wire_bytes, True))
             return
         self.losses += 1
         if self.losses % 3:

@@ -88,8 +88,9 @@ class NaiveOpen:
     chosen: int = 0
     delivered: int = 0
     delivered_bytes: int = 0
-    #: Sizes of the frames that a link was handed and has not written yet, in bytes.
-    handed: list[int] = field(default_factory=list)
+    #: Sizes of the frames that a link was handed and has not written yet, in bytes, and whether
+    #: they came the express way.
+    handed: list[tuple[int, bool]] = field(default_factory=list)
     lines: dict[int, int] = field(default_factory=dict)
     place: dict[tuple[bytes, int], tuple[int, int]] = field(default_factory=dict)
     withdrawn: set[tuple[bytes, int]] = field(default_factory=set)

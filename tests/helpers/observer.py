@@ -169,7 +169,7 @@ class NetworkObserver(RuleBasedStateMachine):
         if not self.ample:
             return {}
         return {
-            each: (self.limits.rx_slots - len(each.state.rx), sum(each.state.rx_drops.values()))
+            each: (self.limits.rx_slots - each.state.rx_used, sum(each.state.rx_drops.values()))
             for each in self.live
             if not each.state.waiters and not each.state.stalled and not each.direct
         }
@@ -281,8 +281,8 @@ class NetworkObserver(RuleBasedStateMachine):
             waiting = sum(len(sender.waiting[state]) for sender in state.waiters)
             dropped = sum(state.rx_drops.values())
             assert state.rx_drops.keys() <= COPY_REASONS
-            assert each.chosen == each.delivered + dropped + len(state.rx) + waiting, each
-            assert each.alive or not (state.rx or waiting or state.reads or state.writes)
+            assert each.chosen == each.delivered + dropped + state.rx_used + waiting, each
+            assert each.alive or not (state.rx_used or waiting or state.reads or state.writes)
 
     @invariant()
     def nothing_waits_without_reason(self) -> None:

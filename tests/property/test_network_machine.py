@@ -22,6 +22,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from hypervisor.errors import D_NOWAIT, D_READ, D_WRITE, DeviceError
 from hypervisor.mach.status import NET_FLAGS
 from hypervisor.requests import AttachLink, GetStatus, Offer, Role, SetStatus
+from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 from tests.helpers.actor import Runs
 from tests.helpers.core import BROADCAST
 from tests.helpers.naive import Asked, NaiveDevice, NaiveOpen
@@ -264,7 +265,7 @@ class NetworkMachine(UplinkActor):
         assert len(frames) <= count
         for data, header_bytes in frames:
             each.got(data, header_bytes)
-            each.handed.append(len(data) - header_bytes)
+            each.handed.append((len(data) - header_bytes, False))
         self.collect()
 
     @precondition(lambda self: any(each.handed for each in self.live))
@@ -280,12 +281,17 @@ class NetworkMachine(UplinkActor):
 
     def written(self, each: NaiveOpen, count: int, lost: int) -> None:
         """Let a link be done with the oldest frames that it was handed."""
-        sizes, each.handed = each.handed[:count], each.handed[count:]
+        done, each.handed = each.handed[:count], each.handed[count:]
+        sizes = [size for size, _ in done]
+        express = [size + VNET_HEADER_BYTES for size, is_express in done if is_express]
         lost = min(lost, len(sizes))
         lost_bytes = each.deliver(sizes, lost)
         each.drained_at = self.world.now
         drops = {"link_down": lost} if lost else {}
-        self.network.written(each.handle, len(sizes), drops, self.world.now, lost_bytes)
+        stored = len(sizes) - len(express)
+        self.network.written(
+            each.handle, stored, drops, self.world.now, lost_bytes, len(express), sum(express)
+        )
         self.collect()
 
     @precondition(lambda self: sum(not link.outlet for link in self.links()) > 1)

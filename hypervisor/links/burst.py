@@ -1,0 +1,299 @@
+"""The burst loop: brings in what a link has, and passes frames of known flows on where they lie.
+
+Theory of operation
+    In the shape Open vSwitch has: a small loop that only knows flows, and everything else behind
+    it. :meth:`Burst.begin` opens a burst, bounded in frames, bytes and time; :meth:`Burst.run`
+    reads and passes on until it is over, or until it meets a frame that it may not decide about.
+    That one stays *in the hand*: Python looks at it (:meth:`Burst.peek`), teaches a flow or grants
+    room and runs again, or takes it (:meth:`Burst.take`) the long way, which is the reference.
+
+    A frame is of a known flow if its 12 bytes of addresses are in the table, its offload header is
+    canonical and its form common (:func:`hypervisor.wire.offload.quick_check`), the receiver takes
+    what it leaves undone, it is not too long, and the guard's templates let it pass. It goes to the
+    receiver's link at once if that is written inline, else to its sink, within what was granted.
+
+    Nothing else happens to the network while a burst runs, so that what was true at its begin
+    (nothing waits for the receiver) is true at its end; the books are done when it comes back.
+
+There are two: :class:`PythonBurst` for any link, and ``Burst`` in ``csrc/`` for lent TAPs, which
+runs without the interpreter, behind :class:`CompiledBurst`. The same tests ask both, and one proves
+them equal. The compiled one is built if it can be, see docs/ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import time
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import Any, Final, Protocol
+
+from hypervisor.flows import Flow, FlowTable
+from hypervisor.links.base import Link, LinkGone
+from hypervisor.links.lent_tap import LentTap
+from hypervisor.links.sink import CompiledSink, Sink, ThreadedSink
+from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
+from hypervisor.wire.offload import HEAD_BYTES, quick_check
+from hypervisor.wire.virtio_net import PLAIN_HEADER, VNET_HEADER_BYTES, Offload
+
+#: One burst: enough to spread the cost of a wake-up, little enough to stay in the cache, and
+#: not long where a receiver's own rules make each write slow. The compiled one has the same.
+BURST_FRAMES = 64
+BURST_BYTES = 256 << 10
+BURST_S = 0.002
+
+_SHORTEST: Final = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES
+_ADDRESSES: Final = slice(VNET_HEADER_BYTES, VNET_HEADER_BYTES + 12)
+_SEGMENTED: Final = int(Offload.TSO4 | Offload.TSO6)
+
+
+class What(enum.IntEnum):
+    """Why a run came back. In the order of csrc/burst.c."""
+
+    EMPTY = 0  #: nothing more is there now
+    FULL = 1  #: the burst's bounds are reached
+    ANSWERED = 2  #: a small frame was written inline, and ``only_one`` was asked for
+    UNKNOWN = 3  #: in the hand: no flow has these addresses
+    UNFIT = 4  #: in the hand: not of its flow, or too short to have one
+    NO_ROOM = 5  #: in the hand: what was granted to the flow's sink does not hold it
+    UNWRITTEN = 6  #: the receiver's link did not take the frame, which is lost
+    UNREAD = 7  #: the link's own read failed
+
+
+#: What went to sinks in one run: (flow, frames, bytes with offload headers).
+Sunk = Sequence[tuple[Flow, int, int]]
+#: What, and with it: the flow last written inline, or the one of NO_ROOM and UNWRITTEN; what went
+#: to sinks; why, for UNWRITTEN and UNREAD (a reason of the drop; None: go on); for NO_ROOM and
+#: UNWRITTEN the frame's bytes, offload header included.
+Outcome = tuple[int, Flow | None, Sunk | None, str | LinkGone | None, int]
+
+
+class Burst(Protocol):
+    """What both burst loops promise; see the module. For the loop's thread only."""
+
+    def begin(self, only_one: bool) -> None:
+        """Open a burst; with ``only_one`` a small frame that is written inline ends a run."""
+        ...
+
+    def run(self) -> Outcome:
+        """Go on until there is a reason to come back."""
+        ...
+
+    def peek(self) -> bytes:
+        """Return the 12 bytes of addresses of the frame in the hand (not one that is too short)."""
+        ...
+
+    def take(self) -> bytes:
+        """Return the frame in the hand, which is the caller's then."""
+        ...
+
+    def learn(self, addresses: bytes, flow: Flow) -> bool:
+        """Take in a flow of the link's table, whose ``link`` is set; False if it cannot be served.
+
+        ``flow.link`` is a :class:`Receiver`.
+        """
+        ...
+
+
+class Receiver(Protocol):
+    """Where a flow's frames go: into the sink, or inline to the link if there is none."""
+
+    link: Link
+    sink: Sink | None
+
+
+class PythonBurst:
+    """A :class:`Burst` over any link, with the table of flows itself."""
+
+    def __init__(self, link: Link, flows: FlowTable, mtu: int, limit_s: float = BURST_S) -> None:
+        self._link = link
+        self._flows = flows
+        self._mtu = mtu
+        self._longest = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES + mtu
+        self._hand: memoryview | None = None
+        self._frames_left = 0
+        self._bytes_left = 0
+        self._limit_s = limit_s
+        self._until_s = 0.0
+        self._only_one = False
+
+    def begin(self, only_one: bool) -> None:
+        """See :class:`Burst`."""
+        self._only_one = only_one
+        self._frames_left, self._bytes_left = BURST_FRAMES, BURST_BYTES
+        self._until_s = time.monotonic() + self._limit_s
+
+    def peek(self) -> bytes:
+        """See :class:`Burst`."""
+        assert self._hand is not None
+        return bytes(self._hand[_ADDRESSES])
+
+    def take(self) -> bytes:
+        """See :class:`Burst`."""
+        assert self._hand is not None
+        data, self._hand = self._hand.tobytes(), None
+        return data
+
+    def learn(self, addresses: bytes, flow: Flow) -> bool:
+        """See :class:`Burst`."""
+        return self._flows.get(addresses) is flow
+
+    def run(self) -> Outcome:
+        """See :class:`Burst`."""
+        sunk: dict[Flow, list[int]] = {}
+        what, flow, why, size = self._run(sunk)
+        for each in sunk:
+            each.link.sink.push()
+        told = [(each, frames, size_bytes) for each, (frames, size_bytes) in sunk.items()]
+        return what, flow, told or None, why, size
+
+    def _run(
+        self, sunk: dict[Flow, list[int]]
+    ) -> tuple[What, Flow | None, str | LinkGone | None, int]:
+        last: Flow | None = None
+        while True:
+            view = self._hand
+            if view is None:
+                if self._frames_left < 1 or self._bytes_left < 1:
+                    return What.FULL, last, None, 0
+                try:
+                    view = self._link.read_view()
+                except LinkGone as error:
+                    return What.UNREAD, None, error, 0
+                if view is None:
+                    return What.EMPTY, last, None, 0
+                self._frames_left -= 1
+                self._bytes_left -= len(view)
+            size = len(view)
+            self._hand = view
+            if size < _SHORTEST:
+                return What.UNFIT, last, None, 0
+            head = bytes(view[:HEAD_BYTES])
+            flow = self._flows.get(head[_ADDRESSES])
+            if flow is None:
+                return What.UNKNOWN, last, None, 0
+            if not self._is_fit(flow, head, size):
+                return What.UNFIT, last, None, 0
+            receiver: Receiver = flow.link
+            sink = receiver.sink
+            if sink is not None:
+                if not sink.put(view.tobytes()):
+                    return What.NO_ROOM, flow, None, size
+                sums = sunk.setdefault(flow, [0, 0])
+                sums[0] += 1
+                sums[1] += size
+                self._hand = None
+                continue
+            last = flow
+            self._hand = None
+            try:
+                reason = receiver.link.write(view, VNET_HEADER_BYTES)
+            except LinkGone as error:
+                return What.UNWRITTEN, flow, error, size
+            if reason is not None:
+                return What.UNWRITTEN, flow, reason, size
+            flow.frames += 1
+            flow.bytes += size - VNET_HEADER_BYTES
+            if self._only_one and size <= self._longest:
+                return What.ANSWERED, last, None, 0
+            if time.monotonic() >= self._until_s:
+                return What.FULL, last, None, 0
+
+    def _is_fit(self, flow: Flow, head: bytes, size: int) -> bool:
+        needs = 0 if head.startswith(PLAIN_HEADER) else quick_check(head, size, self._mtu)
+        return (
+            needs >= 0
+            and not needs & flow.refuses
+            and (size <= self._longest or bool(needs & _SEGMENTED))
+            and (flow.templates is None or flow.templates.passes(head, VNET_HEADER_BYTES))
+        )
+
+
+class CompiledBurst:
+    """A :class:`Burst` over a lent TAP with offload headers, and its flows' copy of the table."""
+
+    def __init__(
+        self,
+        link: LentTap,
+        flows: FlowTable,
+        mtu: int,
+        compiled: ModuleType,
+        limit_s: float = BURST_S,
+    ) -> None:
+        self._link = link
+        self._burst = compiled.Burst(link.shared, mtu, limit_s)
+        self.begin = self._burst.begin
+        self.peek = self._burst.peek
+        self.take = self._burst.take
+        flows.compiled = self
+
+    def run(self) -> Outcome:
+        """See :class:`Burst`."""
+        what, flow, sunk, number, size = self._burst.run()
+        if what < What.UNWRITTEN:
+            return what, flow, sunk, None, size
+        why: str | LinkGone | None = None
+        try:
+            if what == What.UNREAD:
+                self._link.read_failed(number)
+            else:
+                why = flow.link.link.write_failed(number)
+        except LinkGone as error:
+            why = error
+        return what, flow, sunk, why, size
+
+    def learn(self, addresses: bytes, flow: Flow) -> bool:
+        """See :class:`Burst`."""
+        receiver: Receiver = flow.link
+        link, sink = receiver.link, receiver.sink
+        if not isinstance(link, LentTap) or isinstance(sink, ThreadedSink):
+            return False
+        templates = None if flow.templates is None else flow.templates.packed()
+        compiled = sink.compiled if isinstance(sink, CompiledSink) else None
+        self._burst.learn(addresses, flow, flow.refuses, templates, compiled, link.shared)
+        return True
+
+    def fold(self) -> Iterable[tuple[Flow, int, int]]:
+        """See :class:`hypervisor.flows.CompiledTable`."""
+        folded: list[tuple[Flow, int, int]] = self._burst.fold()
+        return folded
+
+    def forget(self) -> None:
+        """See :class:`hypervisor.flows.CompiledTable`."""
+        self._burst.forget()
+
+
+class DataPath:
+    """Makes the burst loops and sinks of one runtime: compiled ones, if there is such code."""
+
+    def __init__(self, *, compiled: bool = True) -> None:
+        """Load the compiled module unless it is not wanted; :attr:`slower` says if it is not there.
+
+        Raises nothing: without it everything works, small frames and strangers' TAPs more slowly.
+        """
+        #: Why Python does what compiled code would do faster, in words; "" if it does not.
+        self.slower = ""
+        self._compiled: Any = None
+        if not compiled:
+            self.slower = "the compiled data path was switched off"
+            return
+        try:
+            self._compiled = importlib.import_module("hypervisor.links._burst")
+        except ImportError as error:
+            self.slower = f"the compiled data path was not built: {error}"
+
+    def __str__(self) -> str:
+        return f"Python, which is slower: {self.slower}" if self.slower else "compiled"
+
+    def sink(self, link: Link, name: str) -> Sink:
+        """Return a sink for a link whose owner is not trusted."""
+        if self._compiled is not None and isinstance(link, LentTap):
+            return CompiledSink(link, self._compiled.Sink(link.fileno(), link.vnet_header))
+        return ThreadedSink(link, name=name)
+
+    def burst(self, link: Link, flows: FlowTable, mtu: int) -> Burst:
+        """Return the burst loop of a link."""
+        if self._compiled is not None and isinstance(link, LentTap) and link.vnet_header:
+            return CompiledBurst(link, flows, mtu, self._compiled)
+        return PythonBurst(link, flows, mtu)

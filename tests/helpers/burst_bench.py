@@ -1,0 +1,192 @@
+"""A burst loop on a bench: one sender's link, receivers of each kind, and a network that counts.
+
+The links are sockets that keep messages whole, so that no namespace is needed and thousands of
+frames can be tried; the code under test cannot tell them from TAPs.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+
+from hypervisor.guard import Templates
+from hypervisor.links.base import Link, LinkGone
+from hypervisor.links.burst import Burst, CompiledBurst, DataPath, PythonBurst, What
+from hypervisor.links.lent_tap import LentTap
+from hypervisor.links.sink import Sink
+from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
+from tests.helpers.core import World
+from tests.helpers.data_paths import compiled
+from tests.helpers.kernel_objects import readable
+from tests.helpers.packets import CSUM, TSO4, TSO6
+
+#: What the sockets surely hold of what nobody has read yet, in bytes.
+CHUNK_BYTES = 60_000
+#: No burst of a test ends because the machine is busy.
+FOREVER_S = 1e6
+
+#: Receivers: name, offloads they take, whether they are written inline.
+RECEIVERS = (("inline", CSUM | TSO4 | TSO6 | 8, True), ("poor", CSUM, True), ("sunk", 15, False))
+
+
+class Place:
+    """One receiver: its open, its link, and the far end that gets its frames."""
+
+    def __init__(self, world: World, name: str, accepts: int, direct: bool, path: DataPath) -> None:
+        self.name = name
+        self.port = world.open("eth0", owner=f"uid:{name}")
+        world.network.attach(
+            self.port.handle, "tap", world.now, vnet_header=True, accepts=accepts, direct=direct
+        )
+        self.far, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.link: Link = LentTap(near.detach(), name, vnet_header=True)
+        self.sink: Sink | None = None if direct else path.sink(self.link, name)
+        self.received: list[bytes] = []
+
+    def receive(self) -> None:
+        while self.far.fileno() >= 0 and readable(self.far, 0):
+            self.received.append(self.far.recv(70_000))
+
+    def close(self) -> None:
+        if self.sink is not None:
+            self.sink.stop()
+            assert self.sink.join(5)
+        self.link.close()
+        self.far.close()
+
+
+class Bench:
+    """Brings frames as a carrier does, and keeps a record of all that can be seen."""
+
+    def __init__(self, way: str, templates: Templates | None, only_one: bool) -> None:
+        path = DataPath(compiled=way == "compiled")
+        self.world = World()
+        self.network = self.world.network
+        self.only_one = only_one
+        self.sender = Place(self.world, "sender", 15, True, path)
+        self.receivers = [Place(self.world, *one, path) for one in RECEIVERS]
+        self.places = {place.port.handle.open: place for place in self.receivers}
+        self.sender.port.handle.nic.guard.templates = templates
+        #: What the burst loop left to others, in order.
+        self.record: list[tuple[object, ...]] = []
+        flows = self.network.flows_of(self.sender.port.handle)
+        link = self.sender.link
+        assert isinstance(link, LentTap)
+        mtu = self.network.mtu
+        self.burst: Burst
+        if way == "compiled":
+            self.burst = CompiledBurst(link, flows, mtu, compiled(), FOREVER_S)
+        else:
+            self.burst = PythonBurst(link, flows, mtu, FOREVER_S)
+
+    def destinations(self) -> list[bytes]:
+        """The receivers' addresses, then one of nobody and one of all."""
+        there = [place.port.mac for place in self.receivers]
+        return [*there, bytes.fromhex("525400000bad"), b"\xff" * 6]
+
+    def bring(self, frames: Sequence[bytes]) -> None:
+        """Let the sender send frames, and see what comes of them."""
+        sent_bytes = 0
+        for frame in frames:
+            if sent_bytes and sent_bytes + len(frame) > CHUNK_BYTES:
+                self.drive()
+                sent_bytes = 0
+            self.sender.far.send(frame)
+            sent_bytes += len(frame)
+        self.drive()
+
+    def drive(self) -> None:
+        """Run bursts until nothing more is there, and sinks until they are done."""
+        self.burst.begin(self.only_one)
+        while True:
+            what, flow, sunk, why, size = self.burst.run()
+            for each, count, size_bytes in sunk or ():
+                self.network.stored(each, count, size_bytes)
+            if what in (What.FULL, What.ANSWERED):
+                self.burst.begin(self.only_one)
+            elif what == What.EMPTY:
+                break
+            elif what == What.UNWRITTEN:
+                assert flow is not None
+                reason = "link_gone" if isinstance(why, LinkGone) else str(why)
+                self.network.lost(flow, size - VNET_HEADER_BYTES, reason)
+                self.record.append((what, flow.link.name, size, str(why)))
+            elif what == What.NO_ROOM:
+                assert flow is not None
+                self.grant_or_take(self.places[flow.receiver], size)
+            elif what != What.UNKNOWN or not self.learn(self.burst.peek()):
+                self.record.append((what, self.burst.take()))
+        for place in self.receivers:
+            self.finish(place)
+            place.receive()
+
+    def learn(self, addresses: bytes) -> bool:
+        handle = self.sender.port.handle
+        flow = self.network.learn_flow(handle, addresses)
+        if flow is None:
+            return False
+        flow.link = self.places[flow.receiver]
+        return self.burst.learn(addresses, flow)
+
+    def grant_or_take(self, place: Place, size: int) -> None:
+        frames, size_bytes = self.network.express_room(place.port.handle)
+        assert place.sink is not None
+        if frames < 1 or size_bytes < size:
+            self.record.append((What.NO_ROOM, self.burst.take()))
+        else:
+            # Few at a time, so that grants end in the middle of bursts.
+            place.sink.grant(min(frames, 3), size_bytes)
+
+    def finish(self, place: Place) -> None:
+        """Wait until a sink has written all it was given, and do its books."""
+        sink = place.sink
+        while sink is not None and sink.waiting:
+            if sink.want(sink.waiting):
+                assert readable(sink.fileno())
+                os.eventfd_read(sink.fileno())
+            done = sink.collect()
+            self.network.written(
+                place.port.handle,
+                done.stored,
+                done.drops,
+                self.world.now,
+                done.dropped_bytes,
+                done.express_frames,
+                done.express_bytes,
+            )
+
+    def cut(self, index: int) -> None:
+        """Have a receiver's link break."""
+        self.receivers[index].far.close()
+
+    def books(self) -> dict[str, object]:
+        """Return every counter that there is, after the census."""
+        self.network.fold_flows()
+        self.world.audit()
+        engine = self.network.engine
+        opens = [place.port.handle.open for place in (self.sender, *self.receivers)]
+        return {
+            "engine": (
+                engine.frames_switched,
+                engine.bytes_switched,
+                engine.copies_chosen,
+                engine.copies_delivered,
+                dict(engine.drops),
+            ),
+            "opens": [
+                (
+                    each.sent_frames,
+                    each.sent_bytes,
+                    each.delivered_frames,
+                    each.delivered_bytes,
+                    dict(each.rx_drops),
+                )
+                for each in opens
+            ],
+            "gone": [place.sink.gone for place in self.receivers if place.sink is not None],
+        }
+
+    def close(self) -> None:
+        for place in (self.sender, *self.receivers):
+            place.close()

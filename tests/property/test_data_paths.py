@@ -1,0 +1,138 @@
+"""Compiled code and Python do the same to the same frames: who gets them, and what is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hypervisor.guard import Template, Templates
+from hypervisor.wire.offload import quick_check
+from tests.helpers import packets
+from tests.helpers.burst_bench import Bench
+from tests.helpers.data_paths import PATHS, compiled
+
+MTU = 1500
+KINDS = ("plain", "giant", "udp", "tcp4", "tcp6", "runt")
+IPV4 = bytes(12) + b"\x08\x00\x45"
+IPV6 = bytes(12) + b"\x86\xdd\x60"
+TCP = Template(bytes(12) + b"\xff\xff\xff" + bytes(8) + b"\xff", IPV4 + bytes(8) + b"\x06")
+ANY_IPV6 = Template(bytes(12) + b"\xff\xff\xf0", IPV6)
+LONG = Template(bytes(63) + b"\x01", bytes(64))
+TEMPLATES = (
+    None,
+    None,
+    Templates(),
+    Templates((TCP,)),
+    Templates((ANY_IPV6, LONG)),
+    Templates((Template(TCP.mask, TCP.value, passes=False), LONG, TCP)),
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A frame to be made: whom to, of which kind and length, and bytes changed afterwards."""
+
+    whom: int
+    kind: str
+    length: int
+    changes: tuple[tuple[int, int], ...]
+    forged: bool
+
+    def make(self, bench: Bench, number: int) -> bytes:
+        to = bench.destinations()[self.whom]
+        source = bytes.fromhex("52540000f00d") if self.forged else bench.sender.port.mac
+        return changed(made(self.kind, to, source, number, self.length), self.changes)
+
+
+def made(kind: str, to: bytes, source: bytes, number: int, length: int) -> bytes:
+    if kind == "udp":
+        return packets.udp(to, source, number, 60 + length).raw
+    if kind.startswith("tcp"):
+        segments = 2 + length % 7 if length < 99 else 70
+        version = int(kind[3])
+        return packets.tcp(to, source, number, segments, version=version, gso_size=500).raw
+    size = {"plain": 22 + length, "giant": 1500 + length, "runt": 30}[kind]
+    frame = packets.plain(to, source, number, size).behind_header().raw
+    return frame[: 1 + length % 26] if kind == "runt" else frame
+
+
+def changed(frame: bytes, changes: tuple[tuple[int, int], ...]) -> bytes:
+    data = bytearray(frame)
+    for at, to in changes:
+        if at < len(data):
+            data[at] = to
+    return bytes(data)
+
+
+#: Mostly of the offload header and of the fields that decide: few frames survive many changes.
+changes = st.lists(
+    st.tuples(st.integers(0, 70), st.sampled_from((0, 1, 2, 4, 5, 6, 17, 0x45, 0x50, 0x80, 255))),
+    max_size=2,
+).map(tuple)
+shapes = st.builds(
+    Shape,
+    st.sampled_from((0, 0, 0, 1, 1, 2, 2, 2, 3, 4)),
+    st.sampled_from(KINDS),
+    st.integers(0, 99),
+    st.sampled_from(((), (), ())) | changes,
+    st.sampled_from((False,) * 7 + (True,)),
+)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    bursts=st.lists(st.lists(shapes, min_size=1, max_size=30), min_size=1, max_size=4),
+    templates=st.sampled_from(TEMPLATES),
+    only_one=st.booleans(),
+    cut=st.sampled_from((None, None, None, 0, 2)),
+)
+def test_both_paths_do_the_same(
+    bursts: list[list[Shape]], templates: Templates | None, only_one: bool, cut: int | None
+) -> None:
+    seen = []
+    for way in PATHS:
+        bench = Bench(way, templates, only_one)
+        try:
+            number = 0
+            for index, burst in enumerate(bursts):
+                if cut is not None and index == 1:
+                    bench.cut(cut)
+                bench.bring([shape.make(bench, number + n) for n, shape in enumerate(burst)])
+                number += len(burst)
+            received = [place.received for place in bench.receivers]
+            seen.append((bench.record, received, bench.books()))
+        finally:
+            bench.close()
+    assert seen[0] == seen[1]
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(KINDS),
+    length=st.integers(0, 99),
+    changes=changes,
+    cut=st.sampled_from((None, None, None, 11, 12, 26, 40, 53, 54, 65, 66, 85, 86)),
+    mtu=st.sampled_from((MTU, 576, 65520)),
+)
+def test_both_judge_an_offload_header_alike(
+    kind: str, length: int, changes: tuple[tuple[int, int], ...], cut: int | None, mtu: int
+) -> None:
+    frame = changed(made(kind, b"\x52" * 6, b"\x54" * 6, 7, length), changes)[:cut]
+    assert compiled().quick_check(frame, mtu) == quick_check(frame, len(frame), mtu)
+
+
+@pytest.mark.parametrize("way", PATHS)
+def test_nearly_all_of_a_bulk_transfer_is_passed_on_where_it_lies(way: str) -> None:
+    bench = Bench(way, Templates((TCP,)), only_one=False)
+    try:
+        for number in range(30):
+            shape = Shape(number % 3 % 2 * 2, "tcp4", 99, (), forged=False)
+            bench.bring([shape.make(bench, number)])
+        assert bench.record == []
+        assert [len(place.received) for place in bench.receivers] == [20, 0, 10]
+        bench.books()
+    finally:
+        bench.close()
