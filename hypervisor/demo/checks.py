@@ -37,6 +37,10 @@ class Outcome:
     node: str = ""
     stacks: list[Stack] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
+    #: The gateway's address and where it leads to, if there is a way out of the network.
+    gateway: tuple[str, str] | None = None
+    #: What was not shown here, and why, one sentence each.
+    left_out: list[str] = field(default_factory=list)
     #: Why no namespaces were used, one sentence each.
     obstacles: list[str] = field(default_factory=list)
     #: The last lines of the server's and the stacks' logs, where something failed.
@@ -74,6 +78,8 @@ class Outcome:
                 }
                 for check in self.checks
             ],
+            "gateway": self.gateway[0] if self.gateway is not None else None,
+            "left_out": self.left_out,
             "obstacles": self.obstacles,
             "log": self.log,
         }

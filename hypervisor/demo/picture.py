@@ -91,6 +91,7 @@ def report(outcome: Outcome, style: Style) -> str:
     if outcome.obstacles:
         columns = min(style.columns, _TEXT_COLUMNS)
         parts += [textwrap.fill(text, columns) for text in (_USER_SPACE, *outcome.obstacles)]
+    parts += [textwrap.fill(text, min(style.columns, _TEXT_COLUMNS)) for text in outcome.left_out]
     parts.append(table(outcome.checks, style))
     failed = sum(not check.ok for check in outcome.checks)
     if outcome.log:
@@ -121,6 +122,8 @@ def network(outcome: Outcome, style: Style) -> str:
     joint = " TAP " if namespaces else "gRPC "
     if style.columns <= _PICTURE_COLUMNS:
         down = f"\n          │ {joint.strip()}\n"
+        if outcome.gateway is not None:
+            boxes.append(_gateway(*outcome.gateway))
         return down.join("\n".join(box) for box in boxes)
     lines = []
     for number, row in enumerate(zip(*boxes, strict=True)):
@@ -129,7 +132,19 @@ def network(outcome: Outcome, style: Style) -> str:
         if number == _JOINT_LINE:
             line = line.replace("│─", "├─").replace("─│", "─┤")
         lines.append(line.rstrip())
+    if outcome.gateway is not None:
+        indent = " " * (_STACK_COLUMNS + _JOIN_COLUMNS)
+        below = [f"{' ' * (_SWITCH_COLUMNS // 2)}│{joint.rstrip()}", *_gateway(*outcome.gateway)]
+        lines += [indent + line for line in below]
     return "\n".join(lines)
+
+
+def _gateway(address: str, leads_to: str) -> list[str]:
+    """Return the box of the gateway, and below it where it leads to."""
+    lines = [address, "Linux, nftables, pasta"]
+    arrow = "│".center(_SWITCH_COLUMNS).rstrip()
+    outside = [f"outside: {leads_to}".center(_SWITCH_COLUMNS).rstrip()]
+    return [*_box("gateway", lines, _SWITCH_COLUMNS), arrow, *outside]
 
 
 def _stack_lines(stack: Stack, kind: str) -> list[str]:

@@ -14,6 +14,7 @@ from functools import partial
 from hypervisor.demo import counters, forgery, traffic, userspace
 from hypervisor.demo.checks import Check, Outcome, Stack
 from hypervisor.demo.children import INTERRUPTS, DemoError, Gone, Interrupted
+from hypervisor.demo.outside import Outside, check_outside, find_outside
 from hypervisor.demo.picture import Progress, Style, report
 from hypervisor.demo.stage import ADDRESSES, INTERFACE, Stage, obstacles, preload_all, stage
 from hypervisor.kernel.namespaces import private_tun_node
@@ -101,6 +102,12 @@ def _play(made: Stage, outcome: Outcome, progress: Progress) -> None:
         for name, addresses in ADDRESSES.items()
     ]
     outcome.obstacles = obstacles(made)
+    outside = None if outcome.obstacles else find_outside()
+    if isinstance(outside, Outside):
+        made.way_out = True
+        outcome.gateway = (outside.gateway, outside.host)
+    elif outside is not None:
+        outcome.left_out = [f"The way out of the network was left out: {outside}."]
     server = made.start_server(outcome.guard)
     progress.say(f"the server is up: uid {made.users.server}, process {server.pid}")
     if outcome.obstacles:
@@ -109,7 +116,7 @@ def _play(made: Stage, outcome: Outcome, progress: Progress) -> None:
     else:
         macs = _start_stacks(made, progress)
         outcome.stacks = [replace(each, mac=macs[each.name].hex(":")) for each in outcome.stacks]
-        acts = _acts(made, macs)
+        acts = _acts(made, macs, outside if isinstance(outside, Outside) else None)
     for doing, act in acts:
         progress.say(doing)
         try:
@@ -130,7 +137,9 @@ def _start_stacks(made: Stage, progress: Progress) -> dict[str, bytes]:
     return {name: made.inside(name, _mac) for name in ADDRESSES}
 
 
-def _acts(made: Stage, macs: dict[str, bytes]) -> Iterator[tuple[str, Act]]:
+def _acts(
+    made: Stage, macs: dict[str, bytes], outside: Outside | None
+) -> Iterator[tuple[str, Act]]:
     """Yield what is done, in order: what to say, and how to do it."""
     yield "looking at privileges", lambda: [_privileges_row(made)]
     for source, target in (("a", "b"), ("b", "a")):
@@ -147,6 +156,8 @@ def _acts(made: Stage, macs: dict[str, bytes]) -> Iterator[tuple[str, Act]]:
                 partial(_one, traffic.check_stream, made, source, target, version, data, digest),
             )
     yield "fetching a web page of a", partial(_one, traffic.check_web, made, "a", "b")
+    if outside is not None:
+        yield "fetching a web page from outside", partial(_one, check_outside, made, outside, "b")
     victim, attacker = (
         forgery.Party(name, mac, traffic.address_of(name, 4)) for name, mac in macs.items()
     )

@@ -34,6 +34,9 @@ ADDRESSES = {
     "b": (IPv4Interface("10.77.0.2/24"), IPv6Interface("fd77::2/64")),
 }
 
+#: Where both stacks send what is for elsewhere, if there is a way out.
+GATEWAY = (IPv4Interface("10.77.0.254/24"), IPv6Interface("fd77::fe/64"))
+
 #: Where free uids are looked for: above people and packages, below nobody (65534).
 _UIDS = range(64_001, 64_400)
 _START_S = 10.0
@@ -90,6 +93,8 @@ class Stage:
         self.users = users
         self.family = family
         self.node = folder / "veth0"
+        #: Whether the network has a gateway; decided before the server starts.
+        self.way_out = False
         self.server: Child | None = None
         self.spaces: dict[str, Space] = {}
 
@@ -101,6 +106,7 @@ class Stage:
         flags = FlagValues(
             translators=[f"{self.node},mode=0666"] if self.users.several else [str(self.node)],
             networks=["demo,subnet=10.77.0.0/24,subnet=fd77::/64"],
+            gateways=[",address=".join(map(str, GATEWAY)) + ",host=yes"] if self.way_out else [],
             guard=guard,
             state=str(self.folder / "state"),
             ready_fd=str(writer),
@@ -130,6 +136,7 @@ class Stage:
         options = RunOptions(
             command=_HOLD,
             addresses=ADDRESSES[name],
+            gateways=tuple(each.ip for each in GATEWAY) if self.way_out else (),
             device=str(self.node),  # and of its devices the first free one
         )
         log = self._log(name)

@@ -219,10 +219,10 @@ def serve_page(listener: socket.socket, page: bytes) -> None:
         server.handle_request()
 
 
-def fetch(host: str, path: str) -> tuple[int, bytes, float]:
+def fetch(host: str, path: str, port: int = _WEB_PORT) -> tuple[int, bytes, float]:
     """Return status and body of a page, and how long it took in s."""
     started_at = time.monotonic()
-    connection = http.client.HTTPConnection(host, _WEB_PORT, timeout=5.0)
+    connection = http.client.HTTPConnection(host, port, timeout=5.0)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -20,6 +20,7 @@ from socket import MSG_DONTWAIT, socket
 from typing import NoReturn
 
 from hypervisor.gateway import plan as plans
+from hypervisor.gateway.obstacles import missing_tool
 from hypervisor.gateway.plan import INSIDE, GatewayPlan
 from hypervisor.kernel import messages, namespaces, process, tap, tools
 from hypervisor.kernel.changes import ChangeBell
@@ -55,8 +56,8 @@ class Inside:
         self._plan = plan
         self._sock = sock
         self._deadline = time.monotonic() + plan.start_s
-        self._nft = _needed("nft", "nftables")
-        self._pasta = _needed("pasta", "passt")
+        self._nft = _needed("nft")
+        self._pasta = _needed("pasta")
         self._machine = Netlink()
         self._machine_bell = ChangeBell()
         self._ways_out = self._machine.default_routes()
@@ -227,10 +228,10 @@ class Inside:
         return f": {telling[-1]}" if telling else ""
 
 
-def _needed(name: str, package: str) -> str:
+def _needed(name: str) -> str:
     path = tools.find_tool(name)
     if path is None:
-        raise GatewayFailure(f"{name} is not installed (Debian: apt install {package})")
+        raise GatewayFailure(missing_tool(name))
     return path
 
 

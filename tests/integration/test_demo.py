@@ -18,6 +18,7 @@ import pytest
 
 from hypervisor.kernel.namespaces import unshare_user_net
 from tests.helpers.kernel_objects import in_child
+from tests.helpers.outside import Machine, machine
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,10 @@ TIMEOUT_S = 60.0
 
 
 def run_demo(
-    *flags: str, folder: Path = ROOT, environ: Mapping[str, str] | None = None
+    *flags: str,
+    folder: Path = ROOT,
+    environ: Mapping[str, str] | None = None,
+    where: Machine | None = None,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *flags],
@@ -37,6 +41,7 @@ def run_demo(
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
+        preexec_fn=where.enter if where is not None else None,
     )
 
 
@@ -58,15 +63,16 @@ def test_all_of_it_holds_even_from_a_clone_that_the_users_cannot_read(tmp_path: 
     for name in ("hypervisor", "pfinet_client", "protos"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     tmp_path.chmod(0o700)
-    done = run_demo(
-        "--json", folder=tmp_path, environ={"PYTHONPATH": f"{tmp_path}:{tmp_path}/protos"}
-    )
+    environ = {"PYTHONPATH": f"{tmp_path}:{tmp_path}/protos"}
+    with machine() as where:
+        done = run_demo("--json", folder=tmp_path, environ=environ, where=where)
     found = document(done)
     assert failed(found) == []
     assert done.returncode == 0
     assert found["ok"] is True
     assert found["variant"] == "namespaces"
-    assert found["obstacles"] == found["log"] == []
+    assert found["obstacles"] == found["left_out"] == found["log"] == []
+    assert found["gateway"] == "10.77.0.254/24"
     assert found["duration_s"] < 20
     uids = {found["server"]["uid"], *(stack["uid"] for stack in found["stacks"])}
     if os.geteuid() == 0:
@@ -75,7 +81,16 @@ def test_all_of_it_holds_even_from_a_clone_that_the_users_cannot_read(tmp_path: 
     else:
         assert uids == {os.geteuid()}
     names = " ".join(check["name"] for check in found["checks"])
-    for word in ("ping", "TCP", "web page", "forged", "honest", "links down", "nothing is left"):
+    for word in (
+        "ping",
+        "TCP",
+        "web page",
+        "from outside",
+        "forged",
+        "honest",
+        "links down",
+        "nothing is left",
+    ):
         assert word in names
 
 
@@ -89,12 +104,14 @@ def test_without_the_guard_forged_frames_arrive_and_the_demo_fails() -> None:
 
 
 def test_people_get_a_picture_and_a_table_without_escapes_in_plain_ascii() -> None:
-    done = run_demo(environ={"PYTHONIOENCODING": "ascii"})
+    with machine(versions=()) as nowhere:
+        done = run_demo(environ={"PYTHONIOENCODING": "ascii"}, where=nowhere)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.isascii()
     assert "\x1b" not in done.stdout + done.stderr
     assert "+- hypervisor ---" in done.stdout
     assert "ping a > b, IPv4" in done.stdout
+    assert "The way out of the network was left out: this machine has no default" in done.stdout
     assert "checks held, in" in done.stdout
     assert done.stderr.startswith("the server is up: uid ")
 

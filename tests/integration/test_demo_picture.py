@@ -34,7 +34,8 @@ def outcome(*checks: Check) -> Outcome:
 def test_no_line_is_wider_than_the_terminal(columns: int, box_drawing: bool) -> None:
     style = Style(columns, color=False, box_drawing=box_drawing)
     confined = replace(outcome(GOOD, BAD), variant="user-space", obstacles=["word " * 60])
-    for shown in (outcome(GOOD, BAD), confined):
+    with_gateway = replace(outcome(GOOD, BAD), gateway=("10.77.0.254/24", "2001:db8:51::2"))
+    for shown in (outcome(GOOD, BAD), confined, with_gateway):
         text = report(shown, style)
         assert max(map(len, text.splitlines())) <= columns
         assert text.isascii() or box_drawing
@@ -45,6 +46,16 @@ def test_no_line_is_wider_than_the_terminal(columns: int, box_drawing: bool) -> 
 def test_the_last_line_is_the_verdict() -> None:
     assert report(outcome(GOOD, GOOD), Style()).endswith("All 2 checks held, in 2.0 s.")
     assert report(outcome(GOOD, BAD), Style()).endswith("1 of 2 checks failed, in 2.0 s.")
+
+
+def test_the_way_out_is_in_the_picture_or_said_to_be_left_out() -> None:
+    there = replace(outcome(GOOD), gateway=("10.77.0.254/24", "192.0.2.2"))
+    for columns in (60, 120):
+        text = report(there, Style(columns))
+        assert text.index("┌─ gateway ─") < text.index("outside: 192.0.2.2") < text.index("ping")
+    without = report(replace(outcome(GOOD), left_out=["The way out was left out."]), Style())
+    assert "The way out was left out." in without
+    assert "gateway" not in without
 
 
 def test_nothing_checked_is_nothing_shown() -> None:
