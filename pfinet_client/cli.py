@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(handler=lambda options: _no_command(parser, options))
     _add_run(commands)
     _add_attach(commands)
+    _add_plug(commands)
     _add_ping(commands)
     _add_arp(commands)
     _add_respond(commands)
@@ -59,7 +60,7 @@ def _no_command(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         return 0
     parser.print_usage(sys.stderr)
     print(
-        "pfinet-client: name a command: run, attach, ping, arp, respond, listen or status",
+        "pfinet-client: name a command: run, attach, plug, ping, arp, respond, listen or status",
         file=sys.stderr,
     )
     return 2
@@ -197,6 +198,26 @@ def _attach(options: argparse.Namespace) -> int:
             **_stack(options),
         )
     )
+
+
+# --- plug -----------------------------------------------------------------------------------------
+
+
+def _add_plug(commands: Any) -> None:
+    about = "join two networks: frames on standard input and output"
+    parser = _command(commands, "plug", about, _plug)
+    parser.add_argument(
+        "--device-name",
+        metavar="NAME",
+        default="plug",
+        help="the device, which the server's policy must have made a trunk (default: plug)",
+    )
+
+
+def _plug(options: argparse.Namespace) -> int:
+    from pfinet_client.plug import PlugOptions, plug
+
+    return _finish("plug", plug(PlugOptions(options.device, options.device_name)))
 
 
 # --- ping, arp, respond ---------------------------------------------------------------------------

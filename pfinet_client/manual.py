@@ -36,6 +36,20 @@ examples:
 exit status: 0 when it left in good order (the process ended, --exit-fd hung up, or a signal asked
 for it), 1 if it could not do its work, 2 for a mistake in the command line.
 """,
+    "plug": """\
+examples, after 'mkfifo back':
+  pfinet-client plug <back | ssh host pfinet-client plug >back
+  pfinet-client plug <back | pfinet-client plug --device /srv/other/veth0 >back
+
+The device must be a trunk: in the server's configuration
+  [[device]]
+  owner = "alice"
+  name = "plug"
+  trunk = true
+
+exit status: 0 when the other end hung up or a signal came, 1 if it could not do its work, 2 for a
+mistake in the command line, 3 if the cable would have closed a loop.
+""",
     "ping": """\
 examples:
   pfinet-client ping --address 10.0.0.9/24 10.0.0.1

@@ -224,7 +224,9 @@ class Outer:
             await port.claim(str(address.ip))
         self.tell("settings", mac=port.mac.hex(), mtu=self._mtu(port))
         await self.expect("ready")
-        workers = [asyncio.create_task(self._stay_connected(client, port))]
+        from pfinet_client.reopen import stay_connected
+
+        workers = [asyncio.create_task(stay_connected(client, port, self._say))]
         try:
             if self._inner.vnet_header:
                 await port.attach_tap(tap)
@@ -247,18 +249,6 @@ class Outer:
                 "leave it out, or start the server with a larger one"
             )
         return wanted
-
-    async def _stay_connected(self, client: Client, port: ReconnectingPort) -> None:
-        """Reopen the device whenever the server has gone, saying so once each time."""
-        while True:
-            await client.wait_lost()
-            self._say(f"the server at {self._device} is gone; waiting for it to come back")
-            try:
-                await port.recover()
-            except (ConnectionError, DeviceError) as error:
-                self._say(f"cannot take device {port.name} up again: {error}")
-                return
-            self._say(f"connected again to {self._device}")
 
     def tell(self, kind: str, **values: Any) -> None:
         """Send the inner half a message."""

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hypervisor.errors import AlreadyOpen
+from hypervisor.errors import AlreadyOpen, DeviceError
 from pfinet_client.errors import DEAD_PORT, unavailable
 from pfinet_client.port import DevicePort, OpenRequest
 from pfinet_client.values import Claimed
@@ -148,3 +148,21 @@ class ReconnectingPort(DevicePort):
         """Lend a TAP now and after every reopening: keep it open as long as the port."""
         await super().attach_tap(descriptor)
         self._tap = descriptor
+
+
+async def stay_connected(
+    client: Client, port: ReconnectingPort, say: Callable[[str], None]
+) -> None:
+    """Reopen the device whenever the server has gone, saying so once each time; never returns
+    unless the device cannot be had again.
+    """
+    name = client.target.name
+    while True:
+        await client.wait_lost()
+        say(f"the server at {name} is gone; waiting for it to come back")
+        try:
+            await port.recover()
+        except (ConnectionError, DeviceError) as error:
+            say(f"cannot take device {port.name} up again: {error}")
+            return
+        say(f"connected again to {name}")

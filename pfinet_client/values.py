@@ -75,6 +75,12 @@ def address_of_words(words: Sequence[int]) -> bytes:
     return struct.pack(">ii", *words)[:6]
 
 
+def words_of_address(mac: bytes) -> tuple[int, int]:
+    """Return a MAC as NET_ADDRESS words; the inverse of :func:`address_of_words`."""
+    high, low = struct.unpack(">ii", mac + bytes(2))
+    return high, low
+
+
 def text_of_mac(mac: bytes) -> str:
     """Return a MAC as text, ``52:54:00:12:34:56``."""
     return mac.hex(":")
@@ -125,6 +131,7 @@ __all__ = [
     "Claimed",
     "NetStatus",
     "address_of_words",
+    "words_of_address",
     "text_of_mac",
     "split_vector",
 ]

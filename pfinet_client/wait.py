@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hypervisor.kernel.wait import readable
+from hypervisor.kernel.wait import readable, writable
 
-__all__ = ["readable"]
+__all__ = ["readable", "writable"]
