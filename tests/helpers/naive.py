@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from hypervisor.engine.opens import Open
 from hypervisor.errors import D_READ, D_WRITE
@@ -179,6 +180,13 @@ class Verdict:
     flooded: list[NaiveOpen] = field(default_factory=list)
 
 
+class Witness(Protocol):
+    """Somebody beside the opens who gets what arrives at a device."""
+
+    def sent(self, devices: set[NaiveDevice], frames: Sequence[bytes]) -> None:
+        """Plain ``frames`` have arrived at ``devices``."""
+
+
 class NaiveNetwork:
     """Devices in the order they were opened, and what was learned behind trunks."""
 
@@ -189,6 +197,8 @@ class NaiveNetwork:
         self.frames = 0
         self.bytes = 0
         self.discards: Counter[str] = Counter()
+        #: Who else is told of what arrives at which devices.
+        self.witnesses: Sequence[Witness] = ()
 
     def find(self, owner: str, name: str) -> NaiveDevice | None:
         """Return an open device."""
@@ -285,6 +295,10 @@ class NaiveNetwork:
             self.bytes += sent.wire_bytes
         for each in (*verdict.holding, *verdict.flooded):
             each.expect(sender, sent)
+        if self.witnesses:
+            devices = {each.device for each in (*verdict.holding, *verdict.flooded)}
+            for witness in self.witnesses:
+                witness.sent(devices, sent.plain)
         return verdict
 
 

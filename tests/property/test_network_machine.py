@@ -25,9 +25,9 @@ from hypervisor.requests import AttachLink, GetStatus, Offer, Role, SetStatus
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 from tests.helpers.actor import Runs
 from tests.helpers.core import BROADCAST
+from tests.helpers.mail_actor import MailActor
 from tests.helpers.naive import Asked, NaiveDevice, NaiveOpen
 from tests.helpers.observer import SPECIAL, UNKNOWN
-from tests.helpers.uplink_actor import UplinkActor
 
 UP, PROMISC = 0x1, 0x100
 MAX_OPENS = 10
@@ -46,7 +46,7 @@ vectors = st.lists(
 )
 
 
-class NetworkMachine(UplinkActor):
+class NetworkMachine(MailActor):
     """See the module."""
 
     @initialize(
@@ -55,8 +55,11 @@ class NetworkMachine(UplinkActor):
         alone=st.sampled_from((False, False, True)),
         linked=st.sampled_from((2, 0, 3)),
         uplinks=st.sampled_from((0, 0, 1, 2)),
+        mailers=st.sampled_from((0, 2, 3)),
     )
-    def begin(self, mode: str, ample: bool, alone: bool, linked: int, uplinks: int) -> None:
+    def begin(
+        self, mode: str, ample: bool, alone: bool, linked: int, uplinks: int, mailers: int
+    ) -> None:
         self.start(mode, ample)
         # One owner alone has all of the pool, and must give it back to those who come.
         owners = (1, 1, 1, 1) if alone else (1, 3, 2, 2)
@@ -67,6 +70,7 @@ class NetworkMachine(UplinkActor):
         for pick in range(linked):
             self.attach(pick, True, (7, 3, 1)[pick], pick != 1)
         self.open_uplinks(uplinks)
+        self.begin_mail(mailers)
 
     # --- opens ----------------------------------------------------------------------------
 
