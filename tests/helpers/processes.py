@@ -60,6 +60,7 @@ def forked(function: Callable[[], object], wait: bool = True) -> Iterator[int]:
 _AS_USER = """
 import sys
 import hypervisor.serve
+import hypervisor.report
 import hypervisor.service.inspect
 from hypervisor.cli import main
 from hypervisor.kernel.process import become
