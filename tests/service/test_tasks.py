@@ -242,6 +242,7 @@ async def test_a_client_killed_while_it_holds_reads_and_writes_leaves_nothing(
 FOREIGNER = """
 import grpc, os, sys
 from machdev.v1 import device_pb2 as pb, device_pb2_grpc, network_pb2, network_pb2_grpc
+grpc.insecure_channel("unix:/").close()  # imports what the other uid may be unable to read
 target, uid, token, port = sys.argv[1], int(sys.argv[2]), sys.argv[3], bytes.fromhex(sys.argv[4])
 os.setresuid(uid, uid, uid)
 channel = grpc.insecure_channel(target)
