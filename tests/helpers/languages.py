@@ -19,17 +19,19 @@ LANGUAGES = ("node", "go", "cpp")
 BUILD_S = 300.0
 
 
-def built(language: str) -> Path:
-    """Return the program of ``language``, built if its sources have changed since the last time.
+def built(language: str, program: str = "client") -> Path:
+    """Return a program of ``language``: "client", or "arping" of the examples.
+
+    It is built if its sources have changed since the last time.
 
     Fails with the compiler's words.
     """
-    source = CLIENTS / language
+    source, example = CLIENTS / language, ROOT / "examples" / language
     digest = hashlib.sha256()
-    for path in sorted([*source.iterdir(), *PROTOS.rglob("*.proto")]):
+    for path in sorted([*source.iterdir(), *example.iterdir(), *PROTOS.rglob("*.proto")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     out = ROOT / "build" / "clients" / f"{language}-{digest.hexdigest()[:16]}"
-    if not (out / "client").exists():
+    if not (out / program).exists():
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         done = subprocess.run(
@@ -40,7 +42,7 @@ def built(language: str) -> Path:
             timeout=BUILD_S,
         )
         assert done.returncode == 0, f"{language} client: {done.stdout}{done.stderr}"
-    return out / "client"
+    return out / program
 
 
 @contextmanager

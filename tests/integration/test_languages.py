@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from machdev.v1 import network_pb2
 from pfinet_client.blocking import Client, DevicePort
 from tests.helpers.languages import LANGUAGES, built, speaking
 from tests.helpers.processes import server
-from tests.helpers.run_programs import Program
+from tests.helpers.run_programs import Program, running
 
 # IEEE 802: for local experiments. The clients' filters take the second.
 ETHER_TYPE = bytes.fromhex("88b5")
@@ -21,7 +22,7 @@ FILTERED_TYPE = bytes.fromhex("88b6")
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
-    with server(tmp_path, "--guard", "mac") as running, Client(running.node) as made:
+    with server(tmp_path, "--guard", "mac") as one, Client(one.node) as made:
         yield made
 
 
@@ -92,3 +93,24 @@ def test_a_client_of_another_language_is_a_client_like_any_other(
         assert program.wait(20) == 0
         while len(client.network.devices()) > 1:
             pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_shortest_example_finds_out_who_has_an_address(tmp_path: Path, language: str) -> None:
+    with server(tmp_path) as running_server:
+        node = str(running_server.node)
+        respond = ["respond", "--device", node, "--address", "10.0.0.1/24"]
+        with running(*respond) as responder, Client(node) as client:
+            while not any(one.addresses for one in client.network.devices()):
+                pass
+            (there,) = client.network.devices()
+            done = subprocess.run(
+                [built(language, "arping"), node, "10.0.0.1"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert responder.poll() is None
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"10.0.0.1 is at {there.mac_address.hex(':')}\n"

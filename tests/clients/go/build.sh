@@ -1,5 +1,5 @@
 #!/bin/sh
-# build.sh PROTOS OUT: makes OUT/client, from this folder and Debian's golang-go
+# build.sh PROTOS OUT: makes OUT/client, and OUT/arping of examples/, with Debian's golang-go
 # golang-google-grpc-dev protobuf-compiler protoc-gen-go-1-3 (the generator that goes with that gRPC).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -12,5 +12,6 @@ done
 mkdir -p "$2/src"
 # shellcheck disable=SC2086
 protoc -I. --go_out="$options:$2/src" $files
-GO111MODULE=off GOPATH="$2:/usr/share/gocode" GOCACHE="$2/cache" GOFLAGS= \
-    go build -o "$2/client" "$here/client.go"
+export GO111MODULE=off GOPATH="$2:/usr/share/gocode" GOCACHE="$2/cache" GOFLAGS=
+go build -o "$2/client" "$here/client.go"
+go build -o "$2/arping" "$here/../../../examples/go/arping.go"
