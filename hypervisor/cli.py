@@ -87,6 +87,8 @@ _SERVE_EXAMPLES = """\
       a socket for a guest in QEMU as well; how to start it is printed
   hypervisor serve --gateway 10.0.0.1/24
       its clients reach what you reach, through 10.0.0.1; nobody needs to be root
+  sudo hypervisor serve --uplink nic:eth1
+      whose devices are on the wire of eth1 as well
   hypervisor serve --config /etc/machdev.toml --log-format json
 """
 
@@ -124,6 +126,13 @@ def _add_serve(commands: Any) -> None:
         metavar="CIDR[,address=CIDR][,network=N][,host=yes]",
         help="give a network a way out for everybody on it, by an own stack and pasta (one for "
         "each network); host=yes: this machine's own addresses may be reached too",
+    )
+    add(
+        "--uplink",
+        action="append",
+        default=[],
+        metavar="nic:IFACE[,network=N]",
+        help="connect a network to an interface of this host (repeatable; needs CAP_NET_RAW)",
     )
     add("--config", type=Path, metavar="FILE.toml", help="read settings from a file; flags win")
     add("--guard", metavar="mac|off", help="what to check of frames that devices send (mac)")
@@ -192,6 +201,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         dgrams=parsed.dgram,
         networks=parsed.network,
         gateways=parsed.gateway,
+        uplinks=parsed.uplink,
         listen=parsed.listen,
         insecure_loopback=parsed.insecure_loopback,
         guard=parsed.guard,
@@ -218,9 +228,11 @@ def _check_config(parsed: argparse.Namespace) -> int:
     networks = ", ".join(network.name for network in config.networks)
     nodes = ", ".join(os.fspath(translator.path) for translator in config.translators)
     guests = ", ".join(f"{guest.path} ({guest.device})" for guest in config.guests)
+    uplinks = ", ".join(f"{each.interface} of {each.network}" for each in config.uplinks)
     print(
         f"{parsed.file}: good; networks {networks}; nodes {nodes}; "
         + (f"guests {guests}; " if guests else "")
+        + (f"uplinks {uplinks}; " if uplinks else "")
         + f"{len(config.devices)} devices with a policy"
     )
     return EXIT_OK

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hypervisor.engine.drops import DEVICE_DOWN, LINK_GONE
+from hypervisor.engine.drops import DEVICE_DOWN, LINK_GONE, STORM
 from hypervisor.engine.opens import Open
 from hypervisor.errors import (
     D_READ,
@@ -161,17 +161,27 @@ class Linkage(Rooms):
                 self.destroy(right.target, InvalidDest("the outlet was closed"), now)
 
     def set_link(
-        self, handle: Handle, detail: str, *, state: LinkState | None = None, mtu: int | None = None
+        self,
+        handle: Handle,
+        detail: str,
+        *,
+        state: LinkState | None = None,
+        mtu: int | None = None,
+        peer: str | None = None,
     ) -> None:
-        """Note that a link is up or down now, or has another MTU; ``detail`` says so to people."""
+        """Note that a link is up or down now, has another MTU or name; ``detail`` says so.
+
+        An outlet without a link can only have news of what it waits for.
+        """
         record = handle.record
-        if record is None or not handle.link:
+        if record is None:
             return
         kind = EventKind.LINK_CHANGED
         record.detail = detail
-        if mtu is not None:
+        record.peer = record.peer if peer is None else peer
+        if mtu is not None and handle.link:
             record.mtu = mtu
-        if state is not None and state is not record.state:
+        if state is not None and state is not record.state and handle.link:
             kind = EventKind.LINK_UP if state is LinkState.UP else EventKind.LINK_DOWN
             record.ups += state is LinkState.UP
             record.state = state
@@ -192,7 +202,13 @@ class Linkage(Rooms):
             size_bytes = _wire_bytes(frames, header_bytes)
             self.engine.discard(each, {DEVICE_DOWN: len(frames)}, size_bytes)
             return
+        passed: Sequence[bytes]
+        needs: Sequence[int] | None
         passed, needs, discards = inspect_burst(frames, each.vnet_header, self.mtu, nic.trunk)
+        if nic.storm is not None:
+            passed, needs, stormy = nic.storm.calm(passed, needs, header_bytes, now)
+            if stormy:
+                discards.count(STORM, stormy)
         if discards:
             size_bytes = _wire_bytes(frames, header_bytes) - _wire_bytes(passed, header_bytes)
             self.engine.discard(each, discards, size_bytes)

@@ -13,7 +13,7 @@ from hypervisor.errors import D_READ
 from hypervisor.filters import FilterTable
 from hypervisor.filters.table import Inspect
 from hypervisor.forwarding import Port
-from hypervisor.guard import MacGuard
+from hypervisor.guard import MacGuard, StormGate
 from hypervisor.infos import LinkState
 from hypervisor.mach.devices import Device
 from hypervisor.mach.net_rcv_msg import net_message
@@ -110,6 +110,7 @@ class Nic:
         "port",
         "retired",
         "rx_drops",
+        "storm",
         "trunk",
         "tx_drops",
     )
@@ -119,6 +120,7 @@ class Nic:
         self.port = port
         self.guard = guard
         self.trunk = trunk
+        self.storm = StormGate() if port.uplink else None
         self.handles: dict[Handle, None] = {}
         # Counters of opens that are closed: tx frames, tx bytes, rx frames, rx bytes.
         self.retired = (0, 0, 0, 0)

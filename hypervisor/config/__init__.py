@@ -29,6 +29,7 @@ from hypervisor.config.model import (
     NetworkConfig,
     ServerConfig,
     TranslatorConfig,
+    UplinkConfig,
 )
 from hypervisor.config.problems import ConfigError, Origin, Problem
 from hypervisor.kernel.places import default_node, default_state
@@ -45,6 +46,7 @@ __all__ = [
     "Problem",
     "ServerConfig",
     "TranslatorConfig",
+    "UplinkConfig",
     "build_config",
     "default_node",
     "default_state",

@@ -29,6 +29,7 @@ from hypervisor.config.model import (
     NetworkConfig,
     ServerConfig,
     TranslatorConfig,
+    UplinkConfig,
 )
 from hypervisor.config.problems import ConfigError, Origin, Problems, closest
 from hypervisor.config.tables import Draft, Setting, Table
@@ -74,19 +75,21 @@ def build_config(
     """
     networks = _networks(above, below, problems)
     names = [str(table.value("name")) for table in networks]
-    translators = _overlay("translator", above.translators, below.translators, problems)
+    translators = _overlay("translator", above.translators, below.translators, "path", problems)
+    uplinks = _overlay("uplink", above.uplinks, below.uplinks, "to", problems)
     _add_inherited(translators, inherited or {}, names)
     if not translators:
         origin = above.server.origin
         translators = [Table(origin, {"path": Setting(default_node, origin)})]
     devices = list(below.devices)
-    guests = _overlay("guest", above.guests, below.guests, problems)
+    guests = _overlay("guest", above.guests, below.guests, "path", problems)
     listen = (above.listen or below.listen)[:1]
     for what, tables in (
         ("node", translators),
         ("device", devices),
         ("guest", guests),
         ("gateway", above.gateways + below.gateways),
+        ("uplink", uplinks),
         ("listener", listen),
     ):
         for table in tables:
@@ -100,7 +103,9 @@ def build_config(
     check_devices(devices, networks, problems)
     check_gateways(gateways, networks, devices, problems)
     problems.raise_if_any()
-    return _frozen(server, networks, translators, devices, guests, gateways, listen, default_state)
+    return _frozen(
+        server, networks, translators, devices, guests, gateways, uplinks, listen, default_state
+    )
 
 
 def _networks(above: Draft, below: Draft, problems: Problems) -> list[Table]:
@@ -127,12 +132,12 @@ def _shared(server: Table) -> Table:
 
 
 def _overlay(
-    what: str, above: Sequence[Table], below: Sequence[Table], problems: Problems
+    what: str, above: Sequence[Table], below: Sequence[Table], key: str, problems: Problems
 ) -> list[Table]:
-    """Lay tables that go by their path over each other."""
-    _need(below, what, "path", problems)
-    merged: dict[Any, Table] = _unique(below, "path", problems)
-    for value, table in _unique(above, "path", problems).items():
+    """Lay tables that go by the value of ``key`` over each other."""
+    _need(below, what, key, problems)
+    merged: dict[Any, Table] = _unique(below, key, problems)
+    for value, table in _unique(above, key, problems).items():
         merged[value] = table.over(merged[value]) if value in merged else table
     return list(merged.values())
 
@@ -215,6 +220,7 @@ def _frozen(
     devices: Sequence[Table],
     guests: Sequence[Table],
     gateways: Sequence[Table],
+    uplinks: Sequence[Table],
     listen: Sequence[Table],
     default_state: Path,
 ) -> ServerConfig:
@@ -226,6 +232,7 @@ def _frozen(
         guests=tuple(guest_config(table) for table in guests),
         gateways=_each(GatewayConfig, gateways),
         listen=_listener(listen[0]) if listen else None,
+        uplinks=tuple(UplinkConfig(one.value("to"), one.value("network")) for one in uplinks),
         insecure_loopback=bool(server.value("insecure_loopback")),
         log_format=server.value("log_format") or "text",
         ready_fd=server.value("ready_fd"),

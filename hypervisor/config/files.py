@@ -22,6 +22,7 @@ _ARRAYS: Mapping[str, Mapping[str, Kind]] = {
     "stream": tables.GUEST_KEYS,
     "dgram": tables.GUEST_KEYS,
     "gateway": tables.GATEWAY_KEYS,
+    "uplink": tables.UPLINK_KEYS,
 }
 # Which process to tell is the starter's business, not the file's.
 _SERVER_KEYS = {key: kind for key, kind in tables.SERVER_KEYS.items() if key != "ready_fd"}
@@ -95,6 +96,7 @@ class _Reader:
             guests=guests,
             gateways=read["gateway"],
             listen=listen,
+            uplinks=read["uplink"],
         )
 
     def _locate(self, *path: str | int) -> Origin:

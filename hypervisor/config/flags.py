@@ -18,6 +18,7 @@ class FlagValues:
     translators: Sequence[str] = ()
     streams: Sequence[str] = ()
     dgrams: Sequence[str] = ()
+    uplinks: Sequence[str] = ()
     networks: Sequence[str] = ()
     gateways: Sequence[str] = ()
     listen: str | None = None
@@ -42,6 +43,8 @@ def read_flags(flags: FlagValues, problems: Problems) -> Draft:
             draft.guests += [table.guest(kind) for table in read]
     for text in flags.gateways:
         draft.gateways += _table("--gateway", "addresses", text, tables.GATEWAY_KEYS, problems)
+    for text in flags.uplinks:
+        draft.uplinks += _table("--uplink", "to", text, tables.UPLINK_KEYS, problems)
     if flags.listen is not None:
         draft.listen = _table("--listen", "endpoint", flags.listen, tables.LISTEN_KEYS, problems)
         draft.server.refused |= set() if draft.listen else {"listen"}

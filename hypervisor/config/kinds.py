@@ -29,6 +29,8 @@ _MAX_ID = 2**32 - 2
 _NETWORK_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}")
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9._-]{1,127}")
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}(?:[:-][0-9a-fA-F]{1,2}){5}")
+#: The kernel allows more characters; a device, which is called like its interface, does not.
+_INTERFACE = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,15}")
 _OCTAL = re.compile(r"(?:0o?)?[0-7]{3}")
 
 
@@ -307,6 +309,23 @@ def _owner_uid(value: object) -> int:
     return uid
 
 
+def _uplink(value: object) -> str:
+    """Read ``nic:IFACE``; returns the interface's name. It need not exist yet."""
+    text = _text(value, "an uplink")
+    kind, colon, name = text.partition(":")
+    if not colon:
+        hint = f"write nic:{text or 'eth0'}"
+        raise BadValue(f"{shown(text)} does not say what it leads to", hint)
+    if kind != "nic":
+        raise BadValue(f"{shown(text)} is no uplink that there is", "write nic:INTERFACE")
+    if not _INTERFACE.fullmatch(name):
+        raise BadValue(
+            f"{shown(name)} is not an interface's name",
+            "write the name that `ip link` shows: 1 to 15 of A-Z a-z 0-9 . _ -",
+        )
+    return name
+
+
 def _mode(value: object) -> int:
     if not isinstance(value, str) or not _OCTAL.fullmatch(value):
         raise BadValue(f"{shown(value)} is not a file mode", 'write it in octal: "0660"')
@@ -351,5 +370,6 @@ USER = Kind(_user)
 GROUP = Kind(_group)
 OWNER = Kind(_owner)
 OWNER_UID = Kind(_owner_uid)
+UPLINK = Kind(_uplink)
 FILE_MODE = Kind(_mode)
 ENDPOINT = Kind(_endpoint)

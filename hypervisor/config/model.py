@@ -111,6 +111,14 @@ class GatewayConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class UplinkConfig:
+    """A way out of a network: the interface of this host called ``interface``."""
+
+    interface: str
+    network: str = DEFAULT_NETWORK
+
+
+@dataclass(frozen=True, slots=True)
 class ListenConfig:
     """A TCP listener on loopback; ``host`` is a literal address."""
 
@@ -130,6 +138,7 @@ class ServerConfig:
     guests: tuple[GuestConfig, ...] = ()
     gateways: tuple[GatewayConfig, ...] = ()
     listen: ListenConfig | None = None
+    uplinks: tuple[UplinkConfig, ...] = ()
     insecure_loopback: bool = False
     log_format: LogFormat = "text"
     ready_fd: int | None = None

@@ -64,6 +64,7 @@ GATEWAY_KEYS: Mapping[str, Kind] = {
     "network": kinds.NETWORK_NAME,
     "host": kinds.TRUTH,
 }
+UPLINK_KEYS: Mapping[str, Kind] = {"to": kinds.UPLINK, "network": kinds.NETWORK_NAME}
 LISTEN_KEYS: Mapping[str, Kind] = {"endpoint": kinds.ENDPOINT, "network": kinds.NETWORK_NAME}
 SERVER_KEYS: Mapping[str, Kind] = {
     "guard": NETWORK_KEYS["guard"],
@@ -133,6 +134,7 @@ class Draft:
     guests: list[Table] = field(default_factory=list)
     gateways: list[Table] = field(default_factory=list)
     listen: list[Table] = field(default_factory=list)
+    uplinks: list[Table] = field(default_factory=list)
 
 
 def read_table(

@@ -29,6 +29,7 @@ GIANT = "giant"  #: longer than the network's MTU allows
 SOURCE_MAC = "source_mac"  #: the source address is not the sender's own
 OWN_OUTSIDE = "own_outside"  #: a device's own address as source from an uplink: a loop, or forged
 BETWEEN_UPLINKS = "between_uplinks"  #: from one uplink for somebody behind another
+STORM = "storm"  #: more group frames by an uplink than a network takes from outside
 GROUP_SOURCE = "group_source"  #: a group address as source (IEEE 802.3 3.2.3)
 CSUM_BAD = "csum_bad"  #: the offload header asks for an impossible checksum
 GSO_BAD = "gso_bad"  #: the offload header asks for an impossible segmentation

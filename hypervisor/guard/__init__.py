@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from hypervisor.guard.ingress import inspect_burst, longest_frame
 from hypervisor.guard.mac import MacGuard
+from hypervisor.guard.storm import StormGate
 from hypervisor.guard.template import Template, Templates
 
-__all__ = ["MacGuard", "Template", "Templates", "inspect_burst", "longest_frame"]
+__all__ = ["MacGuard", "StormGate", "Template", "Templates", "inspect_burst", "longest_frame"]

@@ -14,8 +14,11 @@ Every method raises :class:`NetlinkFailure` saying what was asked and what the k
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,15 +27,27 @@ from types import TracebackType
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink import NLMSG_DONE
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_NEWLINK
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _IFF_UP = 0x1
+_IFF_RUNNING = 0x40
 _IFF_LOWER_UP = 0x10000
+_ARPHRD_ETHER = 1
 _IFA_F_NODAD = 0x02
 _IN6_ADDR_GEN_MODE_EUI64 = 0
+_RTMGRP_LINK = 1
+_NLM_F_REQUEST_DUMP = 0x301
+_RTM_GETLINK = 18
+#: nlmsghdr (length, type, flags, sequence, port) and an ifinfomsg of zeros: every interface.
+_GETLINK_DUMP = struct.pack("=IHHII16x", 32, _RTM_GETLINK, _NLM_F_REQUEST_DUMP, 1, 0)
+#: The kernel sends at most 32 KiB at a time to who makes room for it.
+_DATAGRAM_BYTES = 1 << 16
 
 
 class NetlinkFailure(OSError):
@@ -55,7 +70,11 @@ class LinkStats:
 
 @dataclass(frozen=True, slots=True)
 class LinkFacts:
-    """One interface: ``up`` is the administrator's wish, ``carrier`` whether frames can pass."""
+    """One interface: ``up`` is the administrator's wish, ``carrier`` whether frames can pass.
+
+    ``running`` is true a little later than ``carrier``, when the kernel's queues are ready as well.
+    ``master`` is the index of the bridge or bond that it belongs to, 0 for none.
+    """
 
     index: int
     name: str
@@ -64,6 +83,9 @@ class LinkFacts:
     up: bool
     carrier: bool
     stats: LinkStats
+    running: bool
+    ethernet: bool
+    master: int
 
 
 class Netlink:
@@ -247,4 +269,94 @@ def _facts(message: Any) -> LinkFacts:
         up=bool(message["flags"] & _IFF_UP),
         carrier=bool(message["flags"] & _IFF_LOWER_UP),
         stats=LinkStats(*(counters.get(name, 0) for name in names)),
+        running=bool(message["flags"] & _IFF_RUNNING),
+        ethernet=message["ifi_type"] == _ARPHRD_ETHER,
+        master=message.get_attr("IFLA_MASTER") or 0,
     )
+
+
+class LinkWatch:
+    """All interfaces of the namespace, and what happens to them: for an event loop.
+
+    Watch :meth:`fileno`; when it polls readable call :meth:`read`, after which :attr:`links` is how
+    things are. It is so from the beginning. If more happens than the socket holds, the kernel is
+    asked for everything anew. Never blocks; needs no privilege. Raises NetlinkFailure.
+    """
+
+    def __init__(self) -> None:
+        #: Every interface there is now, by index.
+        self.links: dict[int, LinkFacts] = {}
+        self._marshal = MarshalRtnl()
+        #: The interfaces seen in answer to a question that is not answered fully yet.
+        self._dumped: set[int] | None = None
+        self._ask_again = False
+        self._socket = socket.socket(
+            socket.AF_NETLINK,
+            socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+            socket.NETLINK_ROUTE,
+        )
+        try:
+            self._socket.bind((0, _RTMGRP_LINK))
+            self._ask()
+            self.read()
+        except OSError as error:
+            self._socket.close()
+            raise NetlinkFailure(
+                error.errno, f"cannot watch the interfaces: {error.strerror}"
+            ) from None
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll, or -1 after close()."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Stop watching. Twice is allowed."""
+        self._socket.close()
+
+    def read(self) -> None:
+        """Take notice of what happened since the last time."""
+        while True:
+            try:
+                data = self._socket.recv(_DATAGRAM_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._lost_news()
+                continue
+            for message in self._marshal.parse(data):
+                self._take(message)
+
+    def _lost_news(self) -> None:
+        """Ask anew, after the answer to the last question: there is one at a time."""
+        if self._dumped is None:
+            self._ask()
+        else:
+            self._ask_again = True
+
+    def _ask(self) -> None:
+        """Ask for all interfaces; the answers come among the news."""
+        self._ask_again = False
+        self._dumped = set()
+        self._socket.send(_GETLINK_DUMP)
+
+    def _take(self, message: Any) -> None:
+        kind = message["header"]["type"]
+        if kind == NLMSG_DONE:
+            if self._dumped is not None:
+                self.links = {index: self.links[index] for index in self._dumped}
+            self._dumped = None
+            if self._ask_again:
+                self._ask()
+        elif kind in (RTM_NEWLINK, RTM_DELLINK) and message["family"] == socket.AF_UNSPEC:
+            # (A bridge says of its ports that they are "deleted" when they leave it: AF_BRIDGE.)
+            index = message["index"]
+            if kind == RTM_NEWLINK:
+                self.links[index] = _facts(message)
+                if self._dumped is not None:
+                    self._dumped.add(index)
+            else:
+                self.links.pop(index, None)
+                if self._dumped is not None:
+                    self._dumped.discard(index)

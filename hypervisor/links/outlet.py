@@ -89,10 +89,18 @@ class Outlet:
             self._pulling = False
 
     def changed(
-        self, detail: str, *, state: LinkState | None = None, mtu: int | None = None
+        self,
+        detail: str,
+        *,
+        state: LinkState | None = None,
+        mtu: int | None = None,
+        peer: str | None = None,
     ) -> None:
-        """Say that the link is up or down now or has another MTU: an event, and what is shown."""
-        self._network.set_link(self._handle, detail, state=state, mtu=mtu)
+        """Say that the link is up or down now, has another MTU or leads elsewhere.
+
+        It is an event, and shown. Without a link it can only be said why there is none.
+        """
+        self._network.set_link(self._handle, detail, state=state, mtu=mtu, peer=peer)
         self._settle()
 
     def refused(self, why: str, repetitions: int = 0) -> None:

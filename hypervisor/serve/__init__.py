@@ -14,7 +14,7 @@ Nothing below this package knows of configuration files, signals or logging form
 
 from __future__ import annotations
 
-from hypervisor.serve.doors import StartError
+from hypervisor.serve.errors import StartError
 from hypervisor.serve.server import run_config, run_server
 
 __all__ = ["StartError", "run_config", "run_server"]

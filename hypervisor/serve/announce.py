@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from hypervisor import __version__
 from hypervisor.config.model import (
@@ -12,6 +12,7 @@ from hypervisor.config.model import (
     ServerConfig,
     Subnet,
     TranslatorConfig,
+    UplinkConfig,
 )
 from hypervisor.service.guests import RECONNECT_HINT, Invitation
 
@@ -24,12 +25,15 @@ def announcement(
     data_path: str,
     tcp: str = "",
     invitations: Sequence[Invitation] = (),
+    uplinks: Mapping[UplinkConfig, str] | None = None,
 ) -> str:
     """Return the lines for people, without a newline at the end.
 
-    ``data_path`` is the runtime's, and shown if it is not "compiled"; ``tcp`` the bound endpoint.
+    ``data_path`` is the runtime's, and shown if it is not "compiled"; ``tcp`` the bound endpoint;
+    ``uplinks`` says of each how it is.
     """
-    return "\n".join((*_lines(config, data_path, tcp), *_guest_lines(invitations)))
+    lines = _lines(config, data_path, tcp, uplinks or {})
+    return "\n".join((*lines, *_guest_lines(invitations)))
 
 
 def _guest_lines(invitations: Sequence[Invitation]) -> Iterator[str]:
@@ -40,7 +44,9 @@ def _guest_lines(invitations: Sequence[Invitation]) -> Iterator[str]:
         yield RECONNECT_HINT
 
 
-def _lines(config: ServerConfig, data_path: str, tcp: str) -> Iterator[str]:
+def _lines(
+    config: ServerConfig, data_path: str, tcp: str, uplinks: Mapping[UplinkConfig, str]
+) -> Iterator[str]:
     yield f"hypervisor {__version__} is up; ^C stops it"
     if data_path != "compiled":
         yield f"  data path: {data_path}"
@@ -57,6 +63,9 @@ def _lines(config: ServerConfig, data_path: str, tcp: str) -> Iterator[str]:
         for translator in config.translators:
             if translator.network == network.name:
                 yield f"    node {translator.path}"
+        for uplink in config.uplinks:
+            if uplink.network == network.name:
+                yield f"    uplink nic:{uplink.interface}, {uplinks.get(uplink, 'up')}"
         if config.listen is not None and config.listen.network == network.name:
             yield f"    TCP {tcp}, open to every user of this machine"
     if config.translators:

@@ -9,19 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypervisor.config.model import GuestConfig, ListenConfig, ServerConfig, TranslatorConfig
+from hypervisor.config.model import (
+    GuestConfig,
+    ListenConfig,
+    ServerConfig,
+    TranslatorConfig,
+)
 from hypervisor.kernel.places import runtime_directory
 from hypervisor.kernel.process import Capability
 from hypervisor.serve.announce import endpoint
+from hypervisor.serve.errors import StartError
+from hypervisor.serve.uplinks import UplinkDoor, open_uplink
 from hypervisor.service.front_door import Listener
 from hypervisor.service.guests import GuestSocket
 from hypervisor.service.node import Node, NodeError, capabilities_to_remove, claim_node
 from hypervisor.service.systemd import InheritedSocket
 from hypervisor.store import LeaseStore, StateDirectory, StoreError, private_directory
-
-
-class StartError(Exception):
-    """The server cannot start here; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Doors:
     listeners: Sequence[Listener]
     secrets: Mapping[str, bytes]
     leases: LeaseStore
+    uplinks: Sequence[UplinkDoor] = ()
 
     def withdraw(self) -> None:
         """Remove the nodes, so that nobody finds them any more."""
@@ -86,7 +90,8 @@ def _open(
         listener = _listen(config.listen)
         stack.callback(listener.socket.close)
         listeners.append(listener)
-    return Doors(nodes, guests, listeners, secrets, leases)
+    uplinks = [open_uplink(uplink, stack) for uplink in config.uplinks]
+    return Doors(nodes, guests, listeners, secrets, leases, uplinks)
 
 
 def _node(translator: TranslatorConfig, inherited: socket.socket | None) -> Node:

@@ -10,20 +10,31 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hypervisor.config import ConfigError, FlagValues, Origin, Problem, ServerConfig, load_config
+from hypervisor.config import (
+    ConfigError,
+    FlagValues,
+    Origin,
+    Problem,
+    ServerConfig,
+    UplinkConfig,
+    load_config,
+)
 from hypervisor.errors import DeviceError, ServerDied
 from hypervisor.gateway.spawner import Spawner
 from hypervisor.kernel.process import keep_freed_memory
+from hypervisor.links.uplink import NicKeeper
 from hypervisor.requests import Event
 from hypervisor.serve import logs
 from hypervisor.serve.announce import announcement, example_command
 from hypervisor.serve.compose import make_runtime
-from hypervisor.serve.doors import Doors, StartError, opened
+from hypervisor.serve.doors import Doors, opened
+from hypervisor.serve.errors import StartError
 from hypervisor.serve.gateways import running, starter
 from hypervisor.serve.privileges import give_up_privileges, raise_descriptor_limit
+from hypervisor.serve.uplinks import follow_uplinks
 from hypervisor.service.guests import Guests, Invitation
 from hypervisor.service.server import Server
 from hypervisor.service.systemd import (
@@ -102,12 +113,14 @@ async def serve(
     guests = Guests(runtime, doors.guests)
     watcher = server.watchers.add(_LOG_WATCHER, _everything)
     logging_events = asyncio.create_task(_log_events(watcher, server.watchers))
+    keeper: NicKeeper | None = None
     try:
         await server.start()
         invitations = _let_guests_in(guests)
+        keeper, uplinks = follow_uplinks(runtime, doors.uplinks)
         _tame_memory()
         async with running(config.gateways, spawner, runtime):
-            _say_ready(config, doors, invitations, notifier, runtime.data_path)
+            _say_ready(config, doors, invitations, uplinks, notifier, runtime.data_path)
             tell_ready()
             await stopping.wait()
             log.info("stopping")
@@ -116,6 +129,8 @@ async def serve(
         raise StartError(f"cannot start serving: {error}") from error
     finally:
         guests.close()
+        if keeper is not None:
+            keeper.close()
         await server.stop(STOP_S)
         await logging_events
     log.info("stopped")
@@ -153,13 +168,15 @@ def _say_ready(
     config: ServerConfig,
     doors: Doors,
     invitations: Sequence[Invitation],
+    uplinks: Mapping[UplinkConfig, str],
     notifier: Notifier,
     data_path: str,
 ) -> None:
     labels = [listener.label for listener in doors.listeners]
     tcp = labels[-1] if config.listen is not None else ""
     if config.log_format == "text":
-        print(announcement(config, data_path, tcp, invitations), file=sys.stderr, flush=True)
+        text = announcement(config, data_path, tcp, invitations, uplinks)
+        print(text, file=sys.stderr, flush=True)
     else:
         networks = [network.name for network in config.networks]
         example = example_command(config) if config.translators else ""

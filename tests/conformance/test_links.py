@@ -23,6 +23,7 @@ from hypervisor.links.dgram import DgramLink
 from hypervisor.links.faults import FaultPlan, Faults
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.memory import MemoryLink
+from hypervisor.links.packet_socket import NicLink
 from hypervisor.links.stream import StreamLink
 from hypervisor.wire.framing import LENGTH_BYTES, frame_message
 from hypervisor.wire.virtio_net import PLAIN_HEADER, VNET_HEADER_BYTES
@@ -33,6 +34,7 @@ from tests.helpers.kernel_objects import (
     open_descriptors,
     readable,
 )
+from tests.helpers.nics import NEAR, veth_pair
 
 MAC = bytes.fromhex("525400000001")
 FAR_MAC = bytes.fromhex("525400000002")
@@ -109,6 +111,26 @@ def tap(vnet_header: bool, wrap: Wrap) -> Make:
                     )
                 finally:
                     link.close()
+
+    return make
+
+
+def nic(wrap: Wrap) -> Make:
+    @contextmanager
+    def make() -> Iterator[Rig]:
+        with veth_pair() as (space, near, far):
+            link = wrap(NicLink(near, NEAR, 1500, VNET_HEADER_BYTES))
+            far.settimeout(5)
+            try:
+                yield Rig(
+                    link,
+                    far.send,
+                    lambda: receive_from(far),
+                    lambda up: space.run("ip", "link", "set", NEAR, "up" if up else "down"),
+                    lambda: space.run("ip", "link", "del", NEAR),
+                )
+            finally:
+                link.close()
 
     return make
 
@@ -191,6 +213,8 @@ RIGS = {
     "capture-memory": memory(True, captured),
     "capture-tap": tap(False, captured),
     "capture-faults-tap": tap(True, lambda link: captured(faultless(link))),
+    "nic": nic(bare),
+    "capture-faults-nic": nic(lambda link: captured(faultless(link))),
     "stream": stream,
     "dgram": dgram,
 }
@@ -218,7 +242,7 @@ def outbound(number: int, length: int = 60) -> bytes:
 
 
 def test_a_link_says_what_it_is(rig: Rig) -> None:
-    assert rig.link.kind in ("memory", "tap", "stream", "dgram")
+    assert rig.link.kind in ("memory", "tap", "nic", "stream", "dgram")
     assert isinstance(rig.link.accepts, int)
     assert rig.link.vnet_header or not rig.link.accepts
     assert rig.link.fileno() >= 0

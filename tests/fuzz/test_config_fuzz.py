@@ -9,12 +9,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hypervisor.config import ConfigError, FlagValues, Problem, ServerConfig, load_config
-from hypervisor.config.tables import DEVICE_KEYS, NETWORK_KEYS, SERVER_KEYS, TRANSLATOR_KEYS
+from hypervisor.config.tables import (
+    DEVICE_KEYS,
+    NETWORK_KEYS,
+    SERVER_KEYS,
+    TRANSLATOR_KEYS,
+    UPLINK_KEYS,
+)
 
 _KEYS = [
     *NETWORK_KEYS,
     *TRANSLATOR_KEYS,
     *DEVICE_KEYS,
+    *UPLINK_KEYS,
     *SERVER_KEYS,
     "listen",
     "x",
@@ -37,7 +44,9 @@ _VALUES = [
     ),
 ]
 _LINES = st.one_of(
-    st.sampled_from(["[[network]]", "[[device]]", "[[translator]]", "[network]", "[x.y]", "# c"]),
+    st.sampled_from(
+        ["[[network]]", "[[device]]", "[[uplink]]", "[[translator]]", "[network]", "[x.y]", "# c"]
+    ),
     st.builds("{} = {}".format, st.sampled_from(_KEYS), st.sampled_from(_VALUES)),
 )
 _DOCUMENTS = st.lists(_LINES, max_size=10).map("\n".join) | st.text(max_size=40)

@@ -423,3 +423,38 @@ def test_what_two_guests_cannot_share_is_explained_where_the_second_is(tmp_path:
     assert "the device has the MAC 52:54:00:00:00:01 at" in text
     number, text = only_mistake(tmp_path, "[[dgram]]\nowner = 0\n")
     assert (number, 'this guest has no "path"' in text) == (1, True)
+
+
+def test_uplinks_of_a_file_are_interfaces_and_flags_win(tmp_path: Path) -> None:
+    text = """
+[[network]]
+name = "lan"
+[[network]]
+name = "dmz"
+[[uplink]]
+to = "nic:eth1"
+network = "lan"
+[[uplink]]
+to = "nic:eth2"
+network = "dmz"
+"""
+    flags = FlagValues(translators=["/x,network=lan"], uplinks=["nic:eth1,network=dmz"])
+    config = load(tmp_path, text, flags)
+    assert [(each.interface, each.network) for each in config.uplinks] == [
+        ("eth1", "dmz"),
+        ("eth2", "dmz"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('network = "default"', 'this uplink has no "to"'),
+        ("to = 7", "to: 7 is not an uplink"),
+        ('to = "eth0"', '"eth0" does not say what it leads to; write nic:eth0'),
+        ('to = "nic:eth0"\nmtu = 9', 'unknown key "mtu"'),
+    ],
+)
+def test_a_wrong_uplink_is_explained(tmp_path: Path, line: str, words: str) -> None:
+    found = [str(each) for each in mistakes(tmp_path, f"[[uplink]]\n{line}")]
+    assert any(words in each for each in found), found

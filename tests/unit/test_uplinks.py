@@ -7,6 +7,7 @@ import ipaddress
 import pytest
 
 from hypervisor.errors import AlreadyOpen, InvalidOperation
+from hypervisor.guard.storm import BURST
 from hypervisor.infos import LinkState
 from hypervisor.mach.devices import UPLINK_OWNER, DevicePolicy
 from hypervisor.mach.neighbours import LIFETIME_S, NeighbourTable
@@ -126,6 +127,24 @@ def test_a_tagged_frame_passes_an_uplink_although_it_is_four_bytes_longer(world:
     assert inside.take() == [tagged]
     outside.bring(inside.mac + OUTSIDE + b"\x88\xb5" + bytes(1504))
     assert discards(world) == {"giant": 1}
+
+
+def test_a_storm_from_outside_is_cut_to_what_a_network_bears() -> None:
+    world = World()
+    inside, outside = world.open("eth0", "uid:1"), Outside(world, "nic0")
+    unicast = frame(inside.mac, OUTSIDE)
+    burst = [frame(BROADCAST, OUTSIDE)] * (BURST + 200) + [unicast]
+    world.network.ingress(outside.handle, burst, world.now)
+    assert discards(world) == {"storm": 200}
+    got = inside.take(2000)
+    assert (len(got), got[-1]) == (BURST + 1, unicast)
+    events = [event for event in world.network.take_events() if event.kind == "discard"]
+    assert [event.detail for event in events] == ["storm"]
+    world.advance(0.002)
+    outside.bring(frame(BROADCAST, OUTSIDE))
+    assert discards(world) == {"storm": 200}
+    assert len(inside.take()) == 1
+    world.audit()
 
 
 # --- outlets -----------------------------------------------------------------------------------
