@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -153,12 +154,12 @@ class Nic:
         if inspect is None:
             return None
 
-        def tap(frame: bytes) -> list[tuple[Mailbox, Maker]]:
-            accepted = inspect(frame)
+        def tap(frames: Sequence[bytes]) -> list[tuple[int, Mailbox, Maker]]:
+            accepted = inspect(frames)
             self.filtered_frames += len(accepted)
             return [
-                (port.box, partial(net_message, port.name, payload_bytes))
-                for port, payload_bytes in accepted
+                (index, port.box, partial(net_message, port.name, payload_bytes))
+                for index, port, payload_bytes in accepted
             ]
 
         return tap

@@ -1,9 +1,9 @@
 """Taps: who looks at frames on their way, and gets copies of them as messages.
 
-A tap is a function of a plain frame, made by whoever knows filters: it says which mailboxes get
-the frame, and as what. The taps of the sender's device see what passed the guard, once, when it is
-switched; those of each device that the forwarder chose see what arrives there. A tap holds nobody
-and takes no RX slot; what it takes is stored once for all mailboxes.
+A tap is a function of a run of plain frames, made by whoever knows filters: it says which
+mailboxes get which frames, and as what. The tap of the sender's device sees what passed the guard,
+once, when it is switched; those of each device that the forwarder chose see what arrives there. A
+tap holds nobody and takes no RX slot; what it takes is stored once for all mailboxes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from hypervisor.engine.mail import Mail, Mailbox, Maker
 from hypervisor.frames import Frame, FramePool
 
-#: A plain frame -> the mailboxes that get it, and what makes their message of it.
-Tap = Callable[[bytes], Sequence[tuple[Mailbox, Maker]]]
+#: Plain frames -> who gets which: (its place in the run, mailbox, what makes the message of it).
+Tap = Callable[[Sequence[bytes]], Sequence[tuple[int, Mailbox, Maker]]]
 #: (frame with a 12-byte offload header, its needs) -> plain frames, right without offloads.
 Finisher = Callable[[bytes, int], list[bytes]]
 
@@ -47,38 +47,51 @@ class Taps:
         Frames with an offload header are shown as the plain frames they stand for. Returns how
         many frames of the run a receiver's tap took, wholly or in part.
         """
-        taken = 0
+        plain: Sequence[bytes] = run
+        origins: Sequence[int] = range(len(run))
+        if header_bytes:
+            plain, origins = self._plain(run, needs)
+        stored: dict[int, Frame] = {}
+        taken = set()
+        if outgoing is not None:
+            for index, box, make in outgoing(plain):
+                self._post(plain, index, stored, box, make)
+        for tap in incoming:
+            for index, box, make in tap(plain):
+                taken.add(origins[index])
+                self._post(plain, index, stored, box, make)
+        if stored:
+            self._release(list(stored.values()))
+        return len(taken)
+
+    def _plain(
+        self, run: Sequence[bytes], needs: Sequence[int] | None
+    ) -> tuple[Sequence[bytes], Sequence[int]]:
+        """Return the plain frames of a run, and of which of its frames each is a part."""
+        plain: list[bytes] = []
+        origins: list[int] = []
         for index, data in enumerate(run):
-            plain: Sequence[bytes] = (data,)
-            if header_bytes:
-                plain = self._finish(data, 0 if needs is None else needs[index])
-            took = 0
-            for payload in plain:
-                frame: Frame | None = None
-                if outgoing is not None and (accepted := outgoing(payload)):
-                    frame = self._post(accepted, payload, frame)
-                for tap in incoming:
-                    if accepted := tap(payload):
-                        took = 1
-                        frame = self._post(accepted, payload, frame)
-                if frame is not None:
-                    self._release((frame,))
-            taken += took
-        return taken
+            parts = self._finish(data, 0 if needs is None else needs[index])
+            plain += parts
+            origins += [index] * len(parts)
+        return plain, origins
 
     def _post(
-        self, accepted: Sequence[tuple[Mailbox, Maker]], payload: bytes, frame: Frame | None
-    ) -> Frame | None:
-        """Post a payload to mailboxes; return its frame if it is stored, a reference with it."""
-        for box, make in accepted:
-            if (
-                frame is None
-                and self._mail.room(box, len(payload)) is None
-                and self._pool.has_room(1, len(payload))
-            ):
-                frame = self._pool.alloc(payload)
-            if frame is None:
-                self._mail.post_data(box, payload, make)
-            else:
-                self._mail.post_frame(box, frame, make)
-        return frame
+        self,
+        plain: Sequence[bytes],
+        index: int,
+        stored: dict[int, Frame],
+        box: Mailbox,
+        make: Maker,
+    ) -> None:
+        """Post a frame to a mailbox; it is stored when the first one has room for it."""
+        frame = stored.get(index)
+        if frame is not None:
+            self._mail.post_frame(box, frame, make)
+            return
+        data = plain[index]
+        if self._mail.room(box, len(data)) is None and self._pool.has_room(1, len(data)):
+            frame = stored[index] = self._pool.alloc(data)
+            self._mail.post_frame(box, frame, make)
+        else:
+            self._mail.post_data(box, data, make)

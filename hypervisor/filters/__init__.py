@@ -15,11 +15,11 @@ Theory of operation
 The interface
     ``table.install(port, priority, compile_filter(words))`` installs or replaces;
     ``table.remove(port)`` takes a dead port's filters out.
-    ``table.incoming`` and ``table.outgoing`` are functions of a frame that return a list of
-    ``(port, payload_bytes)``, or None where no filter looks that way: test for None, pay nothing.
-    ``frame`` is whole and plain, an Ethernet header first, without offload header. The receiver
-    of ``(port, payload_bytes)`` gets a net_rcv_msg (:mod:`hypervisor.mach.net_rcv_msg`) with so
-    much of the frame. A port is whatever the caller says: here it is only told from others.
+    ``table.incoming`` and ``table.outgoing`` are functions of a run of frames that return a list
+    of ``(place in the run, port, payload_bytes)``, in the order of the run, or None where no filter
+    looks that way: test for None, pay nothing. Frames are whole and plain, an Ethernet header
+    first, without offload header. The port gets a net_rcv_msg (:mod:`hypervisor.mach.net_rcv_msg`)
+    with so many bytes of payload. It is whatever the caller says: here it is only told from others.
 
 Where GNU Mach's own answer is an accident of memory (stale bytes beyond the frame, cells never
 written, shifts of 32 and more, signed byte loads), the answer here is that of every other BPF.

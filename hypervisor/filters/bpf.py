@@ -126,12 +126,28 @@ def translate(program: Sequence[Instruction]) -> str:
 
 
 def _initial(program: Sequence[Instruction]) -> list[str]:
-    """Return the lines that clear the registers and those memory cells that are used."""
+    """Return the lines that clear those registers and memory cells that may be read first."""
     cells = {each.k for each in program if each.code in _MEMORY_CODES}
     for each in program:
         if each.code == bpf.RET_MATCH_IMM:
             cells.update(range(each.jt))
-    return ["a = x = 0", *(f"m{cell} = 0" for cell in sorted(cells))]
+    lines = [f"m{cell} = 0" for cell in sorted(cells)]
+    if any(_reads_x(each.code) for each in program):
+        lines.append("x = 0")
+    if program[0].code & (bpf.CLASS_MASK | bpf.MODE_MASK) != bpf.LD | bpf.ABS:
+        lines.append("a = 0")
+    return lines
+
+
+def _reads_x(code: int) -> bool:
+    kind = code & bpf.CLASS_MASK
+    if kind in (bpf.ALU, bpf.JMP):
+        return bool(code & bpf.X)
+    return (
+        kind == bpf.STX
+        or code == bpf.MISC | bpf.TXA
+        or (kind == bpf.LD and code & bpf.MODE_MASK == bpf.IND)
+    )
 
 
 _MEMORY_CODES: Final = (bpf.ST, bpf.STX, bpf.LD | bpf.MEM, bpf.LDX | bpf.MEM)

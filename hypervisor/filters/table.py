@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 from hypervisor.errors import NoMemory
 from hypervisor.filters.program import NETF_IN, NETF_OUT, Program, Verdict
@@ -21,8 +21,8 @@ FILTERS: Final = 256
 
 #: What stands for a receive port: anything hashable.
 T = TypeVar("T")
-#: Says who gets a frame: receive ports, and how many bytes of its payload each.
-Inspect = Callable[[bytes], list[tuple[T, int]]]
+#: Says of a run of frames who gets which: (its place in the run, receive port, payload bytes).
+Inspect = Callable[[Sequence[bytes]], list[tuple[int, T, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _inspector(filters: list[_Filter[T]], direction: int) -> Inspect[T] | None:
         return None
     if len(steps) == 1 and len(steps[0].ports) == 1 and not steps[0].by_keys:
         return _one(steps[0].run, steps[0].ports[0])
-    return lambda frame: _ask(steps, frame)
+    return lambda frames: _ask(steps, frames)
 
 
 def _shared_step(steps: list[_Step[T]], each: _Filter[T]) -> _Step[T] | None:
@@ -139,27 +139,28 @@ def _shared_step(steps: list[_Step[T]], each: _Filter[T]) -> _Step[T] | None:
 
 def _one(run: Callable[[bytes], Verdict], port: T) -> Inspect[T]:
     """Return what asks a single filter without keys: the common case."""
+    payload_of = cast("Callable[[bytes], int]", run)
+    return lambda frames: [
+        (index, port, payload_bytes)
+        for index, frame in enumerate(frames)
+        if (payload_bytes := payload_of(frame))
+    ]
 
-    def inspect(frame: bytes) -> list[tuple[T, int]]:
-        payload_bytes = run(frame)
-        return [(port, payload_bytes)] if payload_bytes else []  # type: ignore[list-item]
 
-    return inspect
-
-
-def _ask(steps: list[_Step[T]], frame: bytes) -> list[tuple[T, int]]:
-    """Ask every filter, in order, until one that stops the search accepts."""
-    accepted: list[tuple[T, int]] = []
-    for step in steps:
-        verdict = step.run(frame)
-        if not verdict:
-            continue
-        ports: Sequence[T] = step.ports
-        if isinstance(verdict, tuple):
-            verdict, keys = verdict
-            ports = step.by_keys.get(keys, ()) if verdict else ()
-        for port in ports:
-            accepted.append((port, verdict))
-        if step.stops and ports:
-            break
+def _ask(steps: list[_Step[T]], frames: Sequence[bytes]) -> list[tuple[int, T, int]]:
+    """Ask every filter of each frame, in order, until one that stops the search accepts."""
+    accepted: list[tuple[int, T, int]] = []
+    for index, frame in enumerate(frames):
+        for step in steps:
+            verdict = step.run(frame)
+            if not verdict:
+                continue
+            ports: Sequence[T] = step.ports
+            if isinstance(verdict, tuple):
+                verdict, keys = verdict
+                ports = step.by_keys.get(keys, ()) if verdict else ()
+            for port in ports:
+                accepted.append((index, port, verdict))
+            if step.stops and ports:
+                break
     return accepted

@@ -48,8 +48,8 @@ def test_each_defined_cell_is_the_kernels(at: int, program: dict[str, Any]) -> N
     assert table.outgoing is not None
     for frame, cell in zip(FRAMES, program["delivered_payload_bytes"], strict=True):
         if cell != UNDEFINED:
-            expected = [(b"port", cell)] if cell else []
-            assert table.outgoing(frame) == expected, at
+            expected = [(0, b"port", cell)] if cell else []
+            assert table.outgoing([frame]) == expected, at
 
 
 @pytest.mark.parametrize(("at", "program"), INSTALLED, ids=lambda each: str(each)[:40])
