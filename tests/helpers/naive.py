@@ -7,8 +7,8 @@ what arrives must come from that line, further on than what came before, byte fo
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,12 +17,14 @@ from hypervisor.errors import D_READ, D_WRITE
 from hypervisor.nic import Handle
 from hypervisor.requests import Role
 from tests.helpers.core import Port
+from tests.helpers.filter_programs import NETF_IN, NETF_OUT
 from tests.helpers.packets import Sent
 
 AGEING_S = 300.0
 #: Why a copy may be dropped; each is dropped for one of them.
 COPY_REASONS = {
     "rx_full",
+    "unread",
     "pool_full",
     "reclaimed",
     "closed",
@@ -31,6 +33,22 @@ COPY_REASONS = {
     "link_error",
     "link_gone",
 }
+
+
+#: Why a frame is discarded that was sent and shown to its sender's filters.
+UNADDRESSED = {"no_receiver", "hairpin", "reserved_group", "between_uplinks"}
+
+
+@dataclass(eq=False)
+class NaiveFilter:
+    """A filter: where its messages go, and how much payload of a frame it takes."""
+
+    port: bytes
+    directions: int
+    priority: int
+    payload_of: Callable[[bytes], int]
+    #: What was posted and not received yet, as whole frames; shared by filters of one port.
+    posted: deque[bytes]
 
 
 @dataclass(eq=False)
@@ -45,6 +63,24 @@ class NaiveDevice:
     promiscuous: bool = False
     exclusive: bool = False
     opens: list[NaiveOpen] = field(default_factory=list)
+    filters: list[NaiveFilter] = field(default_factory=list)
+
+    def looks(self, direction: int) -> bool:
+        """Whether a filter looks that way."""
+        return self.up and any(each.directions & direction for each in self.filters)
+
+    def show(self, sent: Sent, direction: int) -> bool:
+        """Show a frame to the filters; True if one took some of it."""
+        took = False
+        for data in sent.plain if self.up else ():
+            for each in sorted(self.filters, key=lambda each: -each.priority):
+                payload = each.payload_of(data) if each.directions & direction else 0
+                if payload:
+                    each.posted.append(data[: 14 + payload])
+                    took = True
+                    if each.priority >= 100:
+                        break
+        return took
 
     @property
     def stack(self) -> bool:
@@ -61,7 +97,7 @@ class NaiveDevice:
         """The opens that get what the device gets."""
         if not self.up:
             return []
-        return [each for each in self.opens if each.link or (each.reads and not each.outlet)]
+        return [each for each in self.opens if each.link or each.takes_frames]
 
 
 @dataclass(eq=False)
@@ -96,6 +132,9 @@ class NaiveOpen:
     place: dict[tuple[bytes, int], tuple[int, int]] = field(default_factory=dict)
     withdrawn: set[tuple[bytes, int]] = field(default_factory=set)
     emptied_at: float = 0.0
+    has_read: bool = False
+    #: Receive ports that it set filters for.
+    filter_ports: set[bytes] = field(default_factory=set)
     last_got: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,6 +147,11 @@ class NaiveOpen:
     @property
     def writes(self) -> bool:
         return bool(self.mode & D_WRITE)
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether it is given frames to read."""
+        return self.reads and not self.outlet and (self.has_read or not self.filter_ports)
 
     def expect(self, sender: NaiveOpen, sent: Sent) -> int:
         """Note the copies of a frame that this open is to get; returns how many there are."""
@@ -178,6 +222,8 @@ class Verdict:
     #: Addressed opens (they may hold the sender), and those that only overhear.
     holding: list[NaiveOpen] = field(default_factory=list)
     flooded: list[NaiveOpen] = field(default_factory=list)
+    #: The devices of all these, and those that only have filters.
+    devices: list[NaiveDevice] = field(default_factory=list)
 
 
 class Witness(Protocol):
@@ -242,9 +288,10 @@ class NaiveNetwork:
             if self.mode == "switch":
                 self.learned[sent.source] = (sender, now)
         verdict = self._forward(sender, sent.destination, now)
-        if not verdict.discard and not verdict.holding and not verdict.flooded:
-            return Verdict("no_receiver")
-        return verdict
+        if verdict.discard or verdict.holding or verdict.flooded:
+            return verdict
+        looking = any(device.looks(NETF_IN) for device in verdict.devices)
+        return verdict if looking else Verdict("no_receiver")
 
     def _owner_of(self, mac: bytes) -> NaiveDevice | None:
         return next((each for each in self.devices if each.mac == mac and not each.uplink), None)
@@ -258,7 +305,7 @@ class NaiveNetwork:
         if destination[:5] == b"\x01\x80\xc2\x00\x00" and destination[5] < 16:
             return Verdict("reserved_group")
         if destination[0] & 1:
-            return Verdict(flooded=_receivers(others))
+            return Verdict(flooded=_receivers(others), devices=others)
         target = self._owner_of(destination)
         if target is None and destination in self.learned:
             device, seen = self.learned[destination]
@@ -273,9 +320,11 @@ class NaiveNetwork:
             overhearing = [each for each in others if each.trunk or each.uplink or each.promiscuous]
         else:
             overhearing = [each for each in others if each.promiscuous]
+        overhearing = [each for each in overhearing if each is not target]
         return Verdict(
             holding=list(target.receivers) if target else [],
-            flooded=_receivers([each for each in overhearing if each is not target]),
+            flooded=_receivers(overhearing),
+            devices=[target, *overhearing] if target else overhearing,
         )
 
     def discard(self, reason: str, sizes: Sequence[int]) -> None:
@@ -288,6 +337,11 @@ class NaiveNetwork:
     def send(self, sender: NaiveOpen, sent: Sent, now: float) -> Verdict:
         """Switch one frame: count it, and note the copies that its receivers are to get."""
         verdict = self.judge(sender.device, sent, now)
+        if not verdict.discard or verdict.discard in UNADDRESSED:
+            sender.device.show(sent, NETF_OUT)
+        shown = [device.show(sent, NETF_IN) for device in verdict.devices]
+        if not (verdict.discard or verdict.holding or verdict.flooded or any(shown)):
+            verdict.discard = "unwanted"
         if verdict.discard:
             self.discard(verdict.discard, [sent.wire_bytes])
         else:

@@ -160,6 +160,8 @@ class NetworkObserver(RuleBasedStateMachine):
             (engine.pool.live_frames, engine.pool.live_bytes),
             (len(engine.opens), self.network.devices.opens, len(self.network.devices)),
             [(len(each.rx), each.tx_used) for each in engine.opens],
+            [len(nic.filters) for nic in self.network.nics.values()],
+            (engine.mail.chosen, engine.mail.delivered, dict(engine.mail.drops)),
         )
 
     # --- frames ---------------------------------------------------------------------------

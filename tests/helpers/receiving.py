@@ -21,7 +21,7 @@ from hypervisor.requests import (
 from tests.helpers.core import Port, World
 
 
-@dataclass
+@dataclass(eq=False)
 class Mailer:
     """A receive port or port set, and what its task can do with it."""
 

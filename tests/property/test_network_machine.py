@@ -8,6 +8,7 @@ overflows, next to the naive model of :mod:`tests.helpers.naive`. After each ste
   InvalidDest; reads complete in their order, and none is held while a frame is there;
 * what an open gets from one sender is what was sent to it, in that order, once, intact;
 * every copy that was chosen is delivered, waiting, or dropped under one reason;
+* what filters take comes to their ports in order, whole or cut as they say, or is told missing;
 * nothing waits for an open that has room, nor for long for opens that do not drain;
 * a request that fails has changed nothing.
 """
@@ -25,9 +26,11 @@ from hypervisor.requests import AttachLink, GetStatus, Offer, Role, SetStatus
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 from tests.helpers.actor import Runs
 from tests.helpers.core import BROADCAST
+from tests.helpers.filter_actor import FilterActor
 from tests.helpers.mail_actor import MailActor
 from tests.helpers.naive import Asked, NaiveDevice, NaiveOpen
 from tests.helpers.observer import SPECIAL, UNKNOWN
+from tests.helpers.uplink_actor import UplinkActor
 
 UP, PROMISC = 0x1, 0x100
 MAX_OPENS = 10
@@ -46,8 +49,8 @@ vectors = st.lists(
 )
 
 
-class NetworkMachine(MailActor):
-    """See the module."""
+class NetworkRules(UplinkActor):
+    """What every machine does; see the module."""
 
     @initialize(
         mode=st.sampled_from(("switch", "switch", "hub")),
@@ -71,6 +74,9 @@ class NetworkMachine(MailActor):
             self.attach(pick, True, (7, 3, 1)[pick], pick != 1)
         self.open_uplinks(uplinks)
         self.begin_mail(mailers)
+
+    def begin_mail(self, count: int) -> None:
+        """Give some opens a receive port, in machines that have such."""
 
     # --- opens ----------------------------------------------------------------------------
 
@@ -203,6 +209,7 @@ class NetworkMachine(MailActor):
         each = self.one(pick)
         refused = self.read_refusal(each, nowait)
         if refused != "D_INVALID_OPERATION":
+            each.has_read = True
             each.may_hold = each.may_hold or each.role is not Role.MONITOR
         before, there = self.fingerprint(), len(each.state.rx)
         number = each.port.read(max_frames, wanted, D_NOWAIT if nowait else 0)
@@ -402,12 +409,26 @@ class NetworkMachine(MailActor):
         self.world.now += seconds
 
 
+class NetworkMachine(MailActor, NetworkRules):
+    """A network whose clients have receive ports."""
+
+
+class FilterMachine(FilterActor, NetworkRules):
+    """A network whose clients set filters of all kinds, some of which nobody reads beside."""
+
+
+def thorough(max_examples: int) -> settings:
+    return settings(
+        max_examples=max_examples,
+        stateful_step_count=50,
+        deadline=None,
+        derandomize=True,
+        report_multiple_bugs=False,
+        phases=(Phase.generate, Phase.shrink),
+    )
+
+
 TestNetwork = NetworkMachine.TestCase
-TestNetwork.settings = settings(
-    max_examples=120,
-    stateful_step_count=50,
-    deadline=None,
-    derandomize=True,
-    report_multiple_bugs=False,
-    phases=(Phase.generate, Phase.shrink),
-)
+TestNetwork.settings = thorough(120)
+TestFilters = FilterMachine.TestCase
+TestFilters.settings = thorough(60)
