@@ -1,4 +1,4 @@
-"""``python -m benchmarks {rpc,tcp} [--json] [--rounds N] [--seconds S] [--check]``."""
+"""``python -m benchmarks {rpc,tcp,filters} [--json] [--rounds N] [--seconds S] [--check]``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from benchmarks import rpc, tcp
+from benchmarks import filters, rpc, tcp
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import Report
 
@@ -20,11 +20,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure ours and its peers side by side."
     )
-    parser.add_argument("benchmark", choices=("rpc", "tcp"))
+    parser.add_argument("benchmark", choices=("rpc", "tcp", "filters"))
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--rounds", type=_positive(int), default=5, help="default %(default)s")
     parser.add_argument(
-        "--seconds", type=_positive(float), help="per figure and round (rpc 0.5, tcp 3)"
+        "--seconds",
+        type=_positive(float),
+        help="per figure and round (rpc 0.5, tcp 3, filters 0.2)",
     )
     parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
     options = parser.parse_args(arguments)
@@ -45,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(benchmark: str, rounds: int, seconds: float | None) -> Report:
     if benchmark == "rpc":
         return rpc.run(rounds, seconds or 0.5)
+    if benchmark == "filters":
+        return filters.run(rounds, seconds or 0.2)
     return tcp.run(rounds, seconds or 3.0)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final, Generic, TypeVar, cast
 
 from hypervisor.errors import NoMemory
@@ -19,6 +20,7 @@ NET_HI_PRI: Final = 100
 #: Filters of one device at most.
 FILTERS: Final = 256
 
+_PLACE: Final = itemgetter(0)
 #: What stands for a receive port: anything hashable.
 T = TypeVar("T")
 #: Says of a run of frames who gets which: (its place in the run, receive port, payload bytes).
@@ -46,6 +48,13 @@ class _Step(Generic[T]):
         #: Everybody's, and those with keys by their keys.
         self.ports: list[T] = []
         self.by_keys: dict[tuple[int, ...], list[T]] = {}
+
+    def takers(self, verdict: Verdict) -> tuple[int, Sequence[T]]:
+        """Return how much of a frame goes to whom, from what the program said of it."""
+        if not isinstance(verdict, tuple):
+            return verdict, self.ports
+        payload_bytes, keys = verdict
+        return payload_bytes, self.by_keys.get(keys, ()) if payload_bytes else ()
 
     def add(self, each: _Filter[T]) -> None:
         """Let a filter share this run."""
@@ -148,19 +157,19 @@ def _one(run: Callable[[bytes], Verdict], port: T) -> Inspect[T]:
 
 
 def _ask(steps: list[_Step[T]], frames: Sequence[bytes]) -> list[tuple[int, T, int]]:
-    """Ask every filter of each frame, in order, until one that stops the search accepts."""
+    """Ask one filter after the other about all frames that no earlier one kept to itself."""
     accepted: list[tuple[int, T, int]] = []
-    for index, frame in enumerate(frames):
-        for step in steps:
-            verdict = step.run(frame)
-            if not verdict:
-                continue
-            ports: Sequence[T] = step.ports
-            if isinstance(verdict, tuple):
-                verdict, keys = verdict
-                ports = step.by_keys.get(keys, ()) if verdict else ()
+    left = list(enumerate(frames))
+    for step in steps:
+        run = step.run
+        kept = set()
+        for index, verdict in [(at, said) for at, frame in left if (said := run(frame))]:
+            payload_bytes, ports = step.takers(verdict)
             for port in ports:
-                accepted.append((index, port, verdict))
-            if step.stops and ports:
-                break
+                accepted.append((index, port, payload_bytes))
+            if ports and step.stops:
+                kept.add(index)
+        if kept:
+            left = [(index, frame) for index, frame in left if index not in kept]
+    accepted.sort(key=_PLACE)
     return accepted
