@@ -343,9 +343,36 @@ def _add_listen(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="a JSON object a frame")
     parser.add_argument(
+        "-s",
+        "--snapshot-length",
+        metavar="BYTES",
+        type=flag_types.snapshot,
+        default=flag_types.snapshot("0"),
+        help="keep so much of each frame with -w and --json (default, and 0: all)",
+    )
+    parser.add_argument(
+        "-Q",
+        "--direction",
+        choices=("in", "out", "inout"),
+        default="",
+        help="what arrives at the device, what it sends, or both (default: in; with an "
+        "expression: inout)",
+    )
+    parser.add_argument("-e", dest="link_header", action="store_true", help="show MAC addresses")
+    parser.add_argument("-v", dest="verbose", action="count", help="show the header of IP")
+    parser.add_argument(
+        "-n", dest="numeric", action="count", help="no names instead of numbers: as always"
+    )
+    parser.add_argument(
         "--promiscuous",
         action=argparse.BooleanOptionalAction,
         help="see others' frames too, where the server's policy lets the device",
+    )
+    parser.add_argument(
+        "expression",
+        metavar="EXPRESSION",
+        nargs="*",
+        help="only frames that match, as for tcpdump (pcap-filter(7)); needs libpcap",
     )
 
 
@@ -362,6 +389,11 @@ def _listen(options: argparse.Namespace) -> int:
         count=options.count,
         as_json=options.json,
         promiscuous=promiscuous,
+        expression=" ".join(options.expression),
+        direction=options.direction,
+        snap_bytes=options.snapshot_length,
+        verbose=bool(options.verbose),
+        link_header=options.link_header,
     )
     return _finish("listen", listen(wanted))
 

@@ -67,6 +67,11 @@ def size(text: str) -> int:
     return int(_number(text, 0, 65000, "a number of bytes"))
 
 
+def snapshot(text: str) -> int:
+    """Return how much of a frame to keep, in bytes; 0 is all."""
+    return int(_number(text, 0, 262_144, "a number of bytes")) or 262_144
+
+
 def mtu(text: str) -> int:
     """Return an MTU in bytes."""
     return int(_number(text, 68, 65521, "a number of bytes"))

@@ -13,9 +13,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from hypervisor.errors import DeviceError
 from hypervisor.kernel import pcapng
@@ -31,11 +30,11 @@ from pfinet_client.receive import frame_of
 from pfinet_client.reopen import ReconnectingPort
 from pfinet_client.values import D_READ, IFF_PROMISC
 
-T = TypeVar("T")
-
 _VECTOR_FRAMES = 256
 #: Messages that may wait at the receive port: the server's most.
 _QLIMIT = 4_096
+#: Headers that are decoded are within so many bytes of a frame.
+_DECODED_BYTES = 160
 #: What -Q says.
 DIRECTIONS = {"in": NETF_IN, "out": NETF_OUT, "inout": NETF_IN | NETF_OUT}
 
@@ -70,6 +69,11 @@ class Seen:
     original_bytes: int
     time_ns: int
 
+    @property
+    def whole(self) -> bytes:
+        """The frame for a decoder of headers: what was cut off is zero."""
+        return self.data.ljust(self.original_bytes, b"\0")
+
 
 Show = Callable[[Seen], None]
 
@@ -79,7 +83,10 @@ async def listen(options: ListenOptions) -> int:
     words: tuple[int, ...] = ()
     if options.expression or options.direction:
         directions = DIRECTIONS[options.direction or "inout"]
-        words = filter_words(options.expression, directions, options.snap_bytes)
+        snap_bytes = options.snap_bytes
+        if options.file is None:
+            snap_bytes = max(snap_bytes, _DECODED_BYTES)
+        words = filter_words(options.expression, directions, snap_bytes)
     async with Client(options.device) as client:
         port = await client.open_reconnecting(options.device_name, D_READ, role="monitor")
         async with port:
@@ -122,7 +129,7 @@ class _Reader:
     def __init__(self, port: DevicePort) -> None:
         self._port = port
 
-    async def frames(self) -> AsyncIterator[Seen]:
+    async def frames(self) -> AsyncGenerator[Seen, None]:
         """Yield frames as they come."""
         while True:
             frames = await self._port.read_vector(_VECTOR_FRAMES)
@@ -144,7 +151,7 @@ class _Filtered:
         self._words = words
         self._lost = 0
 
-    async def frames(self) -> AsyncIterator[Seen]:
+    async def frames(self) -> AsyncGenerator[Seen, None]:
         """Yield frames, or as much of them as the filter gives, as they come."""
         while True:
             used = self._port.port
@@ -154,7 +161,7 @@ class _Filtered:
             except DEAD_PORT:
                 await self._port.recover(used)
 
-    async def _from_one_port(self) -> AsyncIterator[Seen]:
+    async def _from_one_port(self) -> AsyncGenerator[Seen, None]:
         receive_port = await self._client.allocate_port(_QLIMIT)
         await self._port.set_filter(receive_port.port, self._words)
         print(f"listening on {self._port.name}", file=sys.stderr, flush=True)
@@ -172,18 +179,76 @@ class _Filtered:
 async def _copy(
     source: _Reader | _Filtered, show: Show, options: ListenOptions, stop: asyncio.Event
 ) -> int:
-    """Show frames as they come; return how many."""
+    """Show frames as they come, until there were enough or somebody says stop; return how many."""
     seen = 0
-    frames = source.frames()
-    stopping = asyncio.create_task(stop.wait())
+
+    async def show_all() -> None:
+        nonlocal seen
+        async with contextlib.aclosing(source.frames()) as frames:
+            async for frame in frames:
+                show(frame)
+                seen += 1
+                if seen == options.count:
+                    return
+
+    showing, stopping = asyncio.create_task(show_all()), asyncio.create_task(stop.wait())
     try:
-        while options.count is None or seen < options.count:
-            frame = await _unless(stopping, anext(frames))
-            if frame is None:
-                break
-            show(frame)
-            seen += 1
+        await asyncio.wait({showing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if showing.done():
+            showing.result()
     finally:
+        showing.cancel()
         stopping.cancel()
-        await asyncio.gather(stopping, return_exceptions=True)
+        await asyncio.gather(showing, stopping, return_exceptions=True)
     return seen
+
+
+# --- where they go --------------------------------------------------------------------------------
+
+
+def _output(options: ListenOptions, port: DevicePort) -> tuple[Show, Callable[[], None]]:
+    """Return what shows one frame, and what ends the output."""
+    if options.file is None:
+        show = _print_json if options.as_json else _print_line
+        return lambda seen: show(seen, options), lambda: None
+    # Unbuffered: whoever reads the other end of a pipe sees each frame when it comes.
+    descriptor = sys.stdout.fileno() if options.file == "-" else options.file
+    stream = open(descriptor, "wb", buffering=0, closefd=options.file != "-")  # noqa: SIM115
+    if options.file == "-" and os.isatty(stream.fileno()):
+        raise ValueError(
+            "pcapng is for programs: pipe it ('listen -w - | tshark -r -') or name a file"
+        )
+    snap_bytes = options.snap_bytes
+    stream.write(pcapng.section_header("pfinet-client listen"))
+    stream.write(
+        pcapng.interface_description(port.name, f"machdev network {port.network}", snap_bytes)
+    )
+
+    def write(seen: Seen) -> None:
+        stream.write(
+            pcapng.enhanced_packet(
+                seen.data[:snap_bytes], seen.time_ns, original_bytes=seen.original_bytes
+            )
+        )
+
+    return write, stream.close
+
+
+def _print_line(seen: Seen, options: ListenOptions) -> None:
+    seconds, fraction_ns = divmod(seen.time_ns, 1_000_000_000)
+    clock = time.strftime("%H:%M:%S", time.localtime(seconds))
+    frame = seen.whole
+    line = summary(frame, link=options.link_header)
+    if options.verbose and (more := details(frame)):
+        line = f"{line} ({more})"
+    print(f"{clock}.{fraction_ns // 1000:06d} {line}", flush=True)
+
+
+def _print_json(seen: Seen, options: ListenOptions) -> None:
+    record = {
+        "time_ns": seen.time_ns,
+        "length_bytes": seen.original_bytes,
+        "summary": summary(seen.whole),
+        "frame": seen.data[: options.snap_bytes].hex(),
+    }
+    print(json.dumps(record), flush=True)

@@ -72,6 +72,7 @@ examples:
 examples:
   pfinet-client listen                                 one line a frame
   pfinet-client listen --device-name eth0              what arrives for 'run' on eth0
+  pfinet-client listen 'tcp port 80 and host 10.0.0.2' only these; the server filters
   pfinet-client listen -w - | tshark -r -              any tool that reads pcapng
   pfinet-client listen -c 100 -w capture.pcapng
 """,

@@ -49,22 +49,26 @@ _ICMPV6_NAMES = {
 }
 
 
-def summary(frame: bytes) -> str:
+def summary(frame: bytes, *, link: bool = True) -> str:
     """Return one line about an Ethernet frame, or about why it is none. Never raises.
 
     "52:54:00:00:00:01 > ff:ff:ff:ff:ff:ff ARP who-has 10.0.0.2 tell 10.0.0.1, 42 bytes"
+
+    Without ``link`` the addresses of Ethernet are left out where those of a protocol follow.
     """
     size = len(frame)
     try:
-        link = ethernet.parse(frame)
+        head = ethernet.parse(frame)
     except WireError as error:
         return f"malformed frame of {size} bytes: {error}"
-    tags = "".join(f"vlan {vlan & 0xFFF} " for vlan in link.vlans)
+    tags = "".join(f"vlan {vlan & 0xFFF} " for vlan in head.vlans)
     try:
-        what = _payload(frame, link)
+        what = _payload(frame, head)
     except WireError as error:
-        what = f"malformed: {error}"
-    source, destination = ethernet.format_mac(link.source), ethernet.format_mac(link.destination)
+        what, link = f"malformed: {error}", True
+    if not link and head.ethertype in _ETHERTYPES:
+        return f"{tags}{what}, {size} bytes"
+    source, destination = ethernet.format_mac(head.source), ethernet.format_mac(head.destination)
     return f"{source} > {destination} {tags}{what}, {size} bytes"
 
 

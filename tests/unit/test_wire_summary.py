@@ -135,3 +135,21 @@ def test_a_partial_checksum_is_no_reason_to_say_less() -> None:
     frame = bytearray(bytes(LINK / V4 / ICMP(id=1, seq=2)))
     frame[36] ^= 1
     assert "echo request id 1" in summary(bytes(frame))
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (LINK / ONE, "ARP who-has 10.0.0.2 tell 10.0.0.1, 42 bytes"),
+        (LINK / Dot1Q(vlan=7) / V4 / UDP(sport=1, dport=53), "vlan 7 IPv4 10.0.0.1:1 > "),
+        (LINK / V6 / UDP(sport=1, dport=53), "IPv6 [fe80::1]:1 > [2001:db8::2]:53 UDP len 0, "),
+        (LINK / Raw(b"?" * 46), HEAD),
+        (LINK / Raw(b""), HEAD),
+    ],
+)
+def test_without_link_addresses_stay_where_no_others_follow(packet: Any, expected: str) -> None:
+    assert summary(bytes(packet), link=False).startswith(expected)
+
+
+def test_a_malformed_packet_shows_its_link_in_any_case() -> None:
+    assert summary(bytes(LINK / V4)[:30], link=False).startswith(HEAD + "malformed")
