@@ -107,6 +107,19 @@ def test_a_peer_that_is_missing_is_a_row_that_says_so(result: dict[str, Any]) ->
     assert ratios["one frame written and read, in echoes"]["median"] > 0
 
 
+def test_the_filters_benchmark_measures_every_contestant(short_folder: Path) -> None:
+    smallest = ("filters", "--json", "--rounds", "1", "--seconds", "0.01")
+    with started(*smallest, folder=short_folder) as process:
+        output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    described = json.loads(output)
+    assert all(series["median"] >= 0 for series in described["series"])
+    assert len(described["series"]) == 8
+    targets = {ratio["name"]: ratio["target"] for ratio in described["ratios"]}
+    assert targets["what pfinet's filter adds to a frame"] == "<= 0.5"
+    assert targets["100 devices against one"] == "<= 1.1"
+
+
 def test_an_interrupt_ends_everything_and_leaves_no_file(short_folder: Path) -> None:
     folder = short_folder / "i"
     folder.mkdir()
