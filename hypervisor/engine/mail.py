@@ -230,19 +230,25 @@ class Mail:
         box.posted += 1
         return True
 
-    def post_data(self, box: Mailbox, data: bytes, make: Maker) -> bool:
-        """The same for a payload that is not in the pool yet: it is stored if it is queued."""
-        reason = self.room(box, len(data))
-        if reason is None and not self._pool.has_room(1, len(data)):
+    def post_data(self, box: Mailbox, data: bytes, make: Maker) -> Frame | None:
+        """The same for a payload that is not in the pool yet: it is stored if it is queued.
+
+        Returns its frame, which belongs to the message: until that is taken, further messages may
+        be posted with it. None if the message was dropped.
+        """
+        size_bytes = len(data)
+        self.chosen += 1
+        reason = self.room(box, size_bytes)
+        if reason is None and not self._pool.has_room(1, size_bytes):
             reason = POOL_FULL
         if reason is not None:
-            self.chosen += 1
             self._lose(box, reason)
-            return False
+            return None
         frame = self._pool.alloc(data)
-        posted = self.post_frame(box, frame, make)
-        self._release((frame,))
-        return posted
+        self._charge(box, 1, size_bytes)
+        self._put(box, _Letter(0, frame=frame, make=make))
+        box.posted += 1
+        return frame
 
     def notify(self, box: Mailbox, message: Message) -> bool:
         """Post what the server has to say. It has room of its own; False if that is used up."""
@@ -322,18 +328,32 @@ class Mail:
         size_bytes = 0
         while heads and len(messages) < most and size_bytes < ANSWER_BYTES:
             box = heads[0][1]
-            letter = box.letters.popleft()
-            messages.append(self._open(box, letter))
-            if letter.frame is not None:
-                frames.append(letter.frame)
-                size_bytes += len(letter.frame.data)
-                self._charge(box, -1, -len(letter.frame.data))
+            # The only one with messages is emptied in one go.
+            count = len(box.letters) if len(heads) == 1 else 1
+            took = self._take_from(box, min(count, most - len(messages)), messages, frames)
+            size_bytes += took
             if box.letters:
                 heapreplace(heads, (box.letters[0].number, box))
             else:
                 heappop(heads)
         self._release(frames)
         return messages
+
+    def _take_from(
+        self, box: Mailbox, most: int, messages: list[Message], frames: list[Frame]
+    ) -> int:
+        """Take so many messages out of a mailbox, fewer if they get long; return their bytes."""
+        size_bytes, stored = 0, len(frames)
+        for _ in range(most):
+            letter = box.letters.popleft()
+            messages.append(self._open(box, letter))
+            if letter.frame is not None:
+                frames.append(letter.frame)
+                size_bytes += len(letter.frame.data)
+                if size_bytes >= ANSWER_BYTES:
+                    break
+        self._charge(box, stored - len(frames), -size_bytes)
+        return size_bytes
 
     def _open(self, box: Mailbox, letter: _Letter) -> Message:
         """Turn a letter into its message, and count it as delivered."""

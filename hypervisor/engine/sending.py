@@ -18,7 +18,7 @@ class Sending(Holding):
     def __init__(self, limits: Limits, finish: Finisher) -> None:
         super().__init__(limits)
         self._finish = finish
-        self._taps = Taps(self.mail, self.pool, self.release, finish)
+        self._taps = Taps(self.mail, finish)
         #: Frames for which no receiver was chosen, by reason.
         self.discards = Tally()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hypervisor.engine.mail import Mail, Mailbox, Maker
-from hypervisor.frames import Frame, FramePool
+from hypervisor.frames import Frame
 
 #: Plain frames -> who gets which: (its place in the run, mailbox, what makes the message of it).
 Tap = Callable[[Sequence[bytes]], Sequence[tuple[int, Mailbox, Maker]]]
@@ -22,16 +22,8 @@ Finisher = Callable[[bytes, int], list[bytes]]
 class Taps:
     """Shows frames to taps and posts what they take."""
 
-    def __init__(
-        self,
-        mail: Mail,
-        pool: FramePool,
-        release: Callable[[Sequence[Frame]], None],
-        finish: Finisher,
-    ) -> None:
+    def __init__(self, mail: Mail, finish: Finisher) -> None:
         self._mail = mail
-        self._pool = pool
-        self._release = release
         self._finish = finish
 
     def show(
@@ -60,8 +52,6 @@ class Taps:
             for index, box, make in tap(plain):
                 taken.add(origins[index])
                 self._post(plain, index, stored, box, make)
-        if stored:
-            self._release(list(stored.values()))
         return len(taken)
 
     def _plain(
@@ -89,9 +79,6 @@ class Taps:
         if frame is not None:
             self._mail.post_frame(box, frame, make)
             return
-        data = plain[index]
-        if self._mail.room(box, len(data)) is None and self._pool.has_room(1, len(data)):
-            frame = stored[index] = self._pool.alloc(data)
-            self._mail.post_frame(box, frame, make)
-        else:
-            self._mail.post_data(box, data, make)
+        frame = self._mail.post_data(box, plain[index], make)
+        if frame is not None:
+            stored[index] = frame

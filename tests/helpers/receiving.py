@@ -49,7 +49,7 @@ class Mailer:
     def post(self, frame: bytes, payload_bytes: int = 1 << 20) -> bool:
         """Let the network post a frame here, as a filter does."""
         make = partial(net_message, self.name, payload_bytes)
-        posted = self.world.network.engine.mail.post_data(self.port.box, frame, make)
+        posted = self.world.network.engine.mail.post_data(self.port.box, frame, make) is not None
         self.world.network.engine.poll(self.world.now)
         self.world.collect()
         return posted
