@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 from hypervisor.kernel.namespaces import private_tun_node
-from tests.helpers.data_paths import build_in_place
+from tests.helpers.data_paths import NOT_BUILT
 
 # By default gRPC starts its threads anew in a forked child, and then no child of a test that had a
 # channel could enter a namespace. Read when gRPC is first used.
@@ -32,7 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             interrupts = number == signal.SIGINT
             signal.signal(number, signal.default_int_handler if interrupts else signal.SIG_DFL)
-    build_in_place()
+    if NOT_BUILT:
+        config.issue_config_time_warning(pytest.PytestWarning(NOT_BUILT), 1)
     # Before any plugin or test starts a thread: only the calling thread enters the namespace.
     if not private_tun_node():
         config.issue_config_time_warning(

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from hypervisor.serve.compose import DATA_PATH
+from tests.helpers.data_paths import PATHS
 from tests.helpers.kernel_objects import a_fresh_uid, slow_rules
 from tests.helpers.processes import server
 from tests.helpers.run_programs import Program, running
@@ -69,8 +71,9 @@ print("done", flush=True)
 """
 
 
-@pytest.fixture
-def node() -> Iterator[Path]:
+@pytest.fixture(params=PATHS)
+def node(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv(DATA_PATH, request.param)
     folder = Path(tempfile.mkdtemp(prefix="machdev-neighbours-"))
     folder.chmod(0o755)
     try:

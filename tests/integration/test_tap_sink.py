@@ -172,7 +172,7 @@ class GateSocket:
             end.close()
 
 
-@pytest.fixture(params=("python", "compiled"))
+@pytest.fixture(params=PATHS)
 def gate(request: pytest.FixtureRequest) -> Iterator[Gate]:
     if request.param == "python":
         link = GateLink()

@@ -39,7 +39,7 @@ class Shape:
     kind: str
     length: int
     changes: tuple[tuple[int, int], ...]
-    forged: bool
+    forged: bool = False
 
     def make(self, bench: Bench, number: int) -> bytes:
         to = bench.destinations()[self.whom]
@@ -122,6 +122,26 @@ def test_both_judge_an_offload_header_alike(
 ) -> None:
     frame = changed(made(kind, b"\x52" * 6, b"\x54" * 6, 7, length), changes)[:cut]
     assert compiled().quick_check(frame, mtu) == quick_check(frame, len(frame), mtu)
+
+
+@pytest.mark.parametrize("way", PATHS)
+def test_hostile_frames_in_every_place(way: str) -> None:
+    """One frame of each kind to each receiver, each byte that decides set to nonsense in turn."""
+    bench = Bench(way, Templates((ANY_IPV6, TCP)), only_one=True)
+    try:
+        number = 0
+        for at in (*range(12), 24, 25, 26, 28, 29, 32, 35, 44, 58, 65, 78):
+            for kind in ("udp", "tcp4", "tcp6", "runt", "plain"):
+                shapes = [Shape(whom, kind, 5, ((at, 255),), False) for whom in range(5)]
+                bench.bring([each.make(bench, number + n) for n, each in enumerate(shapes)])
+                number += len(shapes)
+        for index in range(3):
+            bench.cut(index)
+        bench.bring([Shape(n % 3, "tcp4", 99, (), False).make(bench, 9999 + n) for n in range(9)])
+        assert bench.record
+        bench.books()
+    finally:
+        bench.close()
 
 
 @pytest.mark.parametrize("way", PATHS)

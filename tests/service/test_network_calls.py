@@ -28,6 +28,7 @@ async def test_status_shows_networks_and_nodes(tmp_path: Path) -> None:
         await client.open()
         status = await client.network.GetStatus(network_pb2.GetStatusRequest())
         assert status.server_version == it.runtime.server_version
+        assert status.data_path == it.runtime.data_path
         assert status.uptime_s >= 0
         assert [(n.name, n.mode, n.guard, n.mtu_bytes) for n in status.networks] == [
             ("net0", "switch", "mac", 1500),
