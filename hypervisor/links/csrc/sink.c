@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -180,10 +179,6 @@ static void *sink_main(void *argument)
 {
     struct sink *sink = argument;
     struct frame *batch;
-    /* A batch thread does not push the loop off its processor when it wakes, so that frames come
-       to it by the handful. Where that is forbidden it works all the same. */
-    struct sched_param none = {0};
-    (void)sched_setscheduler(0, SCHED_BATCH, &none);
     while ((batch = next_batch(sink)) != NULL) {
         while (batch != NULL && !atomic_load(&sink->stopping)) {
             struct frame *frame = batch;
