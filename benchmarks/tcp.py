@@ -103,7 +103,10 @@ def _iperf3(joined: Joined, address: str, seconds: float, *options: str) -> dict
         *("iperf3", "--client", address, "--time", f"{seconds:g}", "--json", *options),
         timeout_s=seconds + PATIENCE_S,
     )
-    end: dict[str, dict] = json.loads(output)["end"]  # type: ignore[type-arg]
+    said = json.loads(output)
+    if "error" in said:
+        raise BenchmarkError(f"iperf3 to {address}: {said['error']}")
+    end: dict[str, dict] = said["end"]  # type: ignore[type-arg]
     return end
 
 
