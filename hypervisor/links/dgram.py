@@ -7,6 +7,11 @@ then on the kernel refuses what anybody else sends (EPERM), and can tell us when
 Frames that were queued before are told apart by their sender's path. A guest that is started
 again on the same path is the same guest. One that just goes says nothing: its end shows in
 write(), or when read_burst() finds nothing and looks whether anybody is bound to the path still.
+
+A path is a claim of the guest's, who would like to have frames sent in our name to a socket that he
+may not write to himself (a log's, a service manager's). In a mount namespace of his own he can bind
+any name; in a folder of his own he can put a symbolic link. So each time we connect we look whose
+file it is, and which name the socket there was bound to.
 """
 
 from __future__ import annotations
@@ -14,31 +19,30 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from collections.abc import Sequence
 
 from hypervisor.kernel import scm
 from hypervisor.links.base import LinkGone, Outgoing
 from hypervisor.wire.framing import MAX_FRAME_BYTES
 
-#: Any socket address here: a path, or bytes that begin with NUL for an abstract name.
-Address = str | bytes
-
 
 class DgramLink:
     """A :class:`~hypervisor.links.base.PatientLink` between a bound socket and a guest's address.
 
-    The socket stays the caller's, and is unconnected again when the link is gone or closed. Raises
-    LinkGone if ``guest`` cannot be sent to.
+    ``guest`` is the absolute path that the guest is bound to, ``uid`` who he is: the file must be
+    his. The socket stays the caller's, and is unconnected again when the link is gone or closed.
+    Raises LinkGone if ``guest`` cannot be sent to.
     """
 
     kind = "dgram"
     vnet_header = False
     accepts = 0
 
-    def __init__(self, sock: socket.socket, guest: Address) -> None:
+    def __init__(self, sock: socket.socket, guest: str, uid: int) -> None:
         sock.setblocking(False)
-        self._guest = guest
-        self.peer = os.fsdecode(guest)
+        self._guest = self.peer = guest
+        self._uid = uid
         # One byte more than any frame may have, so that what is too long stays too long.
         self._buffer = memoryview(bytearray(MAX_FRAME_BYTES + 1))
         self._ended = ""
@@ -122,21 +126,27 @@ class DgramLink:
         """See whether somebody is at the guest's address, whoever was there before."""
         try:
             self._socket.connect(self._guest)
+            bound = self._socket.getpeername()
+            status = os.lstat(self._guest)
         except OSError as error:
             raise self._gone(error) from None
+        if bound != self._guest or not stat.S_ISSOCK(status.st_mode) or status.st_uid != self._uid:
+            raise self._end(f"{self._guest} is not a socket of uid {self._uid}'s own")
 
     def _check(self) -> None:
         if self._ended:
             raise LinkGone(self._ended)
 
     def _gone(self, error: OSError) -> LinkGone:
-        where = os.fsdecode(self._guest)
+        where = self._guest
         if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
-            self._ended = f"nobody is at the guest's socket {where} any more"
-        elif error.errno in (errno.EACCES, errno.EPERM):
-            self._ended = f"the guest's socket {where} may not be written by uid {os.geteuid()}"
-        else:
-            self._ended = f"cannot send to the guest's socket {where}: {error.strerror}"
+            return self._end(f"nobody is at the guest's socket {where} any more")
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return self._end(f"the guest's socket {where} may not be written by uid {os.geteuid()}")
+        return self._end(f"cannot send to the guest's socket {where}: {error.strerror}")
+
+    def _end(self, why: str) -> LinkGone:
+        self._ended = why
         # Whoever comes next must find the socket free, even before close().
         scm.disconnect(self._socket)
-        return LinkGone(self._ended)
+        return LinkGone(why)

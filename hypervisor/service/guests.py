@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import shlex
 import socket
 import struct
@@ -228,10 +227,11 @@ class _DgramDoor(_Door):
         except OSError as error:
             self._pause(error)
             return
-        why = self._objection(_sender_uid(ancillary)) or _address_problem(sender)
+        uid = _sender_uid(ancillary)
+        why = self._objection(uid) or _address_problem(sender)
         if not why:
             try:
-                link = DgramLink(self._socket, sender)
+                link = DgramLink(self._socket, sender, uid)
             except LinkGone as gone:
                 why = str(gone)
             else:
@@ -256,15 +256,10 @@ def _sender_uid(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
     return -1
 
 
-_ABSTRACT = re.compile(rb"\0.", re.DOTALL)
-
-
 def _address_problem(sender: object) -> str:
     """Return why no frames can be sent to a sender's address, "" if they can."""
-    if isinstance(sender, bytes) and _ABSTRACT.match(sender):
-        return ""
     if isinstance(sender, str) and sender.startswith("/"):
         return ""
     if not sender:
         return "the sender's socket has no address: give it one (local.path=PATH)"
-    return f"the sender's socket {sender!r} is not an absolute path: give it one"
+    return f"the sender's socket {sender!r} is not bound to an absolute path: give it one"

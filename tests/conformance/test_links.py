@@ -167,7 +167,7 @@ def dgram() -> Iterator[Rig]:
         near.bind(here)
         far.bind(there)
         far.settimeout(5)
-        link = DgramLink(near, there)
+        link = DgramLink(near, there, os.geteuid())
         try:
             yield Rig(
                 link,

@@ -235,14 +235,23 @@ async def test_whoever_is_not_the_owner_is_refused(open_path: Path, kind: str) -
             assert f"uid {stranger} is not the owner" in why
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("", "has no address: give it one"), ("\0vm", "is not bound to an absolute path")],
+    ids=["none", "abstract"],
+)
 @on_both_loops
-async def test_a_sender_without_an_address_is_told_to_have_one(tmp_path: Path) -> None:
+async def test_a_sender_without_a_path_is_told_to_have_one(
+    tmp_path: Path, name: str, words: str
+) -> None:
     async with serving(tmp_path) as it:
         events = await watched(it)
         with inviting(it, tmp_path, "dgram") as (invitation,):
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                if name:
+                    sock.bind(f"{name}-{os.getpid()}")
                 sock.sendto(bytes(60), invitation.path)
-            assert "has no address: give it one" in await event(events, "link-refused")
+            assert words in await event(events, "link-refused")
 
 
 @on_both_loops

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -107,7 +109,7 @@ def test_only_the_guest_is_heard(node: socket.socket, tmp_path: Path) -> None:
     with bound(tmp_path / "guest") as guest, bound(tmp_path / "other") as other:
         other.sendto(b"queued before".ljust(60), here)
         guest.sendto(FRAME, here)
-        link = DgramLink(node, guest.getsockname())
+        link = DgramLink(node, guest.getsockname(), os.geteuid())
         assert link.read_burst(64, PLENTY) == [FRAME]
         with pytest.raises(PermissionError):
             other.sendto(FRAME, here)
@@ -121,7 +123,7 @@ def test_a_guest_started_again_on_its_path_is_the_same_guest(
 ) -> None:
     path = tmp_path / "guest"
     with bound(path):
-        link = DgramLink(node, str(path))
+        link = DgramLink(node, str(path), os.geteuid())
     path.unlink()
     with bound(path) as again:
         assert link.read_burst(64, PLENTY) == []
@@ -138,14 +140,14 @@ def test_a_guest_that_is_gone_makes_place_at_once(
 ) -> None:
     path = tmp_path / "guest"
     with bound(path):
-        link = DgramLink(node, str(path))
+        link = DgramLink(node, str(path), os.geteuid())
     if not leaves_its_path:
         path.unlink()
     with pytest.raises(LinkGone, match=f"nobody is at the guest's socket {path} any more"):
         link.read_burst(64, PLENTY)
     with bound(tmp_path / "other") as other:
         other.sendto(FRAME, node.getsockname())
-        second = DgramLink(node, other.getsockname())
+        second = DgramLink(node, other.getsockname(), os.geteuid())
         link.close()
         assert second.read_burst(64, PLENTY) == [FRAME]
         assert second.write(FRAME, 0) is None
@@ -156,11 +158,39 @@ def test_a_datagram_too_long_for_any_network_stays_too_long(
     node: socket.socket, tmp_path: Path
 ) -> None:
     with bound(tmp_path / "guest") as guest:
-        link = DgramLink(node, guest.getsockname())
+        link = DgramLink(node, guest.getsockname(), os.geteuid())
         guest.sendto(bytes(MAX_FRAME_BYTES + 1000), node.getsockname())
         guest.sendto(b"", node.getsockname())
         assert [len(frame) for frame in link.read_burst(64, PLENTY)] == [MAX_FRAME_BYTES + 1, 0]
         link.close()
+
+
+def test_a_guest_cannot_lead_frames_to_a_socket_that_is_not_his(
+    node: socket.socket, tmp_path: Path
+) -> None:
+    path, target = tmp_path / "guest", tmp_path / "log"
+    not_his = f"{path} is not a socket of uid {os.geteuid()}'s own"
+    with bound(target) as victim:
+        with bound(path):
+            link = DgramLink(node, str(path), os.geteuid())
+        # He goes, and leaves a link to the victim in his place.
+        path.unlink()
+        path.symlink_to(target)
+        with pytest.raises(LinkGone, match=re.escape(not_his)):
+            link.read_burst(64, PLENTY)
+        with pytest.raises(LinkGone, match=re.escape(not_his)):
+            DgramLink(node, str(path), os.geteuid())
+        # From a mount namespace of his own, he may seem to be bound to anybody's path.
+        with pytest.raises(LinkGone, match="is not a socket of uid 4242's own"):
+            DgramLink(node, str(target), 4242)
+        victim.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            victim.recv(1)
+        link.close()
+    # And nobody is kept out by what he tried.
+    with bound(tmp_path / "other") as other:
+        other.sendto(FRAME, node.getsockname())
+    assert node.recv(100) == FRAME
 
 
 def test_a_guest_whose_socket_may_not_be_written_is_told() -> None:
@@ -173,7 +203,7 @@ def test_a_guest_whose_socket_may_not_be_written_is_told() -> None:
         def try_it() -> str:
             with bound(folder / "node") as node:
                 try:
-                    DgramLink(node, guest.getsockname())
+                    DgramLink(node, guest.getsockname(), os.geteuid())
                 except LinkGone as gone:
                     return str(gone)
             return ""
