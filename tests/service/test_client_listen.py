@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,9 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.utils import PcapNgReader
 
 from pfinet_client.blocking import Client, DevicePort
-from tests.helpers.kernel_objects import readable
+from tests.helpers.listening import listening, wait_listening
 from tests.helpers.processes import server
-from tests.helpers.run_programs import TIMEOUT_S, Program, command_line, pfinet_client
+from tests.helpers.run_programs import TIMEOUT_S, pfinet_client
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 V4 = IP(src="10.0.0.1", dst="10.0.0.2")
@@ -30,36 +27,6 @@ V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with server(tmp_path_factory.mktemp("server")) as running_server:
         yield running_server.node
-
-
-@contextmanager
-def listening(node: Path, *arguments: str, environ: dict[str, str] | None = None) -> Iterator[Any]:
-    """Run ``listen`` until the block ends; it has set its filter when the block begins."""
-    program = Program(
-        command_line("listen", "--device", str(node), *arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(os.environ) | (environ or {}),
-    )
-    with program:
-        try:
-            said = wait_listening(program)
-            assert "listening on" in said
-            yield program
-        finally:
-            program.kill()
-
-
-def wait_listening(program: Program) -> str:
-    """Return what it says on standard error until it listens."""
-    assert program.stderr is not None
-    said = b""
-    while b"listening on" not in said or not said.endswith(b"\n"):
-        assert readable(program.stderr.fileno(), TIMEOUT_S), said
-        part = os.read(program.stderr.fileno(), 4096)
-        assert part, said
-        said += part
-    return said.decode()
 
 
 def sent(port: DevicePort, *packets: Any) -> list[bytes]:
@@ -90,6 +57,7 @@ def test_only_what_matches_leaves_the_server(node: Path) -> None:
         shown = [json.loads(listener.line()) for _ in range(2)]
         assert [each["frame"] for each in shown] == [frames[0].hex(), frames[5].hex()]
         assert listener.wait(TIMEOUT_S) == 0
+        assert listener.stderr is not None
         assert listener.stderr.read() == b"2 frames\n"
         network = next(iter(client.network.status().networks))
         assert {drop.reason: drop.copies for drop in network.drops}["unwanted"] >= 4
