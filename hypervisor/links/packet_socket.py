@@ -32,6 +32,7 @@ import os
 import select
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -39,7 +40,14 @@ from hypervisor.engine.drops import LINK_DOWN, LINK_ERROR, LINK_MTU
 from hypervisor.kernel import packet
 from hypervisor.links.base import LinkGone
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES, VLAN_TAG_BYTES
-from hypervisor.wire.virtio_net import ALL_OFFLOADS, HEADER, PLAIN_HEADER, VNET_HEADER_BYTES
+from hypervisor.wire.offload import OffloadError, cut_udp
+from hypervisor.wire.virtio_net import (
+    ALL_OFFLOADS,
+    GSO_UDP_L4,
+    HEADER,
+    PLAIN_HEADER,
+    VNET_HEADER_BYTES,
+)
 
 #: The largest frame taken: 64 KiB of unsegmented TCP, its headers, the offload header.
 _BUFFER_BYTES: Final = 65536 + 256
@@ -78,6 +86,8 @@ class NicLink:
         self._socket = sock.dup()
         self._socket.setblocking(False)
         self._fd = self._socket.fileno()
+        #: Of a frame that had to be cut, what was not taken yet.
+        self._datagrams: deque[memoryview] = deque()
         self._groups = 0
         #: Called when a storm begins; who gives it has to call :meth:`resume` a little later.
         self.on_storm: Callable[[], None] | None = None
@@ -110,10 +120,15 @@ class NicLink:
                 break
             frames.append(bytes(view))
             room -= len(view)
+        # Nothing polls readable for these. They are those of one frame: bounded by themselves.
+        while self._datagrams:
+            frames.append(bytes(self._datagrams.popleft()))
         return frames
 
     def read_view(self) -> memoryview | None:
         """Return the next frame in this link's buffer; see :meth:`Link.read_view`."""
+        if self._datagrams:
+            return self._datagrams.popleft()
         while True:
             try:
                 size, control, flags, sender = self._receive(self._parts, _CONTROL_BYTES)
@@ -135,11 +150,16 @@ class NicLink:
                     self._poll.modify(self._fd, 0)
                     self.on_storm()
             size += VNET_HEADER_BYTES - self._header_bytes
+            view = self._view[:size]
             status, _, _, _, _, tag, tpid = packet.AUXDATA.unpack(control[0][2])
             if status & packet.STATUS_VLAN_VALID:
                 known = status & packet.STATUS_VLAN_TPID_VALID
-                return _tagged(self._view[:size], tpid if known else _DEFAULT_TPID, tag)
-            return self._view[:size]
+                view = _tagged(view, tpid if known else _DEFAULT_TPID, tag)
+            if view[1] != GSO_UDP_L4:
+                return view
+            self._cut(bytes(view))
+            if self._datagrams:
+                return self._datagrams.popleft()
 
     def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
         """Send one frame by the interface; see :meth:`Link.write`."""
@@ -186,6 +206,12 @@ class NicLink:
         if frame[_ADDRESSES_END : _ADDRESSES_END + 2] in _TPIDS:
             longest += VLAN_TAG_BYTES
         return bool(headers + gso_size > longest)
+
+    def _cut(self, frame: bytes) -> None:
+        try:
+            self._datagrams.extend(map(memoryview, cut_udp(frame)))
+        except OffloadError:
+            self._miss(KERNEL_REFUSED)
 
     def _miss(self, reason: str) -> None:
         self._missed[reason] = self._missed.get(reason, 0) + 1

@@ -21,7 +21,8 @@ holds (Linux: the sum of the pseudo header) does not matter to it: the sum is ma
 Limits, said out loud: partial checksums are for TCP and UDP only; not in fragments, not behind an
 IPv6 routing header with segments left (its pseudo header has another destination); gso_size under
 500 is refused, so a sender behind a path MTU under about 550 must cut for itself; no UDP GSO,
-no tunnels, no BIG TCP, since no receiver here is told that we offer them.
+no tunnels, no BIG TCP, since no sender here is told that we take them. Only a packet socket is
+given UDP GSO all the same: :func:`cut_udp` undoes it at the door.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from hypervisor.wire.ethernet import (
     VLAN_TAG_BYTES,
     l2_header,
 )
-from hypervisor.wire.segmentation import complete, segment
+from hypervisor.wire.segmentation import complete, segment, segment_udp
 from hypervisor.wire.virtio_net import (
     FLAG_DATA_VALID,
     FLAG_NEEDS_CSUM,
@@ -353,15 +354,39 @@ def finish(frame: bytes, needs: int) -> list[bytes]:
     if not needs:
         return [frame[VNET_HEADER_BYTES:]]
     _, _, headers, gso_size, start, offset, _ = HEADER.unpack_from(frame)
-    ethertype, l3, _ = l2_header(frame, VNET_HEADER_BYTES)
-    l3 -= VNET_HEADER_BYTES
-    is_ipv4 = ethertype == ETHERTYPE_IPV4
-    if is_ipv4:
-        addresses = frame[VNET_HEADER_BYTES + l3 + 12 : VNET_HEADER_BYTES + l3 + 20]
-    else:
-        addresses = frame[VNET_HEADER_BYTES + l3 + 8 : VNET_HEADER_BYTES + l3 + 40]
     protocol = protocols.TCP if offset == _TCP_CSUM else protocols.UDP
-    pseudo = int.from_bytes(addresses, "big") + protocol
+    l3, is_ipv4, pseudo = _network_layer(frame, protocol)
     if needs & _TSO:
         return segment(frame, pseudo, l3, start, headers, gso_size, is_ipv4=is_ipv4)
     return [complete(frame, pseudo, start, offset)]
+
+
+def cut_udp(frame: bytes) -> list[bytes]:
+    """Return the plain datagrams that a frame of UDP segmentation (GSO_UDP_L4) stands for.
+
+    For kernels that offer it unasked, as to a packet socket; nobody here is given such frames.
+    Each datagram is behind an empty offload header. Raises OffloadError if the header does not fit.
+    """
+    _, _, _, gso_size, start, offset, _ = HEADER.unpack_from(frame)
+    try:
+        _, protocol, transport, headers, _ = _transport(frame)
+    except WireError as error:
+        raise OffloadError(GSO_BAD, str(error)) from None
+    payload = len(frame) - VNET_HEADER_BYTES - headers
+    if (protocol, start, offset) != (protocols.UDP, transport, _UDP_CSUM):
+        raise OffloadError(GSO_BAD, "UDP segmentation of what is not UDP")
+    if not gso_size or payload > gso_size * MAX_GSO_SEGMENTS:
+        raise OffloadError(GSO_BAD, f"{payload} bytes in datagrams of {gso_size}")
+    l3, is_ipv4, pseudo = _network_layer(frame, protocol)
+    datagrams = segment_udp(frame, pseudo, l3, start, gso_size, is_ipv4=is_ipv4)
+    return [PLAIN_HEADER + each for each in datagrams]
+
+
+def _network_layer(frame: bytes, protocol: int) -> tuple[int, bool, int]:
+    """Return where a checked frame's IP header begins, counted from the Ethernet header, whether it
+    is IPv4's, and the sum of its addresses and ``protocol``.
+    """
+    ethertype, at, _ = l2_header(frame, VNET_HEADER_BYTES)
+    is_ipv4 = ethertype == ETHERTYPE_IPV4
+    addresses = frame[at + 12 : at + 20] if is_ipv4 else frame[at + 8 : at + 40]
+    return at - VNET_HEADER_BYTES, is_ipv4, int.from_bytes(addresses, "big") + protocol

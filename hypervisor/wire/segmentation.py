@@ -1,4 +1,4 @@
-"""Checksum completion and TCP segmentation in software, for frames that have been checked.
+"""Checksum completion and segmentation in software, for frames that have been checked.
 
 The arithmetic is that of :mod:`hypervisor.wire.checksum`, inlined: 2**16 is 1 modulo 0xFFFF, so a
 32-bit sequence number, a header or a whole payload may be added as one integer, and only the last
@@ -17,6 +17,7 @@ import struct
 
 from hypervisor.wire.tcp import CWR, FIN, PSH
 from hypervisor.wire.udp import CHECKSUM_OFFSET as UDP_CHECKSUM_OFFSET
+from hypervisor.wire.udp import UDP_HEADER_BYTES
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 
 _LENGTH_AND_ID = struct.Struct(">HH")
@@ -104,4 +105,38 @@ def segment(
         result.append(bytes(header) + chunk)
         sequence = (sequence + size) & 0xFFFFFFFF
         flags &= ~CWR
+    return result
+
+
+def segment_udp(
+    frame: bytes, pseudo: int, l3: int, start: int, gso_size: int, *, is_ipv4: bool
+) -> list[bytes]:
+    """Cut a checked UDP frame into plain datagrams of at most ``gso_size`` payload bytes each.
+
+    As :func:`segment` for TCP; every datagram has the ports of the first, and a length and a
+    checksum of its own (Linux: __udp_gso_segment).
+    """
+    header = bytearray(frame[VNET_HEADER_BYTES : VNET_HEADER_BYTES + start + UDP_HEADER_BYTES])
+    identification: int = _U16.unpack_from(header, l3 + 4)[0]
+    if is_ipv4:
+        _U32.pack_into(header, l3 + 2, 0)
+        _U16.pack_into(header, l3 + 10, 0)
+    network_sum = int.from_bytes(header[l3:start], "big") % 0xFFFF
+    ports = int.from_bytes(header[start : start + 4], "big")
+    extensions = start - l3 - (0 if is_ipv4 else 40)
+    result: list[bytes] = []
+    for at in range(VNET_HEADER_BYTES + start + UDP_HEADER_BYTES, len(frame), gso_size):
+        chunk = frame[at : at + gso_size]
+        length = UDP_HEADER_BYTES + len(chunk)
+        if is_ipv4:
+            total = extensions + length
+            _LENGTH_AND_ID.pack_into(header, l3 + 2, total, identification)
+            _U16.pack_into(header, l3 + 10, -(network_sum + total + identification) % 0xFFFF)
+            identification = (identification + 1) & 0xFFFF
+        else:
+            _U16.pack_into(header, l3 + 4, extensions + length)
+        payload = int.from_bytes(chunk, "big") << (8 if len(chunk) & 1 else 0)
+        value = -(pseudo + 2 * length + ports + payload) % 0xFFFF or 0xFFFF
+        _LENGTH_AND_ID.pack_into(header, start + 4, length, value)
+        result.append(bytes(header) + chunk)
     return result

@@ -1,0 +1,252 @@
+"""A packet socket as a link: what the kernel does to frames on the way, undone and honoured."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from hypervisor.kernel import packet
+from hypervisor.links.packet_socket import KERNEL_FULL, KERNEL_REFUSED, NicLink
+from hypervisor.wire import checksum, ethernet, ipv4, protocols, udp, virtio_net
+from hypervisor.wire.offload import check
+from hypervisor.wire.virtio_net import PLAIN_HEADER, VNET_HEADER_BYTES
+from tests.helpers import packets
+from tests.helpers.kernel_objects import EXPERIMENTAL, Namespace, namespace, readable
+from tests.helpers.nics import FAR, NEAR, far_socket, listening_socket, make_pair
+
+MAC, FAR_MAC = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
+PLENTY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Two links, one on each end of a veth pair."""
+
+    space: Namespace
+    near: NicLink
+    far: NicLink
+    near_socket: socket.socket
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with namespace() as space:
+        make_pair(space)
+        with listening_socket(space, NEAR) as near, listening_socket(space, FAR) as far:
+            made = Wire(space, NicLink(near, NEAR, 1500, 12), NicLink(far, FAR, 1500, 12), near)
+            try:
+                yield made
+            finally:
+                made.near.close()
+                made.far.close()
+
+
+def arrived(link: NicLink) -> list[bytes]:
+    assert readable(link)
+    return link.read_burst(1024, PLENTY)
+
+
+def tagged(frame: bytes, *tags: tuple[int, int]) -> bytes:
+    """Return an Ethernet frame with tags (TPID, TCI), outermost first."""
+    words = b"".join(tpid.to_bytes(2, "big") + tci.to_bytes(2, "big") for tpid, tci in tags)
+    return frame[:12] + words + frame[12:]
+
+
+FRAME = ethernet.build(MAC, FAR_MAC, EXPERIMENTAL, b"x" * 100)
+TAGS = [((0x8100, 0x2007),), ((0x88A8, 9), (0x8100, 7)), ((0x8100, 0),)]
+
+
+@pytest.mark.parametrize("tags", TAGS, ids=["802.1Q", "802.1ad", "priority"])
+def test_tags_that_the_kernel_took_out_are_put_back(
+    wire: Wire, tags: tuple[tuple[int, int], ...]
+) -> None:
+    with far_socket(wire.space) as far:
+        far.send(tagged(FRAME, *tags))
+    assert arrived(wire.near) == [PLAIN_HEADER + tagged(FRAME, *tags)]
+
+
+def test_a_tag_in_a_frame_goes_out_as_one(wire: Wire) -> None:
+    with far_socket(wire.space, protocol=packet.ETH_P_ALL) as far:
+        far.setsockopt(packet.SOL_PACKET, 8, 1)
+        assert wire.near.write(tagged(FRAME, (0x8100, 0x2007)), 0) is None
+        assert readable(far)
+        data, control, _, _ = far.recvmsg(2000, packet.CONTROL_BYTES)
+    status, _, _, _, _, tci, tpid = packet.AUXDATA.unpack(control[0][2])
+    assert status & packet.STATUS_VLAN_VALID
+    assert (tpid, tci, data) == (0x8100, 0x2007, FRAME)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_undone_in_a_tagged_frame_is_still_right_behind_the_tag(
+    wire: Wire, version: int
+) -> None:
+    sent = packets.tcp(MAC, FAR_MAC, 1, 3, version=version, gso_size=1000)
+    flags, kind, headers, size, start, offset, _ = virtio_net.HEADER.unpack_from(sent.raw)
+    header = virtio_net.HEADER.pack(flags, kind, headers + 4, size, start + 4, offset, 0)
+    frame = header + tagged(sent.raw[VNET_HEADER_BYTES:], (0x8100, 7))
+    assert check(frame, 1500)[0] == frame
+    assert wire.far.write(frame, VNET_HEADER_BYTES) is None
+    (got,) = arrived(wire.near)
+    assert check(got, 1500) == check(frame, 1500)
+
+
+@pytest.mark.parametrize("kind", ["udp", "tcp4", "tcp6"])
+def test_offloads_pass_as_they_are(wire: Wire, kind: str) -> None:
+    if kind == "udp":
+        sent = packets.udp(MAC, FAR_MAC, 1, 600)
+    else:
+        sent = packets.tcp(MAC, FAR_MAC, 1, 5, version=int(kind[3]), gso_size=1400)
+    assert wire.far.write(sent.raw, VNET_HEADER_BYTES) is None
+    (got,) = arrived(wire.near)
+    assert check(got, 1500) == check(sent.raw, 1500)
+
+
+def seeded(frame: bytes) -> bytes:
+    """Put the sum of the pseudo header into the checksum field, as kernels leave it there."""
+    header = virtio_net.parse(frame)
+    at = VNET_HEADER_BYTES + header.csum_start
+    # From where the addresses begin, they are all that is left of the IP header.
+    addresses = VNET_HEADER_BYTES + 14 + (12 if frame[24:26] == b"\x08\x00" else 8)
+    protocol = protocols.TCP if header.csum_offset == 16 else protocols.UDP
+    total = int.from_bytes(frame[addresses:at], "big") + protocol + len(frame) - at
+    field = at + header.csum_offset
+    return frame[:field] + (total % 0xFFFF).to_bytes(2, "big") + frame[field + 2 :]
+
+
+@pytest.mark.parametrize("kind", ["udp", "tcp4", "tcp6"])
+def test_an_interface_without_offloads_gets_its_frames_finished(wire: Wire, kind: str) -> None:
+    off = ("tx", "off", "tso", "off", "gso", "off")
+    wire.space.run("ethtool", "-K", NEAR, *off)
+    wire.space.run("ethtool", "-K", FAR, "gro", "off")
+    if kind == "udp":
+        sent = packets.udp(FAR_MAC, MAC, 1, 600)
+    else:
+        sent = packets.tcp(FAR_MAC, MAC, 1, 5, version=int(kind[3]), gso_size=1400)
+    assert wire.near.write(seeded(sent.raw), VNET_HEADER_BYTES) is None
+    got = [check(frame, 1500) for frame in arrived(wire.far)]
+    assert [needs for _, needs in got] == [0] * len(sent.plain)
+    assert [frame[VNET_HEADER_BYTES:] for frame, _ in got] == list(sent.plain)
+
+
+#: Has the kernel take ten datagrams as one, to somebody whose address is given.
+SEGMENTED = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.setsockopt(17, 103, 700)  # UDP_SEGMENT
+    sock.sendto(bytes(range(250)) * 26 + b"odd", ("10.9.0.1", 5000))
+"""
+
+
+def test_udp_segmentation_is_undone(wire: Wire) -> None:
+    wire.space.run("ip", "addr", "add", "10.9.0.2/24", "dev", FAR)
+    neighbour = ("10.9.0.1", "lladdr", MAC.hex(":"), "dev", FAR)
+    wire.space.run("ip", "neigh", "add", *neighbour)
+    wire.space.call(lambda: exec(compile(SEGMENTED, "sender", "exec"), {}))
+    frames = arrived(wire.near)
+    payload = b""
+    for frame in frames:
+        assert frame.startswith(PLAIN_HEADER)
+        bare = frame[VNET_HEADER_BYTES:]
+        packet_view = ipv4.parse(bare, ethernet.ETHERNET_HEADER_BYTES)
+        datagram = bare[packet_view.payload_offset : packet_view.payload_end]
+        pseudo = checksum.pseudo_header(
+            packet_view.source, packet_view.destination, protocols.UDP, len(datagram)
+        )
+        assert checksum.is_right(datagram, pseudo)
+        assert udp.parse(datagram, 0, len(datagram)).destination_port == 5000
+        payload += datagram[8:]
+    assert [len(frame) for frame in frames] == [12 + 42 + 700] * 9 + [12 + 42 + 203]
+    assert payload == bytes(range(250)) * 26 + b"odd"
+    assert wire.near.take_missed() == {}
+
+
+def test_of_a_frame_that_was_cut_nothing_is_left_behind(wire: Wire) -> None:
+    wire.space.run("ip", "addr", "add", "10.9.0.2/24", "dev", FAR)
+    neighbour = ("10.9.0.1", "lladdr", MAC.hex(":"), "dev", FAR)
+    wire.space.run("ip", "neigh", "add", *neighbour)
+    wire.space.call(lambda: exec(compile(SEGMENTED, "sender", "exec"), {}))
+    assert readable(wire.near)
+    assert wire.near.read_view() is not None
+    assert not readable(wire.near, 0)
+    assert len(wire.near.read_burst(1, 1)) == 9
+
+
+def test_what_found_no_room_in_the_kernel_is_counted(wire: Wire) -> None:
+    sent = 0
+    with far_socket(wire.space) as far:
+        far.setblocking(True)
+        while sent < 20_000:
+            far.send(FRAME)
+            sent += 1
+    got = 0
+    while burst := wire.near.read_burst(1024, PLENTY):
+        got += len(burst)
+    missed = wire.near.take_missed()
+    assert missed.get(KERNEL_FULL, 0) == sent - got
+    assert wire.near.take_missed() == {}
+
+
+def test_what_the_interface_does_not_carry_is_said(wire: Wire) -> None:
+    long = ethernet.build(FAR_MAC, MAC, EXPERIMENTAL, bytes(1500))
+    assert wire.near.write(long, 0) is None
+    assert wire.near.write(tagged(long, (0x8100, 7)), 0) is None
+    assert wire.near.write(long + b"1", 0) == "link_mtu"
+    large = packets.tcp(FAR_MAC, MAC, 1, 3, version=4, gso_size=1446).raw
+    assert wire.near.write(large, VNET_HEADER_BYTES) is None
+    larger = packets.tcp(FAR_MAC, MAC, 1, 3, version=4, gso_size=1447 + 14).raw
+    assert wire.near.write(larger, VNET_HEADER_BYTES) == "link_mtu"
+
+
+def test_an_offload_that_cannot_be_expressed_costs_one_frame(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The kernel here has nothing that it could not express (SCTP would be).
+    receive, refusals = wire.near._receive, iter([errno.EINVAL, errno.EINVAL])
+
+    def refusing(parts: list[memoryview], control_bytes: int) -> object:
+        number = next(refusals, None)
+        if number is not None:
+            raise OSError(number, os.strerror(number))
+        return receive(parts, control_bytes)
+
+    monkeypatch.setattr(wire.near, "_receive", refusing)
+    with far_socket(wire.space) as far:
+        far.send(FRAME)
+    assert arrived(wire.near) == [PLAIN_HEADER + FRAME]
+    assert wire.near.take_missed() == {KERNEL_REFUSED: 2}
+
+
+def promiscuity(space: Namespace) -> int:
+    words = space.run("ip", "-d", "link", "show", NEAR).stdout.split()
+    return int(words[words.index("promiscuity") + 1])
+
+
+def test_the_interface_is_promiscuous_only_while_it_is_listened_to(wire: Wire) -> None:
+    assert promiscuity(wire.space) == 1
+    packet.deafen(wire.near_socket)
+    assert promiscuity(wire.space) == 0
+    with far_socket(wire.space) as far:
+        far.send(FRAME)
+    assert not readable(wire.near, 0)
+    assert wire.near.read_burst(9, PLENTY) == []
+    again = wire.space.descriptor(
+        lambda: (packet.listen(wire.near_socket, NEAR), wire.near_socket.fileno())[1]
+    )
+    os.close(again)
+    assert promiscuity(wire.space) == 1
+    with far_socket(wire.space) as far:
+        far.send(FRAME)
+    assert arrived(wire.near) == [PLAIN_HEADER + FRAME]
+
+
+def test_what_this_host_sends_by_the_interface_does_not_come_back(wire: Wire) -> None:
+    with far_socket(wire.space, NEAR) as host:
+        host.send(FRAME)
+    assert wire.near.write(FRAME, 0) is None
+    assert not readable(wire.near, 0)
+    assert len(arrived(wire.far)) == 2
