@@ -1,4 +1,4 @@
-"""``python -m benchmarks {rpc,tcp,filters} [--json] [--rounds N] [--seconds S] [--check]``."""
+"""``python -m benchmarks {rpc,tcp,filters,uplink}``: figures side by side, see README.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from benchmarks import filters, rpc, tcp
+from benchmarks import filters, rpc, tcp, uplink
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import Report
 
@@ -20,16 +20,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure ours and its peers side by side."
     )
-    parser.add_argument("benchmark", choices=("rpc", "tcp", "filters"))
+    parser.add_argument("benchmark", choices=("rpc", "tcp", "filters", "uplink"))
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--rounds", type=_positive(int), default=5, help="default %(default)s")
     parser.add_argument(
         "--seconds",
         type=_positive(float),
-        help="per figure and round (rpc 0.5, tcp 3, filters 0.2)",
+        help="per figure and round (rpc 0.5, filters 0.2, others 3)",
     )
     parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
     options = parser.parse_args(arguments)
+    counts_whole = options.benchmark in ("tcp", "uplink")
+    if counts_whole and options.seconds is not None and options.seconds < 1:
+        parser.error(f"iperf3 counts whole seconds: --seconds {options.seconds:g} is less than 1")
     try:
         report = _run(options.benchmark, options.rounds, options.seconds)
     except BenchmarkError as error:
@@ -49,7 +52,9 @@ def _run(benchmark: str, rounds: int, seconds: float | None) -> Report:
         return rpc.run(rounds, seconds or 0.5)
     if benchmark == "filters":
         return filters.run(rounds, seconds or 0.2)
-    return tcp.run(rounds, seconds or 3.0)
+    if benchmark == "tcp":
+        return tcp.run(rounds, seconds or 3.0)
+    return uplink.run(rounds, seconds or 3.0)
 
 
 def _positive(kind: type[int] | type[float]) -> type[int] | type[float]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.processes import (
@@ -35,10 +36,10 @@ def missing(*programs: str) -> str:
     return f"not installed (apt install {' '.join(packages)})" if packages else ""
 
 
-def start_hypervisor(crew: Crew, folder: Path) -> Path:
+def start_hypervisor(crew: Crew, folder: Path, *flags: str, within: Sequence[str] = ()) -> Path:
     """Start a real ``hypervisor serve`` in a new ``folder``; return its node when it is ready.
 
-    Any user who can reach the folder may connect.
+    Any user who can reach the folder may connect. ``within`` are words before the command.
     """
     folder.mkdir(mode=0o755)
     node = folder / "veth0"
@@ -47,7 +48,8 @@ def start_hypervisor(crew: Crew, folder: Path) -> Path:
         helper = crew.start(
             "hypervisor serve",
             [
-                *(sys.executable, "-m", "hypervisor", "serve"),
+                *within,
+                *(sys.executable, "-m", "hypervisor", "serve", *flags),
                 *("--translator", f"{node},mode=0666"),
                 *("--state", folder / "state"),
                 *("--ready-fd", str(ready_child)),
@@ -63,10 +65,10 @@ def start_hypervisor(crew: Crew, folder: Path) -> Path:
     return node
 
 
-def start_vde_switch(crew: Crew, folder: Path) -> Path:
+def start_vde_switch(crew: Crew, folder: Path, *flags: str, within: Sequence[str] = ()) -> Path:
     """Start Debian's vde_switch; return the folder of its sockets when it takes plugs."""
     switch = folder / "vde"
-    helper = crew.start("vde_switch", ["vde_switch", "--sock", switch])
+    helper = crew.start("vde_switch", [*within, "vde_switch", "--sock", switch, *flags])
     wait_until(lambda: _accepts(switch / "ctl"), helper, "take connections")
     return switch
 

@@ -199,7 +199,7 @@ def _contestants(crew: Crew) -> list[Contestant]:
 def run(rounds: int, seconds: float) -> Report:
     """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
     if os.geteuid() != 0:
-        _become_root_of_a_namespace()
+        become_root_of_a_namespace()
     load_before = os.getloadavg()[0]
     with Crew() as crew:
         contestants = _contestants(crew)
@@ -239,7 +239,7 @@ def _ratios(
     return ratios
 
 
-def _become_root_of_a_namespace() -> None:
+def become_root_of_a_namespace() -> None:
     """Start again as root of a user namespace; comes back only by raising BenchmarkError."""
     absent = missing("unshare")
     if absent:

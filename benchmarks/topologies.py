@@ -38,7 +38,7 @@ class Namespace:
         """Run a program inside. Raises BenchmarkError if it takes longer than ``timeout_s``."""
         try:
             return subprocess.run(
-                [*self._enter(), *argv],
+                [*self.enter(), *argv],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -61,10 +61,19 @@ class Namespace:
 
     def spawn(self, *argv: str) -> Helper:
         """Start a program inside that stays until the run ends."""
-        return self._crew.start(f"{self.holder.name}: {argv[0]}", [*self._enter(), *argv])
+        return self._crew.start(f"{self.holder.name}: {argv[0]}", [*self.enter(), *argv])
 
-    def _enter(self) -> list[str]:
+    def enter(self) -> list[str]:
+        """Return the words before a command that have it run inside."""
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--"]
+
+    def await_interface(self, interface: str, maker: Helper) -> None:
+        """Wait until a helper has made an interface inside. Raises BenchmarkError."""
+        wait_until(
+            lambda: self.attempt("ip", "link", "show", interface).returncode == 0,
+            maker,
+            f"make {interface}",
+        )
 
     def configure(self, interface: str, addresses: tuple[str, str]) -> None:
         """Give an interface its addresses and set it up. Raises BenchmarkError."""
@@ -108,14 +117,15 @@ def addresses(subnet: int) -> tuple[tuple[str, str], tuple[str, str]]:
     )
 
 
-def _bare(crew: Crew, name: str) -> Namespace:
+def bare(crew: Crew, name: str) -> Namespace:
+    """Return a new namespace with nothing in it."""
     return Namespace(crew, crew.start(name, ["unshare", "--net", "--", *HOLDER]))
 
 
 def join_veth(crew: Crew, subnet: int) -> Joined:
     """Join two namespaces by a veth pair. Raises BenchmarkError."""
     left_at, right_at = addresses(subnet)
-    left, right = _bare(crew, "veth, left"), _bare(crew, "veth, right")
+    left, right = bare(crew, "veth, left"), bare(crew, "veth, right")
     peer = ("peer", "name", "eth0", "netns", str(right.pid))
     left.run("ip", "link", "add", "eth0", "type", "veth", *peer)
     left.configure("eth0", left_at)
@@ -127,13 +137,9 @@ def join_vde(crew: Crew, subnet: int, switch: Path) -> Joined:
     """Join two namespaces by a vde_switch, with a vde_plug2tap in each. Raises BenchmarkError."""
     ends = []
     for side, at in zip(("left", "right"), addresses(subnet), strict=True):
-        end = _bare(crew, f"vde, {side}")
+        end = bare(crew, f"vde, {side}")
         plug = end.spawn("vde_plug2tap", "--sock", str(switch), "tap0")
-        wait_until(
-            lambda end=end: end.attempt("ip", "link", "show", "tap0").returncode == 0,  # type: ignore[misc]
-            plug,
-            "make its TAP",
-        )
+        end.await_interface("tap0", plug)
         end.configure("tap0", at)
         ends.append(end)
     return Joined(ends[0], ends[1], *at).settle()
@@ -153,7 +159,7 @@ def join_ours(crew: Crew, subnet: int, node: Path, uids: tuple[int, int] | None)
             device=str(node),
         )
         if uids is None:
-            holder = crew.start(f"pfinet-client run, {side}", _command_line(options))
+            holder = crew.start(f"pfinet-client run, {side}", run_command(options))
         else:
             name = f"pfinet-client run, {side} (uid {uids[i]})"
             preload()
@@ -162,7 +168,8 @@ def join_ours(crew: Crew, subnet: int, node: Path, uids: tuple[int, int] | None)
     return Joined(ends[0], ends[1], *at).settle()
 
 
-def _command_line(options: RunOptions) -> list[str]:
+def run_command(options: RunOptions) -> list[str]:
+    """Return the command line of ``pfinet-client run``."""
     command = [sys.executable, "-m", "pfinet_client", "run", "--device", str(options.device)]
     for address in options.addresses:
         command += ["--address", str(address)]

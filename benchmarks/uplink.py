@@ -1,0 +1,214 @@
+"""``python -m benchmarks uplink``: from a network out to a wire, by ours, vde_switch, a bridge.
+
+Each contestant has a place of its own (a network namespace), into which one end of a veth pair
+leads; its other end is in a namespace that stands for the wire. On the network there is one more
+namespace, joined as each contestant joins them: ours by ``pfinet-client run``, vde_switch by
+vde_plug2tap, the bridge by a veth pair. Ours takes the veth as ``--uplink nic:``; vde_switch has a
+TAP of its own on a Linux bridge with the veth, as vde reaches wires; the bridge has both veths.
+
+TCP over IPv4, out and in, and ping's round trip, with an MTU of 1500 everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_interface
+from pathlib import Path
+
+from benchmarks.peers import missing, start_hypervisor, start_vde_switch
+from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew
+from benchmarks.report import Ratio, Report, Series, rounds_of
+from benchmarks.tcp import become_root_of_a_namespace
+from benchmarks.topologies import (
+    HOLDER,
+    MTU_BYTES,
+    Joined,
+    Namespace,
+    addresses,
+    bare,
+    run_command,
+)
+from hypervisor.kernel.namespaces import private_tun_node
+from pfinet_client.run import RunOptions
+
+PINGS, PING_INTERVAL_S = 100, 0.005
+#: The wire's end in the contestant's place, and the other one.
+NEAR, FAR = "nic0", "eth0"
+
+
+@dataclass(slots=True)
+class Contestant:
+    """One way from a network to a wire, and its figures."""
+
+    name: str
+    join: Callable[[], Joined]
+    absent: str = ""
+    failure: str = ""
+    joined: Joined | None = None
+    out: Series = field(init=False)
+    back: Series = field(init=False)
+    rtt: Series = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Name the figures."""
+        self.out = Series(f"{self.name}, TCP out", "Gbit/s")
+        self.back = Series(f"{self.name}, TCP in", "Gbit/s")
+        self.rtt = Series(f"{self.name}, ping", "ms")
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """Return the figures to show."""
+        return (self.out, self.back, self.rtt)
+
+    def start(self) -> None:
+        """Join the namespaces, or note why that cannot be done."""
+        if self.absent:
+            self._leave(self.absent)
+            return
+        try:
+            self.joined = self.join()
+        except BenchmarkError as error:
+            self._fail(error)
+
+    def measure(self, seconds: float) -> None:
+        """Take every figure once; a contestant that fails is out of the race, and says why."""
+        if self.joined is None:
+            return
+        try:
+            self.out.add(_tcp(self.joined, seconds))
+            self.back.add(_tcp(self.joined, seconds, "--reverse"))
+            self.rtt.add(_round_trip(self.joined))
+        except BenchmarkError as error:
+            self._fail(error)
+
+    def _fail(self, error: BenchmarkError) -> None:
+        self.failure = f"{self.name} failed: {error}"
+        self._leave("failed")
+
+    def _leave(self, why: str) -> None:
+        self.joined = None
+        for series in self.series:
+            series.absent = why
+
+
+def _tcp(joined: Joined, seconds: float, *options: str) -> float:
+    output = joined.left.run(
+        *("iperf3", "--client", joined.v4, "--time", f"{seconds:g}", "--json", *options),
+        timeout_s=seconds + PATIENCE_S,
+    )
+    return float(json.loads(output)["end"]["sum_received"]["bits_per_second"]) / 1e9
+
+
+def _round_trip(joined: Joined) -> float:
+    """Return the median round trip in ms."""
+    command = ("ping", "-n", "-c", str(PINGS), "-i", str(PING_INTERVAL_S), joined.v4)
+    times = re.findall(r"time=([\d.]+) ms", joined.left.run(*command))
+    if not times:
+        raise BenchmarkError(f"ping {joined.v4}: no answer")
+    return statistics.median(map(float, times))
+
+
+def _wire(crew: Crew, name: str, subnet: int) -> tuple[Namespace, Namespace]:
+    """Make a contestant's place and the wire's other end, joined by a veth pair."""
+    place, outside = bare(crew, f"{name}, place"), bare(crew, f"{name}, outside")
+    peer = ("peer", "name", FAR, "netns", str(outside.pid))
+    place.run("ip", "link", "add", NEAR, "type", "veth", *peer)
+    place.run("ip", "link", "set", "lo", "up")
+    place.run("ip", "link", "set", NEAR, "mtu", str(MTU_BYTES), "up")
+    outside.configure(FAR, addresses(subnet)[1])
+    return place, outside
+
+
+def join_ours(crew: Crew, subnet: int, folder: Path) -> Joined:
+    """Join a pfinet to a wire by an uplink. Raises BenchmarkError."""
+    place, outside = _wire(crew, "ours", subnet)
+    node = start_hypervisor(crew, folder, "--uplink", f"nic:{NEAR}", within=place.enter())
+    inside_at, outside_at = addresses(subnet)
+    options = RunOptions(
+        command=HOLDER,
+        addresses=(ip_interface(f"{inside_at[0]}/24"), ip_interface(f"{inside_at[1]}/64")),
+        device=str(node),
+    )
+    inside = Namespace(crew, crew.start("pfinet-client run", run_command(options)))
+    return Joined(inside, outside, *outside_at).settle()
+
+
+def _bridge(place: Namespace, *ports: str) -> None:
+    place.run("ip", "link", "add", "br0", "type", "bridge")
+    for port in ports:
+        place.run("ip", "link", "set", port, "master", "br0", "up")
+    place.run("ip", "link", "set", "br0", "up")
+
+
+def join_vde(crew: Crew, subnet: int, folder: Path) -> Joined:
+    """Join a plug of vde_switch to a wire, by the switch's TAP on a bridge."""
+    place, outside = _wire(crew, "vde", subnet)
+    switch = start_vde_switch(crew, folder, "--tap", "vde0", within=place.enter())
+    _bridge(place, NEAR, "vde0")
+    inside_at, outside_at = addresses(subnet)
+    inside = bare(crew, "vde, inside")
+    plug = inside.spawn("vde_plug2tap", "--sock", str(switch), "tap0")
+    inside.await_interface("tap0", plug)
+    inside.configure("tap0", inside_at)
+    return Joined(inside, outside, *outside_at).settle()
+
+
+def join_bridge(crew: Crew, subnet: int) -> Joined:
+    """Join a namespace to a wire by a Linux bridge."""
+    place, outside = _wire(crew, "bridge", subnet)
+    inside_at, outside_at = addresses(subnet)
+    inside = bare(crew, "bridge, inside")
+    peer = ("peer", "name", FAR, "netns", str(inside.pid))
+    place.run("ip", "link", "add", "port0", "type", "veth", *peer)
+    place.run("ip", "link", "set", "port0", "mtu", str(MTU_BYTES), "up")
+    _bridge(place, NEAR, "port0")
+    inside.configure(FAR, inside_at)
+    return Joined(inside, outside, *outside_at).settle()
+
+
+def run(rounds: int, seconds: float) -> Report:
+    """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
+    if os.geteuid() != 0:
+        become_root_of_a_namespace()
+    load_before = os.getloadavg()[0]
+    tools = missing("iperf3", "ping", "ip", "unshare", "nsenter")
+    no_tun = (
+        "" if private_tun_node() else "this user cannot open /dev/net/tun (mode 0666 elsewhere)"
+    )
+    with Crew() as crew:
+        os.chmod(crew.folder, 0o755)
+        vde = Contestant(
+            "vde",
+            lambda: join_vde(crew, 12, crew.folder),
+            tools or missing("vde_switch", "vde_plug2tap") or no_tun,
+        )
+        ours = Contestant(
+            "ours", lambda: join_ours(crew, 11, crew.folder / "ours"), tools or no_tun
+        )
+        bridge = Contestant("bridge", lambda: join_bridge(crew, 13), tools)
+        contestants = [bridge, vde, ours]
+        for contestant in contestants:
+            contestant.start()
+        for _ in rounds_of(rounds):
+            for contestant in contestants:
+                contestant.measure(seconds)
+    return Report(
+        benchmark="uplink",
+        rounds=rounds,
+        seconds=seconds,
+        load_before=load_before,
+        series=[series for contestant in contestants for series in contestant.series],
+        failures=[contestant.failure for contestant in contestants if contestant.failure],
+        ratios=[
+            Ratio("ours, TCP out, of vde", ours.out, vde.out, at_least=3),
+            Ratio("ours, TCP in, of vde", ours.back, vde.back, at_least=3),
+            Ratio("ours, TCP out, of the bridge", ours.out, bridge.out),
+            Ratio("ours, TCP in, of the bridge", ours.back, bridge.back),
+            Ratio("ours, ping, of vde", ours.rtt, vde.rtt),
+        ],
+    )
