@@ -265,7 +265,7 @@ def slow_down(space: Namespace, name: str, depth: int = 13) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def readable(descriptor: HasFileno | int, timeout_s: float = 5.0) -> bool:
+def readable(descriptor: HasFileno | int, timeout_s: float = 20.0) -> bool:
     """Wait until ``descriptor`` polls readable or in error; return whether it did in time."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)

@@ -25,7 +25,7 @@ become(uid, uid)
 sys.exit(main(sys.argv[2:]))
 """
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 def command_line(*arguments: str, uid: int | None = None) -> list[str]:

@@ -46,4 +46,4 @@ def test_a_rootless_container_serves_on_the_virtual_ethernet(folder: Path, tool:
         fetch = ["curl", "-s", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", url]
         assert run(up.node, "10.0.0.2/24", "--", *fetch).stdout == HELLO
         os.kill(pid, signal.SIGKILL)
-        assert attached.wait(20) == 0
+        assert attached.wait(60) == 0

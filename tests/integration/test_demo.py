@@ -73,7 +73,7 @@ def test_all_of_it_holds_even_from_a_clone_that_the_users_cannot_read(tmp_path: 
     assert found["variant"] == "namespaces"
     assert found["obstacles"] == found["left_out"] == found["log"] == []
     assert found["gateway"] == "10.77.0.254/24"
-    assert found["duration_s"] < 20
+    assert found["duration_s"] < 60
     uids = {found["server"]["uid"], *(stack["uid"] for stack in found["stacks"])}
     if os.geteuid() == 0:
         assert len(uids) == 3

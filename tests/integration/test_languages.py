@@ -90,7 +90,7 @@ def test_a_client_of_another_language_is_a_client_like_any_other(
         receive_by_filter(client, port, program, name)
         program.tell("close")
         assert program.line() == "done"
-        assert program.wait(20) == 0
+        assert program.wait(60) == 0
         while len(client.network.devices()) > 1:
             pass
 

@@ -83,7 +83,7 @@ def test_a_third_device_without_offloads_sees_no_bad_checksum(folder: Path) -> N
         while device(node, "listen")["rx_slots_used"]:
             pass
         monitor.send_signal(signal.SIGINT)
-        monitor.wait(20)
+        monitor.wait(60)
     seen = checksums(capture)
     assert not seen["bad"], seen
     for kind in ("tcp full over 4", "tcp full over 6", "udp over 4", "udp over 6"):

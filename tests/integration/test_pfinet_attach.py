@@ -139,7 +139,7 @@ def test_a_program_inside_may_plug_its_own_namespace_in(node: Path) -> None:
         assert program.stdout is not None
         said = b"".join(itertools.islice(program.stdout, 3))
         program.stdin.close()
-        assert program.wait(20) == 0
+        assert program.wait(60) == 0
     assert b"eth1" in said
 
 
@@ -155,7 +155,7 @@ def test_it_leaves_when_told_and_takes_the_interface_along(node: Path, how: str)
             program.stdin.close()
         else:
             program.send_signal(signal.Signals[f"SIG{how}"])
-        assert program.wait(20) == 0
+        assert program.wait(60) == 0
         assert list(interfaces(space)) == ["lo"]
 
 
@@ -166,7 +166,7 @@ def test_its_name_and_device_are_free_when_it_has_left(node: Path) -> None:
                 node, "--pid", str(space.pid), "--device-name", "again", uid=space.uid
             ) as program:
                 program.terminate()
-                assert program.wait(20) == 0
+                assert program.wait(60) == 0
 
 
 def test_it_leaves_when_the_process_has_ended(node: Path) -> None:
@@ -174,7 +174,7 @@ def test_it_leaves_when_the_process_has_ended(node: Path) -> None:
         space = stack.enter_context(namespace())
         program = stack.enter_context(attached(node, "--pid", str(space.pid), uid=space.uid))
         os.kill(space.pid, signal.SIGKILL)
-        assert program.wait(20) == 0
+        assert program.wait(60) == 0
 
 
 def test_it_leaves_though_the_server_does_not_answer(folder: Path) -> None:
@@ -186,7 +186,7 @@ def test_it_leaves_though_the_server_does_not_answer(folder: Path) -> None:
         silent.process.send_signal(signal.SIGSTOP)
         try:
             program.terminate()
-            assert program.wait(20) == 0
+            assert program.wait(60) == 0
             assert list(interfaces(space)) == ["lo"]
         finally:
             silent.process.send_signal(signal.SIGCONT)
@@ -195,7 +195,7 @@ def test_it_leaves_though_the_server_does_not_answer(folder: Path) -> None:
 def test_nothing_is_left_of_it_when_it_is_killed(node: Path) -> None:
     with namespace() as space, attached(node, "--pid", str(space.pid), uid=space.uid) as program:
         program.kill()
-        program.wait(20)
+        program.wait(60)
         while "eth0" in interfaces(space):
             pass
 
@@ -207,7 +207,7 @@ def test_an_interface_deleted_inside_is_reported(node: Path, folder: Path) -> No
         with running(*line, uid=space.uid, stderr=stderr) as program:
             assert program.line() == "ready"
             space.run("ip", "link", "del", "eth0")
-            assert program.wait(20) == 1
+            assert program.wait(60) == 1
     assert said.read_text() == (
         "pfinet-client attach: somebody deleted the interface eth0 inside\n"
     )
@@ -343,7 +343,7 @@ def test_an_exit_descriptor_that_never_hangs_up() -> None:
             pass_fds=[file.fileno()],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
         )
     assert done.returncode == 1
     assert "is a file, which never hangs up: give a pipe, a socket or a pidfd" in done.stderr

@@ -236,7 +236,7 @@ def test_without_a_command_it_is_the_users_shell(node: Path) -> None:
         input="exit 9\n",
         text=True,
         env=environ,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 9
 
@@ -264,7 +264,7 @@ def test_where_there_is_no_tun_node_it_says_what_helps_and_what_works(node: Path
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *command],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 125
     assert "/dev/net/tun" in done.stderr

@@ -76,7 +76,7 @@ def test_a_command_without_a_handler_dies_of_the_signal_and_run_says_so(node: Pa
     with running(*flags(node), "--", "sh", "-c", "echo up; read line") as program:
         assert program.line() == "up"
         program.terminate()
-        assert program.wait(20) == 128 + signal.SIGTERM
+        assert program.wait(60) == 128 + signal.SIGTERM
 
 
 def test_a_signal_before_the_command_starts_ends_run(folder: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_signal_before_the_command_starts_ends_run(folder: Path) -> None:
         with running(*flags(folder / "veth0"), "--", "true") as program:
             connection, _ = silent.accept()
             program.send_signal(signal.SIGINT)
-            assert program.wait(20) == 130
+            assert program.wait(60) == 130
             connection.close()
 
 
@@ -104,7 +104,7 @@ class Terminal:
     def expect(self, text: bytes) -> None:
         """Read until ``text`` was said."""
         while text not in self._said:
-            assert readable(self.master, 30), self._said
+            assert readable(self.master, 60), self._said
             self._said += os.read(self.master, 1 << 16)
         self._said = self._said.partition(text)[2]
 
@@ -185,7 +185,7 @@ def test_run_fails_if_its_inner_half_is_killed(node: Path) -> None:
         assert program.line() == "up"
         (inner, *_) = children(program.pid)
         os.kill(inner, signal.SIGKILL)
-        assert program.wait(20) == 125
+        assert program.wait(60) == 125
     wait_for_no_device(node)
 
 
@@ -193,7 +193,7 @@ def test_many_runs_leave_no_temporary_files(node: Path) -> None:
     before = set(os.listdir("/tmp"))
     for _ in range(3):
         with running(*flags(node), "--", "true") as program:
-            assert program.wait(20) == 0
+            assert program.wait(60) == 0
     left = {name for name in set(os.listdir("/tmp")) - before if "pfinet" in name}
     assert left == set()
 
@@ -246,7 +246,7 @@ def test_a_command_goes_on_and_ends_without_a_server(folder: Path) -> None:
         assert program.line() == "up"
         first.stop(signal.SIGKILL)
         program.tell("exit 8")
-        assert program.wait(20) == 8
+        assert program.wait(60) == 8
 
 
 def test_loopback_tcp_carries_frames_over_grpc(folder: Path) -> None:
@@ -269,7 +269,7 @@ def test_nothing_of_the_caller_is_inherited(node: Path) -> None:
         [*command_line(*flags(node)), "--", "sh", "-c", "ls /proc/self/fd | wc -l"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     os.close(reader)
     os.close(writer)

@@ -8,7 +8,6 @@ import os
 import select
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -271,9 +270,7 @@ def test_a_tap_that_is_down_drops_and_comes_back(lent: Lent, link: LentTap) -> N
     assert link.write(FRAME, 0) is None
 
 
-def test_closing_takes_the_interface_along_within_a_second(lent: Lent) -> None:
+def test_when_closing_returns_the_interface_is_gone(lent: Lent) -> None:
     link = LentTap.adopt(lent.give(), MAC)
-    started = time.monotonic()
     link.close()
-    assert time.monotonic() - started < 1
     assert lent.name not in lent.namespace.run("ip", "link").stdout

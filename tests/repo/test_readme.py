@@ -38,7 +38,7 @@ def help_of(program: str, command: str) -> str:
         env=dict(os.environ) | {"COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

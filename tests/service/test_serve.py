@@ -24,8 +24,9 @@ from tests.helpers.processes import hypervisor, server
 from tests.helpers.serve import mac_of_eth0, names, talk
 from tests.helpers.service import Client
 
-#: How long a stopping server may take, whatever its clients do.
-STOP_S = 2.0
+#: How long a stopping server may take, in s, whatever its clients do: they would go on for ever. It
+#: takes little more than one, where the machine has nothing else to do.
+STOP_S = 10.0
 
 
 # --- coming up --------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ def test_a_signal_before_it_serves_leaves_no_node(open_path: Path) -> None:
     node = open_path / "veth0"
     flags = ["serve", "--translator", str(node), "--state", str(open_path / "state")]
     done = subprocess.run(
-        [sys.executable, "-c", interrupted, *flags], capture_output=True, timeout=30
+        [sys.executable, "-c", interrupted, *flags], capture_output=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, b"")
     assert not node.exists()
@@ -266,7 +267,7 @@ def test_a_stop_waits_for_no_client(open_path: Path) -> None:
             return started_s
 
         started_s = talk(running.node, conversation)
-        assert running.process.wait(10) == 0
+        assert running.process.wait(60) == 0
         assert time.monotonic() - started_s < STOP_S
         assert names(open_path) == ["state"]
 

@@ -112,7 +112,7 @@ async def test_stopping_is_over_in_time_whatever_clients_do(tmp_path: Path) -> N
             loop = asyncio.get_running_loop()
             started_s = loop.time()
             await it.server.stop()
-            assert loop.time() - started_s < 2
+            assert loop.time() - started_s < 10  # the clients would go on for ever
         await refused_with(held, errors.ServerDied)
 
 
