@@ -1,6 +1,7 @@
 """A client in thirty lines: open a device, send a frame to oneself over a second one, read it.
 
-Usage: client_30_lines.py [NODE]        (start a server first: hypervisor serve)
+Usage: client_30_lines.py [NODE]        (start a server first: hypervisor serve --guard mac,
+since the frames are of an experimental EtherType, which the full guard discards)
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Two programs of one machine throw a frame to and fro; without asyncio.
 
+The balls are of an experimental EtherType: the server must be of `hypervisor serve --guard mac`.
+
 Usage: ping_pong.py NODE catch                 in one terminal: prints its MAC, then catches
        ping_pong.py NODE throw MAC [COUNT]     in another: throws, and prints what a round takes
 """

@@ -3,7 +3,8 @@
 Usage: stream_guest.py SOCKET MAC
 
 Speaks as QEMU's -netdev stream does: 4 bytes of length, big-endian, then the frame. It asks who has
-10.0.0.1 (ARP, as 10.0.0.50) and prints who answers. MAC is what the server printed for the socket.
+10.0.0.1 (ARP, as 10.0.0.50) and prints who answers. MAC is what the server printed for the socket,
+which is of `--stream PATH,address=10.0.0.50`: the guard lets it say no other address.
 """
 
 import socket

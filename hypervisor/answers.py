@@ -47,19 +47,25 @@ class Answers:
         nic, device = handle.nic, handle.nic.device
         flags, mac = device.flags, device.mac
         free = nic.guard.lenient
+        policy = device.policy
         if request.flavor == status.NET_FLAGS:
-            nosy = free or self._rooms.forwarder.grants_promiscuous or handle.task.operator
+            nosy = (
+                free
+                or policy.promisc
+                or self._rooms.forwarder.grants_promiscuous
+                or handle.task.operator
+            )
             device.flags = status.new_flags(device, request.words, nosy)
             nic.port.promiscuous = bool(device.flags & IFF_PROMISC)
             nic.refresh()
         elif request.flavor == status.NET_ADDRESS:
-            address = status.new_address(request.words, free)
+            address = status.new_address(request.words, free or policy.set_address)
             self._rooms.devices.set_mac(device, address)
-            nic.port.mac = nic.guard.source = address
+            nic.port.mac = address
         else:
             raise InvalidOperation(f"status flavor {request.flavor:#x} cannot be set")
         self._rooms.forwarder.changed(nic.port)
-        self._rooms.forget_flows()
+        self._rooms.refresh_guard(nic)
         if (flags, mac) != (device.flags, device.mac):
             self._rooms.state_changed(nic)
 
@@ -69,6 +75,7 @@ class Answers:
         address = self._rooms.addresses.claim(device, request.address, now)
         self._rooms.event(EventKind.CLAIMED, device, address)
         if self._rooms.addresses.of_device(device) != before:
+            self._rooms.refresh_guard(nic)
             self._rooms.state_changed(nic)
         return requests.Claimed(address, LAPSE_S)
 
@@ -80,6 +87,7 @@ class Answers:
             # The lease is the owner's: it may have been on another device of his.
             for nic, addresses in before.items():
                 if self._rooms.addresses.of_device(nic.device) != addresses:
+                    self._rooms.refresh_guard(nic)
                     self._rooms.state_changed(nic)
 
     def _own(self, device: Device) -> list[Nic]:

@@ -109,7 +109,7 @@ def _add_serve(commands: Any) -> None:
             f"--{kind}",
             action="append",
             default=[],
-            metavar="PATH[,owner=U][,device=NAME][,mac=MAC][,mode=0600][,network=N]",
+            metavar="PATH[,owner=U][,device=NAME][,mac=MAC][,address=IP][,mode=0600][,network=N]",
             help=f"a socket for one guest (QEMU's -netdev {kind}), by {how} (repeatable)",
         )
     add(
@@ -135,7 +135,7 @@ def _add_serve(commands: Any) -> None:
         help="connect a network to an interface of this host (repeatable; needs CAP_NET_RAW)",
     )
     add("--config", type=Path, metavar="FILE.toml", help="read settings from a file; flags win")
-    add("--guard", metavar="mac|off", help="what to check of frames that devices send (mac)")
+    add("--guard", metavar="full|mac|off", help="what to check of frames that devices send (full)")
     add("--mac-scheme", metavar="keyed|hurd", help="how devices get their MACs (keyed)")
     add("--state", metavar="DIR", help="where MACs and leases are remembered")
     add("--listen", metavar="HOST:PORT[,network=N]", help="listen on loopback TCP as well")

@@ -2,7 +2,8 @@
 
 A flow is one sender's frames of the common form from its own address to one other device. While
 nothing about the network changes, neither do the verdict and the receiver, so that a link's frames
-need one look-up and no judgement but of their offload header. Any change forgets all flows; every
+need one look-up and no judgement but of their offload header, and with a guard that looks into
+frames, of whether they are among their device's common ones. Any change forgets all flows; every
 miss takes the long way through :class:`hypervisor.network.Network`, which remains the reference.
 
 A guard that looks beyond the addresses gives a flow its templates, see
@@ -15,12 +16,15 @@ Flows count for themselves and are folded into the engine's books when somebody 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
 
 from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import Open
-from hypervisor.guard import Templates
+from hypervisor.guard import Guard, Templates
+
+#: No device has an address list.
+NOBODY: Final[Mapping[bytes, Guard]] = {}
 
 
 class Flow:
@@ -30,18 +34,47 @@ class Flow:
     which frames are of the flow; None: all that have its addresses. ``link`` belongs to whoever
     does the I/O. ``frames`` and ``bytes`` (on the wire) were written to a direct link without
     having been stored.
+
+    The flow is for frames that :meth:`takes` says yes to, all others go the long way. With a
+    ``guard`` that is what it finds common toward devices whose guards are in ``addressed``;
+    ``templates`` say the same as bits to compare, for compiled code.
     """
 
-    __slots__ = ("bytes", "frames", "link", "receiver", "refuses", "sender", "templates")
+    __slots__ = (
+        "addressed",
+        "bytes",
+        "frames",
+        "guard",
+        "link",
+        "receiver",
+        "refuses",
+        "sender",
+        "templates",
+    )
 
-    def __init__(self, sender: Open, receiver: Open, templates: Templates | None = None) -> None:
+    def __init__(
+        self,
+        sender: Open,
+        receiver: Open,
+        templates: Templates | None = None,
+        guard: Guard | None = None,
+        addressed: Mapping[bytes, Guard] = NOBODY,
+    ) -> None:
         self.sender = sender
         self.receiver = receiver
+        self.guard = guard
+        self.addressed = addressed
         self.refuses = ~receiver.accepts
         self.templates = templates
         self.link: Any = None
         self.frames = 0
         self.bytes = 0
+
+    def takes(self, head: bytes, offset: int, size: int) -> bool:
+        """Tell whether a frame of ``size`` bytes at ``offset`` of ``head`` surely passes."""
+        if self.guard is not None:
+            return self.guard.common(head, offset, size, self.addressed)
+        return self.templates is None or self.templates.passes(head, offset, size)
 
 
 class CompiledTable(Protocol):

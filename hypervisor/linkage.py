@@ -209,11 +209,13 @@ class Linkage(Rooms):
             passed, needs, stormy = nic.storm.calm(passed, needs, header_bytes, now)
             if stormy:
                 discards.count(STORM, stormy)
-        if discards:
+        for reason, count in discards.items():
+            self.discards.note(nic.device, reason, count, now, b"")
+        passed, needs, forged = self.screens.screen(nic, passed, header_bytes, needs, now)
+        if discards or forged:
+            discards.merge(forged)
             size_bytes = _wire_bytes(frames, header_bytes) - _wire_bytes(passed, header_bytes)
             self.engine.discard(each, discards, size_bytes)
-            for reason, count in discards.items():
-                self.discards.note(nic.device, reason, count, now, b"")
         if passed:
             self.engine.ingress(each, passed, header_bytes, needs, now)
 
@@ -241,7 +243,12 @@ class Linkage(Rooms):
             or sender.tap is not None
         ):
             return None
-        flow = Flow(sender, port.receivers[0], nic.guard.templates)
+        guard, addressed = nic.guard, self.screens.addressed
+        receiver = addressed.get(addresses[:6])
+        if receiver is not None and not guard.full:
+            return None  # what it may be sent has to be looked into
+        full = guard if guard.full else None
+        flow = Flow(sender, port.receivers[0], guard.forms(receiver), full, addressed)
         self.flows_of(handle)[addresses] = flow
         return flow
 

@@ -149,8 +149,15 @@ class Network(Linkage):
         frames = request.frames
         self._check_vector(frames, handle.nic.trunk, request.inband)
         self._held[request.request_id] = handle.open
+        passed, _, discards = self.screens.screen(handle.nic, frames, 0, None, now)
         self.engine.submit_write(
-            handle.open, request.request_id, frames, bool(request.mode & D_NOWAIT), now
+            handle.open,
+            request.request_id,
+            passed,
+            bool(request.mode & D_NOWAIT),
+            now,
+            discards,
+            sum(map(len, frames)) - sum(map(len, passed)) if discards else 0,
         )
         return _HELD
 

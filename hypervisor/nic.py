@@ -14,7 +14,7 @@ from hypervisor.errors import D_READ
 from hypervisor.filters import FilterTable
 from hypervisor.filters.table import Inspect
 from hypervisor.forwarding import Port
-from hypervisor.guard import MacGuard, StormGate
+from hypervisor.guard import Discard, Guard, StormGate, TokenBucket
 from hypervisor.infos import LinkState
 from hypervisor.mach.devices import Device
 from hypervisor.mach.net_rcv_msg import net_message
@@ -103,6 +103,7 @@ class Nic:
     __slots__ = (
         "_incoming",
         "_outgoing",
+        "broadcasts",
         "device",
         "filtered_frames",
         "filters",
@@ -116,12 +117,14 @@ class Nic:
         "tx_drops",
     )
 
-    def __init__(self, device: Device, port: Port, guard: MacGuard, trunk: bool) -> None:
+    def __init__(self, device: Device, port: Port, guard: Guard, trunk: bool) -> None:
         self.device = device
         self.port = port
         self.guard = guard
         self.trunk = trunk
         self.storm = StormGate() if port.uplink else None
+        #: Its share of group frames, None without limit.
+        self.broadcasts: TokenBucket | None = None
         self.handles: dict[Handle, None] = {}
         # Counters of opens that are closed: tx frames, tx bytes, rx frames, rx bytes.
         self.retired = (0, 0, 0, 0)
@@ -186,15 +189,36 @@ class DiscardLog:
         #: By device, then reason: when the next event may be made, and how many were folded.
         self._folded: dict[Device, dict[str, tuple[float, int]]] = {}
 
-    def note(self, device: Device, reason: str, count: int, now: float, frame: bytes) -> None:
-        """Report ``count`` discarded frames, the first of which is ``frame`` (empty: unknown)."""
+    def note(
+        self,
+        device: Device,
+        reason: str,
+        count: int,
+        now: float,
+        frame: bytes,
+        header_bytes: int = 0,
+        verdict: Discard | None = None,
+    ) -> None:
+        """Report ``count`` discarded frames, the first of which is ``frame`` (empty: unknown).
+
+        It begins behind ``header_bytes`` of offload header.
+        ``verdict`` says more about it, if the guard has looked into it.
+        """
         reasons = self._folded.setdefault(device, {})
         quiet_until, folded = reasons.get(reason, (now, 0))
         if now < quiet_until:
             reasons[reason] = (quiet_until, folded + count)
             return
         reasons[reason] = (now + DISCARD_EVENT_S, 0)
-        detail = f"{reason}: {summary(frame)}" if frame else reason
+        detail = f"{reason}: {summary(frame[header_bytes:])}" if frame else reason
+        data = {"reason": reason}
+        if verdict is not None:
+            detail += f"; {verdict.field} is {verdict.found}, expected {verdict.expected}"
+            data |= {
+                "field": verdict.field,
+                "found": verdict.found,
+                "expected": verdict.expected,
+            }
         self._events.append(
             Event(
                 self._network,
@@ -203,7 +227,7 @@ class DiscardLog:
                 device.name,
                 detail,
                 folded + count - 1,
-                {"reason": reason},
+                data,
             )
         )
 

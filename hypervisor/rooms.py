@@ -17,7 +17,7 @@ from hypervisor.engine.quotas import Limits
 from hypervisor.errors import DeviceError
 from hypervisor.flows import FlowTable
 from hypervisor.forwarding import Forwarder, Hub, Port, Switch
-from hypervisor.guard import MacGuard
+from hypervisor.guard import Preset
 from hypervisor.infos import DeviceState, Notification
 from hypervisor.mach import mac
 from hypervisor.mach.claims import AddressTable, Subnet
@@ -28,6 +28,7 @@ from hypervisor.mach.receive_ports import ReceivePorts
 from hypervisor.mach.tickets import TicketTable
 from hypervisor.nic import DiscardLog, Handle, Nic
 from hypervisor.requests import Event, EventKind, Role
+from hypervisor.screens import Screens
 from hypervisor.wire.offload import finish
 
 
@@ -45,7 +46,7 @@ class NetworkOptions:
     mode: Literal["hub", "switch"] = "switch"
     mtu: int = 1500
     subnets: tuple[Subnet, ...] = ()
-    guard: Literal["mac", "off"] = "mac"
+    guard: Preset = "full"
     mac_scheme: Literal["keyed", "hurd"] = "keyed"
     policies: tuple[DevicePolicy, ...] = ()
     limits: Limits = field(default_factory=Limits)
@@ -78,6 +79,9 @@ class Rooms:
         #: Opens that are gone and whose link the caller must close.
         self.closed_links: list[Handle] = []
         self.discards = DiscardLog(self.name, self.events)
+        self.screens = Screens(
+            options.guard, options.subnets, self.addresses, self.discards, self.forwarder
+        )
 
     def _candidates(self, owner: str, name: str) -> Iterator[bytes]:
         if self.options.mac_scheme == "hurd":
@@ -98,7 +102,7 @@ class Rooms:
         if reason is None and not self.forwarder.learn(nic.port, head[6:], now):
             reason = OWN_OUTSIDE if nic.port.uplink else SOURCE_MAC
         if reason is not None:
-            self.discards.note(nic.device, reason, 1, now, frame[header_bytes:])
+            self.discards.note(nic.device, reason, 1, now, frame, header_bytes)
             return Choice(discard=reason)
         if nic.port.uplink:
             self.neighbours.look(frame, header_bytes, nic.device.name, now)
@@ -122,20 +126,23 @@ class Rooms:
         return handle
 
     def _make_nic(self, device: Device) -> Nic:
-        uplink = device.uplink
-        lenient = device.policy.trunk or uplink or self.options.guard == "off"
-        port = Port(device, device.mac, learns=lenient, uplink=uplink)
-        # No frame of an uplink has an address of its own: each must be looked at.
-        guard = MacGuard(b"" if uplink else device.mac, lenient)
-        nic = Nic(device, port, guard, device.policy.trunk or uplink)
+        guard = self.screens.make_guard(device)
+        port = Port(device, device.mac, learns=guard.lenient, uplink=device.uplink)
+        nic = Nic(device, port, guard, device.policy.trunk or device.uplink)
         self.nics[device] = nic
         self.forwarder.add(port)
+        self.refresh_guard(nic)
         self.event(EventKind.DEVICE_OPENED, device, device.mac.hex(":"))
         return nic
 
     def nics_of(self, owner: str) -> list[Nic]:
         """Return the devices of an owner."""
         return [nic for device, nic in self.nics.items() if device.owner == owner]
+
+    def refresh_guard(self, nic: Nic) -> None:
+        """Judge a device anew by what it is and has now: call after any change of either."""
+        self.screens.refresh(nic)
+        self.forget_flows()
 
     def destroy(self, handle: Handle, why: DeviceError, now: float) -> None:
         """Take an open out of everything; the last one takes the device along."""
@@ -154,6 +161,7 @@ class Rooms:
             del self.nics[nic.device]
             for port in nic.filters.ports():
                 self.receive_ports.drop_send(port, nic)
+            self.screens.forget(nic)
             self.forwarder.remove(nic.port)
             if nic.port.uplink:
                 self.neighbours.forget(nic.device.name)

@@ -16,6 +16,9 @@ _SUFFIX = re.compile(r"\.(?:sock|socket)$")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
 _MAX_NAME = 127
 
+#: Settings of a socket that are its device's.
+_OF_DEVICE = ("mac", "addresses")
+
 
 def device_name(path: Path) -> str:
     """Return the name of the device behind a socket that names none: the file's, without .sock.
@@ -30,7 +33,8 @@ def settle_guests(
 ) -> None:
     """Fill in owners and devices; see that no two are one device or one path.
 
-    A MAC address of a guest's socket becomes the policy of its device, in ``devices``.
+    A MAC address and IP addresses of a guest's socket become the policy of its device, in
+    ``devices``.
     """
     paths = {table.value("path"): table.where("path") for table in nodes}
     taken: dict[tuple[Any, ...], Origin] = {}
@@ -54,32 +58,44 @@ def settle_guests(
                 "give each socket a device of its own: device=NAME",
             )
         taken[key] = table.where("device")
-        if not table.lacks("mac"):
-            _give_mac(table, key, devices, problems)
+        given = {name: table.settings[name] for name in _OF_DEVICE if name in table.settings}
+        if given:
+            _give(table, key, given, devices, problems)
 
 
-def _give_mac(table: Table, key: tuple[Any, ...], devices: list[Table], problems: Problems) -> None:
-    setting = table.settings.get("mac")
-    if setting is None:
-        return
+def _give(
+    table: Table,
+    key: tuple[Any, ...],
+    given: dict[str, Setting],
+    devices: list[Table],
+    problems: Problems,
+) -> None:
     for device in devices:
         if key == tuple(device.value(one) for one in ("network", "owner", "name")):
-            other = device.settings.setdefault("mac", setting)
-            if other.value != setting.value:
-                problems.add(
-                    setting.origin,
-                    f"the device has the MAC {other.value.hex(':')} at {other.origin}",
-                    "leave one of them out",
-                )
+            for name, setting in given.items():
+                other = device.settings.setdefault(name, setting)
+                if other.value != setting.value:
+                    problems.add(
+                        setting.origin,
+                        f"the device has {_shown(name, other.value)} at {other.origin}",
+                        "leave one of them out",
+                    )
             return
-    made = Table(table.origin, {"mac": setting})
+    made = Table(table.origin, dict(given))
     for name, value in zip(("network", "owner", "name"), key, strict=True):
         made.settings[name] = Setting(value, table.origin)
     devices.append(made)
 
 
+def _shown(name: str, value: Any) -> str:
+    if name == "mac":
+        return f"the MAC {value.hex(':')}"
+    return f"the addresses {', '.join(map(str, value))}"
+
+
 def guest_config(table: Table) -> GuestConfig:
     """Return the frozen form of a table that was found right."""
     values = table.values()
-    values.pop("mac", None)
+    for name in _OF_DEVICE:
+        values.pop(name, None)
     return GuestConfig(**values)

@@ -272,6 +272,25 @@ def _unusable(address: Address) -> str:
     return ""
 
 
+#: EtherTypes that wrap other frames: opening one would open everything that can be put behind it.
+_WRAPPERS = (0x8100, 0x88A8, 0x9100, 0x9200, 0x9300, 0x88E7, 0x8870)
+
+
+def _ethertype(value: object) -> int:
+    text = _text(value, "an EtherType")
+    if not re.fullmatch(r"0x[0-9a-fA-F]{4}", text):
+        raise BadValue(f"{shown(value)} is not an EtherType", 'write four hex digits: "0x88b5"')
+    number = int(text, 16)
+    if number < 0x0600:
+        raise BadValue(f"{shown(value)} is a length and no EtherType", "they begin at 0x0600")
+    if number in _WRAPPERS:
+        raise BadValue(
+            f"{shown(value)} carries other frames inside, which nothing would look into",
+            "make the device a trunk if that is what you want",
+        )
+    return number
+
+
 def _number(value: object, look_up: Callable[[str], int], what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise BadValue(f"{shown(value)} is not a {what}'s name or number")
@@ -363,6 +382,8 @@ PATH = Kind(_path, _path_text)
 NETWORK_NAME = Kind(_network_name)
 DEVICE_NAME = Kind(_device_name)
 MAC = Kind(_mac)
+MACS = Kind(_mac, many=True)
+ETHERTYPES = Kind(_ethertype, many=True)
 SUBNETS = Kind(_subnet, many=True)
 ADDRESSES = Kind(_address, many=True)
 INTERFACES = Kind(_interface, many=True)

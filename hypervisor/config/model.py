@@ -19,7 +19,7 @@ Subnet = IPv4Network | IPv6Network
 Interface = IPv4Interface | IPv6Interface
 
 NetworkMode = Literal["hub", "switch"]
-GuardPreset = Literal["mac", "off"]
+GuardPreset = Literal["full", "mac", "off"]
 MacScheme = Literal["keyed", "hurd"]
 LogFormat = Literal["text", "json"]
 GuestKind = Literal["stream", "dgram"]
@@ -55,7 +55,7 @@ class NetworkConfig:
     mode: NetworkMode = "switch"
     mtu: int = 1500
     subnets: tuple[Subnet, ...] = ()
-    guard: GuardPreset = "mac"
+    guard: GuardPreset = "full"
     mac_scheme: MacScheme = "keyed"
     pool_frames: int = 16_384
     pool_bytes: int = 256 * 2**20
@@ -71,7 +71,9 @@ class DeviceConfig:
 
     ``owner`` is written as the server writes owners ("uid:1000"); ``mac`` is 6 bytes, None for
     the one made by the network's scheme. A trunk may send from any MAC; the lent TAP of a trusted
-    owner is written to without a thread of its own.
+    owner is written to without a thread of its own. ``guard`` is None for the network's preset;
+    what follows it are rules of the full guard opened one by one, as
+    :class:`~hypervisor.mach.devices.DevicePolicy` explains them.
     """
 
     owner: str
@@ -81,6 +83,14 @@ class DeviceConfig:
     addresses: tuple[Address, ...] = ()
     trunk: bool = False
     trusted: bool = False
+    guard: GuardPreset | None = None
+    prefixes: tuple[Subnet, ...] = ()
+    extra_macs: tuple[bytes, ...] = ()
+    ethertypes: tuple[int, ...] = ()
+    dhcp_server: bool = False
+    router: bool = False
+    promisc: bool = False
+    set_address: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,25 @@ GSO_BAD = "gso_bad"  #: the offload header asks for an impossible segmentation
 
 #: Frames that were sent, having passed the guard, when it was found that nobody is there.
 UNADDRESSED: Final = frozenset({NO_RECEIVER, HAIRPIN, RESERVED_GROUP, BETWEEN_UPLINKS})
+# --- frames: the full guard ---
+MALFORMED = "malformed"  #: a header is cut off, or contradicts itself or the frame
+ETHERTYPE = "ethertype"  #: not IPv4, ARP or IPv6, and not opened by policy
+VLAN_TAG = "vlan_tag"  #: a VLAN tag of any kind (802.1Q, 802.1ad) from a device that is no trunk
+LENGTH_ENCODED = "length_encoded"  #: 802.3 with LLC, SNAP, STP or CDP in it; 0x8870 likewise
+SOURCE_IPV4 = "source_ipv4"  #: the IPv4 source is not the sender's
+SOURCE_IPV6 = "source_ipv6"  #: the IPv6 source is not the sender's
+ARP_SENDER = "arp_sender"  #: an ARP packet speaks for somebody else
+ND_FORGED = "nd_forged"  #: a neighbour discovery message speaks for somebody else
+ND_HIDDEN = "nd_hidden"  #: ICMPv6 control in a fragment or behind extension headers (RFC 6980)
+FRAGMENT = "fragment"  #: a fragment cut so that what it carries cannot be told
+ROUTER_ADVERTISEMENT = "router_advertisement"  #: of IPv6 or IPv4, from no router
+REDIRECT = "redirect"  #: ICMP or ICMPv6 redirect, from no router
+GROUP_QUERY = "group_query"  #: an IGMP or MLD message that only routers send
+ICMPV6_TYPE = "icmpv6_type"  #: an ICMPv6 message that ordinary hosts do not send
+DHCP_SERVER = "dhcp_server"  #: DHCP or DHCPv6 as servers and relays speak it
+DHCP_CLIENT = "dhcp_client"  #: a DHCP request for somebody else
+BROADCAST_RATE = "broadcast_rate"  #: more group frames than the sender's share of a second
+NOT_ADDRESSED = "not_addressed"  #: for the receiver's MAC, but for none of its IP addresses
 
 
 class Tally(dict[str, int]):

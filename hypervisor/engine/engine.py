@@ -20,6 +20,8 @@ from hypervisor.errors import DeviceError, InvalidSize, WouldBlock
 from hypervisor.requests import Completion
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 
+#: Nothing was discarded.
+NOTHING: Mapping[str, int] = {}
 #: (sender, first 12 bytes, a frame with these, bytes of offload header, now) -> who gets it.
 Classifier = Callable[[Open, bytes, bytes, int, float], Choice]
 
@@ -99,17 +101,28 @@ class Engine(Sending):
     # --- writes -------------------------------------------------------------------------------
 
     def submit_write(
-        self, sender: Open, request_id: int, frames: Sequence[bytes], nowait: bool, now: float
+        self,
+        sender: Open,
+        request_id: int,
+        frames: Sequence[bytes],
+        nowait: bool,
+        now: float,
+        discards: Mapping[str, int] = NOTHING,
+        discarded_bytes: int = 0,
     ) -> None:
         """Accept a vector of plain frames whose lengths were checked (MHVED step 1).
 
-        Completes with :class:`Written` when the last frame has left its TX slot. Raises
-        NoMemory, having sent nothing, if the sender has too much held already.
+        ``discards`` of it, of ``discarded_bytes``, the guard has taken out already. Completes
+        with :class:`Written` when the last frame has left its TX slot. Raises NoMemory, having
+        sent nothing, if the sender has too much held already.
         """
-        size_bytes = sum(map(len, frames))
+        size_bytes = sum(map(len, frames)) + discarded_bytes
         for budget in (sender.budget, sender.task_budget, sender.account.budget):
             budget.check(size_bytes)
         request = WriteRequest(request_id, size_bytes, nowait)
+        if discards:
+            self.discard(sender, discards, discarded_bytes)
+            request.drops.merge(discards)
         sender.writes[request_id] = request
         self.count_write(sender, 1, size_bytes)
         self._vectors.append(_Vector(sender, request, frames))

@@ -29,7 +29,7 @@ def longest_frame(frame: bytes, offset: int, mtu: int, tagged: bool) -> int:
 
 def inspect_burst(
     frames: Sequence[bytes], vnet_header: bool, mtu: int, tagged: bool
-) -> tuple[list[bytes], list[int] | None, Tally]:
+) -> tuple[Sequence[bytes], Sequence[int] | None, Tally]:
     """Judge what a link brought.
 
     Returns the frames that pass (with canonical offload headers where there are any), for each

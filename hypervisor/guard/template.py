@@ -5,7 +5,9 @@ inside; the same of IPv6. Such a form is a *template*: some bits at fixed places
 :data:`TEMPLATE_BYTES` of the frame. A guard that looks beyond the addresses hands a short list of
 them to whoever passes known flows on; the first one that matches decides. A frame that matches
 none, or one that says ``passes=False``, is asked of the guard itself, which remains the only judge:
-a template may pass only what the guard would pass, whatever the bytes it leaves out are.
+a template may pass only what the guard would pass, whatever the bytes it leaves out are. One thing
+that no mask can say goes with all of them: the length of an IPv4 or IPv6 packet must be that of its
+frame (total length + 14, payload length + 54), or the frame is asked of the guard as well.
 """
 
 from __future__ import annotations
@@ -58,11 +60,16 @@ class Templates(tuple[Template, ...]):
             raise ValueError(f"at most {MAX_TEMPLATES} templates, not {len(made)}")
         return made
 
-    def passes(self, frame: bytes, offset: int = 0) -> bool:
-        """Tell whether the first template that matches lets the frame pass."""
+    def passes(self, frame: bytes, offset: int = 0, size: int | None = None) -> bool:
+        """Tell whether the first template that matches lets a frame of ``size`` bytes pass.
+
+        ``frame`` may be its head, with :data:`TEMPLATE_BYTES` of it; ``size`` None means that it is
+        all. A packet of IP must fill its frame: no cut one passes, and none with padding.
+        """
+        size = len(frame) - offset if size is None else size
         for template in self:
             if template.matches(frame, offset):
-                return template.passes
+                return template.passes and _fills(frame, offset, size)
         return False
 
     def packed(self) -> bytes:
@@ -76,3 +83,13 @@ class Templates(tuple[Template, ...]):
             + each.value.ljust(TEMPLATE_BYTES, b"\0")
             for each in self
         )
+
+
+def _fills(frame: bytes, offset: int, size: int) -> bool:
+    """Tell whether a packet of IPv4 or IPv6 ends where its frame does; true for all others."""
+    kind = frame[offset + 12 : offset + 14]
+    if kind == b"\x08\x00":
+        return int.from_bytes(frame[offset + 16 : offset + 18], "big") + 14 == size
+    if kind == b"\x86\xdd":
+        return int.from_bytes(frame[offset + 18 : offset + 20], "big") + 54 == size
+    return True

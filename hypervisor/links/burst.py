@@ -206,7 +206,7 @@ class PythonBurst:
             needs >= 0
             and not needs & flow.refuses
             and (size <= self._longest or bool(needs & _SEGMENTED))
-            and (flow.templates is None or flow.templates.passes(head, VNET_HEADER_BYTES))
+            and flow.takes(head, VNET_HEADER_BYTES, size - VNET_HEADER_BYTES)
         )
 
 

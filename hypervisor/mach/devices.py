@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from hypervisor.errors import AlreadyOpen, InvalidArgument, NoMemory
 from hypervisor.requests import Role
@@ -36,7 +37,13 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,127}")
 
 @dataclass(frozen=True, slots=True)
 class DevicePolicy:
-    """What the operator decided for one device. ``owner`` as in :class:`Caller`."""
+    """What the operator decided for one device. ``owner`` as in :class:`Caller`.
+
+    ``guard`` is None for the network's preset. What can be opened, each by itself: ``prefixes``
+    (ranges of source addresses), ``extra_macs``, ``ethertypes``, ``dhcp_server``, ``router``,
+    ``promisc`` (it may hear others' unicast), ``set_address`` (it may change its MAC), and
+    ``trunk``, which is everything.
+    """
 
     owner: str
     name: str
@@ -44,6 +51,14 @@ class DevicePolicy:
     addresses: tuple[str, ...] = ()
     trunk: bool = False
     trusted: bool = False
+    guard: Literal["full", "mac", "off"] | None = None
+    prefixes: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    extra_macs: tuple[bytes, ...] = ()
+    ethertypes: tuple[int, ...] = ()
+    dhcp_server: bool = False
+    router: bool = False
+    promisc: bool = False
+    set_address: bool = False
 
 
 class Device:

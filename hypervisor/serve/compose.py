@@ -44,7 +44,7 @@ def make_network(
     gateways: Sequence[GatewayConfig] = (),
 ) -> Network:
     """Return a network as configured, with the policies of its devices and of its gateway."""
-    policies = [_policy(one) for one in devices if one.network == config.name]
+    policies = [device_policy(one) for one in devices if one.network == config.name]
     policies += [gateway_policy(one) for one in gateways if one.network == config.name]
     return Network(
         NetworkOptions(
@@ -69,7 +69,8 @@ def make_network(
     )
 
 
-def _policy(device: DeviceConfig) -> DevicePolicy:
+def device_policy(device: DeviceConfig) -> DevicePolicy:
+    """Return what the core is told of a configured device."""
     return DevicePolicy(
         owner=device.owner,
         name=device.name,
@@ -77,6 +78,14 @@ def _policy(device: DeviceConfig) -> DevicePolicy:
         addresses=tuple(str(address) for address in device.addresses),
         trunk=device.trunk,
         trusted=device.trusted,
+        guard=device.guard,
+        prefixes=device.prefixes,
+        extra_macs=device.extra_macs,
+        ethertypes=device.ethertypes,
+        dhcp_server=device.dhcp_server,
+        router=device.router,
+        promisc=device.promisc,
+        set_address=device.set_address,
     )
 
 
@@ -87,4 +96,6 @@ def gateway_policy(gateway: GatewayConfig) -> DevicePolicy:
         name=GATEWAY_DEVICE,
         addresses=tuple(str(address.ip) for address in gateway.addresses),
         trusted=True,
+        router=True,
+        dhcp_server=True,
     )

@@ -18,12 +18,19 @@ PACKET_TOO_BIG = 2
 TIME_EXCEEDED = 3
 ECHO_REQUEST = 128
 ECHO_REPLY = 129
+MLD_QUERY = 130
+MLD_REPORT = 131
+MLD_DONE = 132
 ROUTER_SOLICITATION = 133
 ROUTER_ADVERTISEMENT = 134
 NEIGHBOUR_SOLICITATION = 135
 NEIGHBOUR_ADVERTISEMENT = 136
 REDIRECT = 137
 MLD2_REPORT = 143
+#: Multicast router discovery (RFC 4286): advertisement, solicitation, termination.
+MRD_ADVERTISEMENT = 151
+MRD_SOLICITATION = 152
+MRD_TERMINATION = 153
 
 #: Neighbour discovery is only valid with this hop limit: nothing from beyond a router has it.
 ND_HOP_LIMIT = 255
@@ -38,6 +45,17 @@ TARGET_LINK_ADDRESS = 2
 _HEADER = struct.Struct(">BBHHH")
 _NEIGHBOUR = struct.Struct(">BBHB3x16s")
 _NEIGHBOUR_BYTES = 24
+#: Bytes in front of the options: router solicitation and advertisement, neighbour solicitation
+#: and advertisement, redirect (RFC 4861 §4).
+_OPTIONS_AT = {
+    ROUTER_SOLICITATION: 8,
+    ROUTER_ADVERTISEMENT: 16,
+    NEIGHBOUR_SOLICITATION: 24,
+    NEIGHBOUR_ADVERTISEMENT: 24,
+    REDIRECT: 40,
+}
+#: Real messages have two or three; a router with many prefixes some more.
+MAX_OPTIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +72,20 @@ class Icmpv6:
     def is_echo(self) -> bool:
         """Whether this is an echo request or an echo reply."""
         return self.code == 0 and self.type in (ECHO_REQUEST, ECHO_REPLY)
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """A neighbour discovery message of any of the five types, with *all* its link addresses.
+
+    ``target`` is None in router solicitations and advertisements. ``link_addresses`` are the MACs
+    of every source and target link-layer address option, in order: receivers differ in which of
+    several they believe.
+    """
+
+    type: int
+    target: bytes | None
+    link_addresses: tuple[tuple[int, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,27 +144,57 @@ def parse_neighbour(
         wanted, flags = SOURCE_LINK_ADDRESS, 0
     else:
         wanted = TARGET_LINK_ADDRESS
-    link_address = _link_address(buffer, offset + _NEIGHBOUR_BYTES, end, wanted)
+    options = _link_addresses(buffer, offset + _NEIGHBOUR_BYTES, end)
+    link_address = next((mac for found, mac in options if found == wanted), None)
     return Neighbour(kind, target, flags, link_address)
 
 
-def _link_address(
-    buffer: bytes | bytearray | memoryview, offset: int, end: int, wanted: int
-) -> bytes | None:
-    """Return the MAC in the first option of kind ``wanted``; every option must be well formed."""
-    found: bytes | None = None
+def parse_discovery(
+    buffer: bytes | bytearray | memoryview, offset: int = 0, end: int | None = None
+) -> Discovery:
+    """Return the neighbour discovery message at ``offset``, or raise WireError.
+
+    Checks what RFC 4861 §6.1, §7.1 and §8.1 ask of the message itself, options to the last one;
+    hop limit, addresses and checksum are the caller's to check.
+    """
+    end = bounds(buffer, end)
+    need("icmpv6", ICMPV6_HEADER_BYTES, offset, end)
+    kind, code = buffer[offset], buffer[offset + 1]
+    options_at = _OPTIONS_AT.get(kind)
+    if options_at is None:
+        raise WireError("icmpv6", "type", kind, "133 to 137")
+    if code != 0:
+        raise WireError("icmpv6", "code", code, 0)
+    need("icmpv6", options_at, offset, end)
+    target: bytes | None = None
+    if options_at >= _NEIGHBOUR_BYTES:
+        target = bytes(buffer[offset + 8 : offset + 24])
+        if target[0] == 0xFF:
+            raise WireError("icmpv6", "target", "a multicast address", "a unicast address")
+    return Discovery(kind, target, _link_addresses(buffer, offset + options_at, end))
+
+
+def _link_addresses(
+    buffer: bytes | bytearray | memoryview, offset: int, end: int
+) -> tuple[tuple[int, bytes], ...]:
+    """Return the link-layer address options; every option must be well formed."""
+    found: list[tuple[int, bytes]] = []
+    count = 0
     while offset < end:
         need("icmpv6", 8, offset, end)
-        size = buffer[offset + 1] * 8
+        kind, size = buffer[offset], buffer[offset + 1] * 8
         if size == 0:
             raise WireError("icmpv6", "option length", 0, "at least 1")
         need("icmpv6", size, offset, end)
-        if buffer[offset] == wanted and found is None:
+        count += 1
+        if count > MAX_OPTIONS:
+            raise WireError("icmpv6", "number of options", "more", MAX_OPTIONS)
+        if kind in (SOURCE_LINK_ADDRESS, TARGET_LINK_ADDRESS):
             if size != 8:
                 raise WireError("icmpv6", "link-layer address option", f"{size} bytes", "8 bytes")
-            found = bytes(buffer[offset + 2 : offset + 8])
+            found.append((kind, bytes(buffer[offset + 2 : offset + 8])))
         offset += size
-    return found
+    return tuple(found)
 
 
 def build_echo(

@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Sequence
 
-from hypervisor.guard import Templates
+from hypervisor.guard import Guard, GuardPolicy, Templates
 from hypervisor.links.base import Link, LinkGone
 from hypervisor.links.burst import Burst, CompiledBurst, DataPath, PythonBurst, What
 from hypervisor.links.lent_tap import LentTap
@@ -56,6 +56,17 @@ class Place:
         self.far.close()
 
 
+class Formed(Guard):
+    """A guard of source addresses that says of its common frames what it is told to."""
+
+    def __init__(self, mac: bytes, templates: Templates | None) -> None:
+        super().__init__(GuardPolicy(mac, "mac"))
+        self._templates = templates
+
+    def forms(self, receiver: Guard | None) -> Templates | None:
+        return self._templates
+
+
 class Bench:
     """Brings frames as a carrier does, and keeps a record of all that can be seen."""
 
@@ -67,7 +78,7 @@ class Bench:
         self.sender = Place(self.world, "sender", 15, True, path)
         self.receivers = [Place(self.world, *one, path) for one in RECEIVERS]
         self.places = {place.port.handle.open: place for place in self.receivers}
-        self.sender.port.handle.nic.guard.templates = templates
+        self.sender.port.handle.nic.guard = Formed(self.sender.port.mac, templates)
         #: What the burst loop left to others, in order.
         self.record: list[tuple[object, ...]] = []
         flows = self.network.flows_of(self.sender.port.handle)

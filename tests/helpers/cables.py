@@ -34,7 +34,7 @@ def two_networks(folder: Path, trunks: Mapping[str, str]) -> Iterator[ServerProc
         )
     )
     nodes = [f"--translator={folder / name},network={name}" for name in ("one", "two")]
-    networks = ["--network", "one", "--network", "two"]
+    networks = ["--network", "one", "--network", "two", "--guard", "mac"]
     # The helper looks for the flag alone, to know that there are nodes.
     first = nodes[0].partition("=")[2]
     with server(

@@ -139,6 +139,7 @@ def network(
             random_bytes=os.urandom,
             secret=b"secret" * 6,
             name=name,
+            guard="mac",  # frames here are of an experimental EtherType
             limits=limits or Limits(),
             policies=tuple(policies),
         )

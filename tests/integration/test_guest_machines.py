@@ -74,7 +74,10 @@ def lan() -> Iterator[Lan]:
     folder = Path(tempfile.mkdtemp(prefix="machdev-guests-"))
     folder.chmod(0o755)
     node = folder / "veth0"
-    flags = ["--stream", str(folder / "stream.sock"), "--dgram", str(folder / "dgram.sock")]
+    flags = []
+    for kind in ("stream", "dgram"):
+        own = f"address={V4[kind]},address={V6[kind]}"
+        flags += [f"--{kind}", f"{folder / kind}.sock,{own}"]
     try:
         with server(folder, "--translator", f"{node},mode=0666", *flags) as it:
             arguments = [_invitation(it, kind) for kind in ("stream", "dgram")]

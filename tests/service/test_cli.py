@@ -31,7 +31,12 @@ def running() -> Iterator[ServerProcess]:
     """A server with two networks; only the first has a node."""
     with TemporaryDirectory(prefix="cli-") as name:
         os.chmod(name, 0o711)
-        flags = ["--network", "lan,mode=hub,subnet=10.0.0.0/24", "--network", "dmz,guard=off"]
+        flags = [
+            "--network",
+            "lan,mode=hub,guard=mac,subnet=10.0.0.0/24",
+            "--network",
+            "dmz,guard=off",
+        ]
         flags += ["--translator", f"{name}/veth0,network=lan,mode=0666"]
         with server(Path(name), *flags) as process:
             yield process

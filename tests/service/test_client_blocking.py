@@ -19,7 +19,7 @@ from tests.helpers.service import frame
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with server(tmp_path_factory.mktemp("server")) as running:
+    with server(tmp_path_factory.mktemp("server"), "--guard", "mac") as running:
         yield running.node
 
 

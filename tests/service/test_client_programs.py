@@ -21,7 +21,7 @@ from tests.helpers.service import frame
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with server(tmp_path_factory.mktemp("server")) as running_server:
+    with server(tmp_path_factory.mktemp("server"), "--guard", "mac") as running_server:
         yield running_server.node
 
 

@@ -35,7 +35,7 @@ STOP_S = 10.0
 def test_it_says_where_it_is_and_how_to_plug_in(open_path: Path) -> None:
     with server(open_path, "--network", "lan,mode=hub,mtu=1400,subnet=10.1.0.0/16") as running:
         said = running.said()
-    assert "network lan: hub, mtu 1400, guard mac, 10.1.0.0/16" in said
+    assert "network lan: hub, mtu 1400, guard full, 10.1.0.0/16" in said
     assert f"node {running.node}" in said
     command = shlex.split(said.splitlines()[-1])
     assert command[:4] == ["pfinet-client", "run", "--device", str(running.node)]
@@ -50,7 +50,7 @@ def test_frames_pass_between_two_clients(open_path: Path) -> None:
         await client.write(here.port, there.mac_address + here.mac_address + b"\x88\xb5hello")
         return bytes((await reading).data)
 
-    with server(open_path) as running:
+    with server(open_path, "--guard", "mac") as running:
         assert talk(running.node, conversation)[14:] == b"hello"
 
 
@@ -193,7 +193,7 @@ def test_everything_works_for_an_ordinary_user(open_path: Path) -> None:
         assert Path(f"/proc/{running.process.pid}").stat().st_uid == uid
         assert talk(home / "veth0", mac_of_eth0)[:2] == b"\x52\x54"
         answer = hypervisor("status", "--device", str(home / "veth0"))
-        assert "default  switch  mac" in answer.stdout
+        assert "default  switch  full" in answer.stdout
         assert running.stop() == 0
     assert names(home) == ["state"]
 

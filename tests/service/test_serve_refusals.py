@@ -79,7 +79,7 @@ def test_mistakes_in_a_file_stop_the_server(open_path: Path) -> None:
     status, said = refused("--config", str(file), "--guard", "none")
     assert status == 2
     assert said.splitlines() == [
-        '--guard: "none" is not one of mac, off; known are mac, off',
+        '--guard: "none" is not one of full, mac, off; known are full, mac, off',
         f'{file}:3: unknown key "mtuu"; did you mean "mtu"?',
     ]
 

@@ -181,7 +181,7 @@ def test_a_wrong_top_level_setting_is_explained(tmp_path: Path, line: str, words
         ("hold_timeout_s = 0", "hold_timeout_s: 0 is not between 0.001 and 60.0 seconds"),
         ("rx_bytes = 2000", "rx_bytes = 2000 has no room for two frames of mtu 1500"),
         ('mode = "swich"', 'did you mean "switch"?'),
-        ('guard = "full"', 'guard: "full" is not one of mac, off'),
+        ('guard = "fill"', 'guard: "fill" is not one of full, mac, off'),
     ],
 )
 def test_a_wrong_network_setting_is_explained(tmp_path: Path, line: str, words: str) -> None:
@@ -458,3 +458,45 @@ network = "dmz"
 def test_a_wrong_uplink_is_explained(tmp_path: Path, line: str, words: str) -> None:
     found = [str(each) for each in mistakes(tmp_path, f"[[uplink]]\n{line}")]
     assert any(words in each for each in found), found
+
+
+def test_rules_of_the_guard_are_opened_one_by_one(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        '[[device]]\nowner = 1000\nname = "gw"\nguard = "full"\nprefixes = ["10.9.0.0/24"]\n'
+        'extra_macs = ["00:00:5e:00:01:01"]\nethertypes = ["0x88b5"]\ndhcp_server = true\n'
+        "router = true\npromisc = true\nset_address = true\n",
+    )
+    assert config.devices == (
+        DeviceConfig(
+            owner="uid:1000",
+            name="gw",
+            guard="full",
+            prefixes=(ip_network("10.9.0.0/24"),),
+            extra_macs=(bytes.fromhex("00005e000101"),),
+            ethertypes=(0x88B5,),
+            dhcp_server=True,
+            router=True,
+            promisc=True,
+            set_address=True,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('ethertypes = ["88b5"]', 'ethertypes: "88b5" is not an EtherType; write four hex digits'),
+        ("ethertypes = [0x88b5]", "ethertypes: 34997 is not an EtherType"),
+        ('ethertypes = ["0x05ff"]', 'ethertypes: "0x05ff" is a length and no EtherType'),
+        ('ethertypes = ["0x8100"]', "carries other frames inside"),
+        ('extra_macs = ["01:00:5e:00:00:01"]', "is a group address"),
+        ('prefixes = ["10.9.0.1/24"]', "has bits set behind its prefix"),
+        ('guard = "none"', 'guard: "none" is not one of full, mac, off'),
+        ("router = 1", "router: 1 is not true or false"),
+    ],
+)
+def test_a_rule_that_cannot_be_opened_is_explained(tmp_path: Path, line: str, words: str) -> None:
+    number, text = only_mistake(tmp_path, f'[[device]]\nowner = 0\nname = "a"\n{line}\n')
+    assert number == 4
+    assert words in text

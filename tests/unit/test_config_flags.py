@@ -34,7 +34,7 @@ def test_flags_alone_make_a_server(tmp_path: Path) -> None:
         ),
     )
     lan, dmz = config.networks
-    assert (lan.mode, lan.mtu, lan.guard) == ("hub", 9000, "mac")
+    assert (lan.mode, lan.mtu, lan.guard) == ("hub", 9000, "full")
     assert lan.subnets == (ip_network("10.0.0.0/24"), ip_network("fd00::/64"))
     assert dmz.guard == "off"
     first, second = config.translators
@@ -94,7 +94,7 @@ def test_a_device_is_called_as_the_file_of_its_socket(path: str, name: str) -> N
         (FlagValues(translators=["/x,mode=rw"]), 'write it in octal: "0660"'),
         (FlagValues(translators=["~/x"]), "write out your home directory"),
         (FlagValues(translators=[""]), '"" is not an absolute path'),
-        (FlagValues(guard="on"), '--guard: "on" is not one of mac, off'),
+        (FlagValues(guard="on"), '--guard: "on" is not one of full, mac, off'),
         (FlagValues(mac_scheme="random"), "--mac-scheme: "),
         (FlagValues(log_format="xml"), "--log-format: "),
         (FlagValues(ready_fd="x"), '--ready-fd: "x" is not a whole number'),

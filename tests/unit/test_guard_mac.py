@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hypervisor.guard import MacGuard
+from hypervisor.guard import Guard, GuardPolicy, Preset
 from hypervisor.mach.devices import DevicePolicy
 from hypervisor.requests import Event, EventKind
 from tests.helpers.core import World
@@ -28,12 +28,15 @@ BROADCAST = b"\xff" * 6
     ids=["own", "another", "zero", "group", "broadcast"],
 )
 def test_a_source_passes(source: bytes, strict: str | None, lenient: str | None) -> None:
-    assert MacGuard(OWN, lenient=False).check_source(source) == strict
-    assert MacGuard(OWN, lenient=True).check_source(source) == lenient
+    presets: tuple[Preset, ...] = ("full", "mac")
+    for preset in presets:
+        assert Guard(GuardPolicy(OWN, preset)).check_source(source) == strict
+    for policy in (GuardPolicy(OWN, "off"), GuardPolicy(OWN, trunk=True)):
+        assert Guard(policy).check_source(source) == lenient
 
 
 def test_the_one_address_that_needs_no_question_is_the_devices_own() -> None:
-    assert MacGuard(OWN, lenient=False).source == OWN
+    assert Guard(GuardPolicy(OWN)).source == OWN
 
 
 def discards(world: World) -> list[Event]:

@@ -11,7 +11,7 @@ IPV4 = Template(
     bytes(12) + b"\xff\xff\xff" + bytes(11) + b"\xff" * 4,
     bytes(12) + b"\x08\x00\x45" + bytes(11) + b"\x0a\0\0\x01",
 )
-FRAME = bytes(range(12)) + b"\x08\x00\x45" + b"\x77" * 11 + b"\x0a\0\0\x01" + b"\x99" * 40
+FRAME = bytes(range(12)) + b"\x08\0\x45\x77\0\x38" + b"\x77" * 8 + b"\x0a\0\0\x01" + b"\x99" * 40
 
 
 def changed(at: int, to: int) -> bytes:
@@ -46,6 +46,17 @@ def test_the_first_template_that_matches_decides() -> None:
     assert not templates.passes(changed(36, 0)[:37] + b"\x43" + FRAME[38:])
     assert not templates.passes(changed(13, 6))
     assert not Templates().passes(FRAME)
+
+
+def test_a_packet_must_fill_its_frame() -> None:
+    everything = Templates((Template(b"\0", b"\0"),))
+    ipv6 = bytes(12) + b"\x86\xdd" + b"\x60\0\0\0\0\x08" + bytes(42)
+    arp = bytes(12) + b"\x08\x06" + bytes(46)
+    for frame, passes in ((FRAME, False), (ipv6, False), (arp, True)):
+        assert everything.passes(frame)
+        assert everything.passes(frame[:20], 0, len(frame))
+        assert everything.passes(frame + b"\0") == passes
+        assert everything.passes(frame, 0, len(frame) - 1) == passes
 
 
 @pytest.mark.parametrize(

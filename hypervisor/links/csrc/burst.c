@@ -145,6 +145,16 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* Whether a packet of IPv4 or IPv6 ends where its frame does; true of everything else. */
+static bool fills(const unsigned char *frame, size_t size)
+{
+    if (frame[12] == 0x08 && frame[13] == 0x00)
+        return (size_t)(frame[16] << 8 | frame[17]) + 14 == size;
+    if (frame[12] == 0x86 && frame[13] == 0xdd)
+        return (size_t)(frame[18] << 8 | frame[19]) + 54 == size;
+    return true;
+}
+
 /* Whether the first template that matches lets the frame pass. All of TEMPLATE_BYTES can be read:
    what lies behind a short frame is masked out. */
 static bool templates_pass(const struct flow *flow, const unsigned char *frame, size_t size)
@@ -162,7 +172,7 @@ static bool templates_pass(const struct flow *flow, const unsigned char *frame, 
             differs |= (bits & mask) ^ value;
         }
         if (differs == 0)
-            return templates[i].passes;
+            return templates[i].passes && fills(frame, size);
     }
     return false;
 }

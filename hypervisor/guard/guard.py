@@ -1,0 +1,201 @@
+"""The guard of one device: its policy made fast, and what it says of frames.
+
+Theory of operation
+    A device's frames nearly all look alike. :meth:`Guard.common` recognises them by unpacking a few
+    fields at fixed offsets, in less than a microsecond; whatever it does not recognise goes to the
+    full parser (:mod:`hypervisor.guard.judge`), which alone can discard. A guard is made anew
+    whenever its device's addresses or policy change, and never changes itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Final
+
+from hypervisor.engine.drops import NOT_ADDRESSED
+from hypervisor.guard.common import templates
+from hypervisor.guard.judge import HeldByOther, held_by_nobody, judge, judge_source
+from hypervisor.guard.judge_ipv4 import is_host_ipv4
+from hypervisor.guard.judge_ipv6 import is_host_ipv6
+from hypervisor.guard.policy import GuardPolicy
+from hypervisor.guard.template import Templates
+from hypervisor.guard.verdict import Discard, Verdict
+from hypervisor.wire import dhcp, ethernet, ipv4, ipv6, protocols
+
+# Destination, source, EtherType; version and IHL, total length, fragment word, protocol, source
+# and destination address, then the ports (of an ICMP message: type, code and checksum).
+_IPV4 = struct.Struct(">6s6sHBxHxxHxBxx4s4sHH")
+# The same for IPv6: version, payload length, next header.
+_IPV6 = struct.Struct(">6s6sHBxxxHBx16s16sHH")
+_LEAST4: Final = 38
+_LEAST6: Final = 58
+#: As much of a frame as :meth:`Guard.common` looks at, in bytes.
+COMMON_BYTES: Final = _LEAST6
+
+_IS_IPV4: Final = ethernet.ETHERTYPE_IPV4
+_IS_IPV6: Final = ethernet.ETHERTYPE_IPV6
+_TCP: Final = protocols.TCP
+_UDP: Final = protocols.UDP
+_ICMP: Final = protocols.ICMP
+_ICMPV6: Final = protocols.ICMPV6
+_HEADER: Final = ethernet.ETHERNET_HEADER_BYTES
+
+
+class _Owned(Container[bytes]):
+    """The addresses for which a function holds."""
+
+    __slots__ = ("_test",)
+
+    def __init__(self, test: Callable[[bytes], bool]) -> None:
+        self._test = test
+
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, bytes) and self._test(address)
+
+
+class Guard:
+    """Judges what one device sends and what it may be sent.
+
+    ``source`` is the one Ethernet source that needs no further question. ``held`` tells whether
+    an address is another device's.
+    """
+
+    def __init__(self, policy: GuardPolicy, held: HeldByOther = held_by_nobody) -> None:
+        self.policy = policy
+        self.source = policy.mac
+        self.full = policy.full
+        #: Its DHCP must be a client's, and is looked into.
+        self._client = not policy.dhcp_server
+        self._held = held
+        self._ipv4: Container[bytes] = policy.ipv4
+        self._ipv6: Container[bytes] = policy.own_ipv6 if policy.full else frozenset()
+        if policy.router:
+            self._ipv4 = _Owned(lambda each: policy.owns_ipv4(each) or is_host_ipv4(each))
+            self._ipv6 = _Owned(lambda each: policy.owns_ipv6(each) or is_host_ipv6(each))
+        elif policy.prefixes:
+            self._ipv4, self._ipv6 = _Owned(policy.owns_ipv4), _Owned(policy.owns_ipv6)
+
+    @property
+    def lenient(self) -> bool:
+        """Whether any unicast source address passes."""
+        return self.policy.lenient
+
+    def forms(self, receiver: Guard | None) -> Templates | None:
+        """Return what :meth:`common` finds common toward a receiver, as bits to compare.
+
+        ``receiver`` is None for one without an address list. None: any frame from ``source``.
+        """
+        return templates(self.policy, None if receiver is None else receiver.policy)
+
+    def check_source(self, source: bytes) -> str | None:
+        """Return the reason to discard a frame from ``source``, or None to let it pass."""
+        verdict = judge_source(self.policy, source)
+        return None if verdict is None else verdict.reason
+
+    def judge(self, frame: bytes, offset: int = 0) -> Verdict:
+        """Judge the frame at ``offset``, by the full parser."""
+        return judge(self.policy, frame, offset, self._held)
+
+    def screen(
+        self, frames: Sequence[bytes], offset: int, addressed: Mapping[bytes, Guard]
+    ) -> list[tuple[int, Discard]]:
+        """Judge frames whose Ethernet header begins at ``offset``.
+
+        ``addressed`` are the guards of devices with an address list, by MAC. Returns the index
+        and the verdict of each frame that does not pass; the list is nearly always empty.
+        """
+        common, full = self.common, self.full
+        discards = []
+        for index, frame in enumerate(frames):
+            if full and common(frame, offset, len(frame) - offset, addressed):
+                continue
+            verdict = self.judge(frame, offset) if full else None
+            if verdict is None and addressed:
+                receiver = addressed.get(frame[offset : offset + 6])
+                if receiver is not None:
+                    verdict = receiver.judge_toward(frame, offset)
+            if verdict is not None:
+                discards.append((index, verdict))
+        return discards
+
+    def common(
+        self, frame: bytes, offset: int, size: int, addressed: Mapping[bytes, Guard]
+    ) -> bool:
+        """Tell whether the frame at ``offset``, of ``size`` bytes, is one that surely passes.
+
+        ``frame`` may be its head, with :data:`COMMON_BYTES` of it. False says nothing: judge it.
+        """
+        if size < _LEAST4:
+            return False
+        to, source, ethertype, version, length, fragment, protocol, sender, receiver, a, b = (
+            _IPV4.unpack_from(frame, offset)
+        )
+        if source != self.source:
+            return False
+        if ethertype == _IS_IPV4:
+            if (
+                version != 0x45
+                or length + _HEADER != size
+                or fragment & 0x3FFF
+                or sender not in self._ipv4
+            ):
+                return False
+            if protocol == _UDP:
+                if size < 42 or (self._client and (a == 67 or b == 67 or b == 68)):
+                    return False
+            elif protocol != _TCP and (protocol != _ICMP or size < 42 or a & 0xF700):
+                return False
+            other = addressed.get(to)
+            return other is None or receiver in other._ipv4
+        if ethertype != _IS_IPV6 or size < _LEAST6:
+            return False
+        _, _, _, version, length, protocol, sender, receiver, a, b = _IPV6.unpack_from(
+            frame, offset
+        )
+        if version >> 4 != 6 or length + 54 != size or sender not in self._ipv6:
+            return False
+        if protocol == _UDP:
+            if size < 62 or (self._client and (a == 547 or b == 546 or b == 547)):
+                return False
+        elif protocol != _TCP and (protocol != _ICMPV6 or size < 62 or a & 0xFE00 != 0x8000):
+            return False
+        other = addressed.get(to)
+        return other is None or receiver in other._ipv6
+
+    def judge_toward(self, frame: bytes, offset: int = 0) -> Verdict:
+        """Judge whether a frame for this device's MAC is for one of its addresses, if it has any.
+
+        Groups and broadcasts are for everybody; so is what a DHCP server says to a client that has
+        not got its address yet.
+        """
+        if not self.policy.addressed:
+            return None
+        at = offset + _HEADER
+        ethertype = frame[at - 2 : at]
+        if ethertype == b"\x08\x00":
+            address = frame[at + 16 : at + 20]
+            if (
+                (len(address) == 4 and address[0] >= 224)
+                or self.policy.owns_ipv4(address)
+                or _is_dhcp_reply(frame, at)
+            ):
+                return None
+            shown = ipv4.format_address(address) if len(address) == 4 else "cut off"
+            return Discard(NOT_ADDRESSED, "ipv4 destination", shown, "one of the receiver's")
+        if ethertype == b"\x86\xdd":
+            address = frame[at + 24 : at + 40]
+            if address[:1] == b"\xff" or self.policy.owns_ipv6(address):
+                return None
+            shown = ipv6.format_address(address) if len(address) == 16 else "cut off"
+            return Discard(NOT_ADDRESSED, "ipv6 destination", shown, "one of the receiver's")
+        return None
+
+
+def _is_dhcp_reply(frame: bytes, at: int) -> bool:
+    """Tell whether an unfragmented IPv4 packet at ``at`` goes from port 67 to port 68."""
+    if len(frame) < at + 20 or frame[at + 9] != _UDP or frame[at + 6] & 0x3F or frame[at + 7]:
+        return False
+    ports = at + (frame[at] & 15) * 4
+    wanted = dhcp.SERVER_PORT.to_bytes(2, "big") + dhcp.CLIENT_PORT.to_bytes(2, "big")
+    return frame[ports : ports + 4] == wanted

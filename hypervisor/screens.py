@@ -1,0 +1,145 @@
+"""The guards of one network's devices: made from policy and addresses, asked of every frame.
+
+Joins the guard with who has which address. Every way in goes through :meth:`Screens.screen` before
+anything is stored or learned: written vectors, the bursts of links, and whatever comes to be.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Final
+
+from hypervisor.engine.drops import BROADCAST_RATE, Tally
+from hypervisor.forwarding import Forwarder
+from hypervisor.guard import Discard, Guard, GuardPolicy, Prefix, Preset, TokenBucket
+from hypervisor.mach.claims import AddressTable, Subnet
+from hypervisor.mach.devices import Device
+from hypervisor.nic import DiscardLog, Nic
+from hypervisor.wire import ipv6
+
+#: Group frames that a device may send: a second on average, and at once after a silence.
+BROADCASTS_PER_S: Final = 2_000
+BROADCAST_BURST: Final = 4_000
+
+
+class Screens:
+    """Makes guards and asks them. ``preset`` is the network's, for devices without their own."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        subnets: Sequence[Subnet],
+        addresses: AddressTable,
+        discards: DiscardLog,
+        forwarder: Forwarder,
+    ) -> None:
+        self._preset = preset
+        self._prefixes = [
+            subnet.network_address.packed[:8]
+            for subnet in subnets
+            if subnet.version == 6 and subnet.prefixlen == 64
+        ]
+        self._addresses = addresses
+        self._discards = discards
+        self._forwarder = forwarder
+        #: Guards of devices that are sent only what is for their addresses, by MAC.
+        self.addressed: dict[bytes, Guard] = {}
+
+    def make_guard(self, device: Device) -> Guard:
+        """Return the guard of a device as it is and for what it has now."""
+        policy = device.policy
+        if device.uplink:
+            # No frame of an uplink has an address of its own: each must be looked at.
+            return Guard(GuardPolicy(b"", trunk=True))
+        addresses = [ipaddress.ip_address(text) for text in self._addresses.of_device(device)]
+        made = GuardPolicy(
+            mac=device.mac,
+            preset=policy.guard or self._preset,
+            trunk=policy.trunk,
+            extra_macs=frozenset(policy.extra_macs),
+            ipv4=frozenset(each.packed for each in addresses if each.version == 4),
+            ipv6=frozenset(each.packed for each in addresses if each.version == 6),
+            implied=frozenset(ipv6.eui64(prefix, device.mac) for prefix in self._prefixes),
+            prefixes=tuple(
+                Prefix.of(net.network_address.packed, net.prefixlen) for net in policy.prefixes
+            ),
+            ethertypes=frozenset(policy.ethertypes),
+            dhcp_server=policy.dhcp_server,
+            router=policy.router,
+        )
+        return Guard(made, lambda address: self._addresses.held_by_other(device, address))
+
+    def refresh(self, nic: Nic) -> None:
+        """Judge a device anew, after any change of what it is and has."""
+        self.forget(nic)
+        nic.guard = self.make_guard(nic.device)
+        # A hub sends everything to all, and a promiscuous device wants everything.
+        everything = self._forwarder.grants_promiscuous or nic.port.promiscuous
+        if nic.guard.policy.addressed and not everything:
+            self.addressed[nic.device.mac] = nic.guard
+        if not nic.guard.full:
+            nic.broadcasts = None
+        elif nic.broadcasts is None:
+            nic.broadcasts = TokenBucket(BROADCASTS_PER_S, BROADCAST_BURST)
+
+    def forget(self, nic: Nic) -> None:
+        """Let a device be sent anything: it is gone, or judged anew."""
+        mac = nic.guard.source
+        if self.addressed.get(mac) is nic.guard:
+            del self.addressed[mac]
+
+    def screen(
+        self,
+        nic: Nic,
+        frames: Sequence[bytes],
+        header_bytes: int,
+        needs: Sequence[int] | None,
+        now: float,
+    ) -> tuple[Sequence[bytes], Sequence[int] | None, Tally]:
+        """Take out of a device's frames what its guard, or the receiver's, does not let pass.
+
+        The Ethernet header begins at ``header_bytes`` of each, and 14 bytes follow; ``needs`` goes
+        along. Returns frames, needs, and how many were discarded by reason. What was is reported.
+        """
+        discards = Tally()
+        if not nic.guard.full and not self.addressed:
+            return frames, needs, discards
+        found = dict(nic.guard.screen(frames, header_bytes, self.addressed))
+        self._limit_groups(nic, frames, header_bytes, found, now)
+        if not found:
+            return frames, needs, discards
+        for index, verdict in found.items():
+            discards.count(verdict.reason)
+            frame = frames[index]
+            self._discards.note(nic.device, verdict.reason, 1, now, frame, header_bytes, verdict)
+        kept = [index for index in range(len(frames)) if index not in found]
+        return (
+            [frames[index] for index in kept],
+            None if needs is None else [needs[index] for index in kept],
+            discards,
+        )
+
+    def _limit_groups(
+        self,
+        nic: Nic,
+        frames: Sequence[bytes],
+        header_bytes: int,
+        found: dict[int, Discard],
+        now: float,
+    ) -> None:
+        """Add to ``found`` the group frames that are more than the device's share."""
+        bucket = nic.broadcasts
+        if bucket is None:
+            return
+        groups = [
+            index
+            for index, frame in enumerate(frames)
+            if frame[header_bytes] & 1 and index not in found
+        ]
+        if not groups:
+            return
+        granted = bucket.take(len(groups), now)
+        for index in groups[granted:]:
+            much = f"more than {bucket.rate_per_s:g} a second"
+            found[index] = Discard(BROADCAST_RATE, "group frames", much, "at most that")

@@ -1,0 +1,173 @@
+"""Any bytes get a verdict, and the three ways to say it never disagree.
+
+Frames are honest and forged ones with bytes changed where it matters, and arbitrary bytes; policies
+have every mixture of addresses and opened rules. scapy, which shares nothing with our parsers,
+judges what passed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_RA, ICMPv6ND_Redirect, IPv6
+from scapy.layers.l2 import ARP, Ether
+
+from hypervisor.engine import drops
+from hypervisor.guard import Discard, Guard, GuardPolicy, Prefix, judge, templates
+from tests.helpers.guarded import (
+    ALL,
+    IP4,
+    IP6,
+    LL,
+    MAC,
+    VICTIM_IP4,
+    VICTIM_IP6,
+    advertise,
+    arp,
+    dhcp,
+    ether,
+    mac_bytes,
+    packed,
+    ping,
+    policy,
+    router,
+    solicit,
+)
+
+REASONS = {value for name, value in vars(drops).items() if name.isupper()}
+SEEDS = [
+    bytes(ether(to=ALL) / layer)
+    for layer in (
+        arp(),
+        arp(psrc=VICTIM_IP4),
+        ping(),
+        IP(src=IP4, dst=VICTIM_IP4) / UDP(dport=53) / bytes(20),
+        IP(src=IP4, dst=VICTIM_IP4, proto=6) / bytes(20),
+        IPv6(src=IP6, dst=VICTIM_IP6) / UDP(dport=53) / bytes(20),
+        IPv6(src=IP6, dst=VICTIM_IP6, nh=6) / bytes(20),
+        solicit(),
+        solicit(IP6, None, "::", dst="ff02::1:ff00:1"),
+        advertise(),
+        router(),
+        dhcp(),
+        dhcp("offer", src=IP4, sport=67, dport=68, op=2),
+    )
+]
+#: Bytes that mean something at many places.
+TELLING = st.sampled_from(
+    [0, 1, 2, 6, 8, 17, 44, 43, 51, 58, 60, 67, 68, 0x45, 0x46, 0x60, 0x81, 134, 135, 136, 255]
+) | st.integers(0, 255)
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> bytes:
+    """A frame that is nearly right, or anything."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=120))
+    frame = bytearray(draw(st.sampled_from(SEEDS)))
+    for at, value in draw(st.lists(st.tuples(st.integers(0, 90), TELLING), max_size=3)):
+        if at < len(frame):
+            frame[at] = value
+    if draw(st.booleans()):
+        return bytes(frame)
+    cut = draw(st.integers(0, len(frame)))
+    return bytes(frame[:cut]) + draw(st.binary(max_size=8))
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> GuardPolicy:
+    """A full policy with some addresses and some rules opened."""
+    return policy(
+        ipv4=frozenset(draw(st.sets(st.sampled_from([packed(IP4), packed("10.0.0.9")])))),
+        ipv6=frozenset(draw(st.sets(st.sampled_from([packed(IP6), packed("fd00::9")])))),
+        prefixes=tuple(
+            draw(
+                st.lists(
+                    st.sampled_from(
+                        [Prefix.of(packed("10.0.0.0"), 30), Prefix.of(packed("fd00::"), 64)]
+                    ),
+                    max_size=2,
+                    unique=True,
+                )
+            )
+        ),
+        ethertypes=frozenset(draw(st.sets(st.sampled_from([0x88B5, 0x8035])))),
+        dhcp_server=draw(st.booleans()),
+        router=draw(st.booleans()),
+    )
+
+
+@given(frames(), policies())
+def test_any_bytes_get_a_verdict_and_all_ways_agree(frame: bytes, own: GuardPolicy) -> None:
+    guard = Guard(own)
+    verdict = guard.judge(frame)
+    if verdict is not None:
+        assert verdict.reason in REASONS
+        assert str(verdict).isprintable()
+    assert judge(own, b"\xff" * 12 + frame, 12) == verdict
+    common = guard.common(frame, 0, len(frame), {})
+    assert common == guard.common(frame[:58], 0, len(frame), {}), "the head is enough"
+    forms = templates(own)
+    assert forms is not None
+    assert len(forms) <= 32
+    quick = forms.passes(frame)
+    assert quick == forms.passes(frame[:64], 0, len(frame)), "the head is enough"
+    assert common or not quick
+    if len(forms) < 32:
+        assert common == quick
+    assert not (common and verdict)
+    found = dict(guard.screen([frame, frame], 0, {})) if len(frame) >= 14 else {}
+    assert found == ({} if verdict is None or len(frame) < 14 else {0: verdict, 1: verdict})
+
+
+@given(frames())
+def test_what_passes_is_truthful_as_scapy_reads_it(frame: bytes) -> None:
+    own = policy()
+    if judge(own, frame) is not None:
+        return
+    packet: Any = Ether(frame)
+    assert packet.src == MAC
+    assert packet.type in (0x0800, 0x0806, 0x86DD)
+    upper = packet.payload
+    if isinstance(upper, IP):
+        assert upper.src in (IP4, "0.0.0.0")
+        if isinstance(upper.payload, UDP):
+            assert upper.payload.dport != 68
+    elif isinstance(upper, IPv6):
+        assert upper.src in (IP6, LL, "::")
+        for forbidden in (ICMPv6ND_RA, ICMPv6ND_Redirect):
+            assert not isinstance(upper.payload, forbidden)
+        if isinstance(upper.payload, ICMPv6ND_NA):
+            assert upper.payload.tgt in (IP6, LL)
+    elif isinstance(upper, ARP):
+        assert upper.hwsrc == MAC
+        assert upper.psrc in (IP4, "0.0.0.0")
+
+
+@given(frames(), st.booleans(), st.booleans())
+def test_toward_a_device_its_templates_say_what_its_guard_says(
+    frame: bytes, has_ipv4: bool, has_ipv6: bool
+) -> None:
+    receiver = Guard(
+        GuardPolicy(
+            mac_bytes("52:54:00:00:00:02"),
+            ipv4=frozenset({packed(VICTIM_IP4)} if has_ipv4 else ()),
+            ipv6=frozenset({packed(VICTIM_IP6)} if has_ipv6 else ()),
+        )
+    )
+    frame = receiver.source + frame[6:]
+    sender = Guard(policy())
+    addressed = {receiver.source: receiver} if receiver.policy.addressed else {}
+    common = sender.common(frame, 0, len(frame), addressed)
+    narrowed = templates(sender.policy, receiver.policy)
+    assert narrowed is not None
+    assert common == narrowed.passes(frame)
+    if common:
+        assert receiver.judge_toward(frame) is None
+    if len(frame) >= 14 and sender.judge(frame) is None:
+        late = receiver.judge_toward(frame)
+        found = [Discard] if sender.screen([frame], 0, addressed) else []
+        assert bool(found) == (late is not None)
