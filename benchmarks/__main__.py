@@ -1,4 +1,4 @@
-"""``python -m benchmarks {rpc,tcp,filters,uplink}``: figures side by side, see README.md."""
+"""``python -m benchmarks {rpc,tcp,filters,uplink,gateway}``: figures side by side, see README.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from benchmarks import filters, rpc, tcp, uplink
+from benchmarks import filters, gateway, rpc, tcp, uplink
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import Report
 
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure ours and its peers side by side."
     )
-    parser.add_argument("benchmark", choices=("rpc", "tcp", "filters", "uplink"))
+    parser.add_argument("benchmark", choices=("rpc", "tcp", "filters", "uplink", "gateway"))
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--rounds", type=_positive(int), default=5, help="default %(default)s")
     parser.add_argument(
@@ -52,6 +52,8 @@ def _run(benchmark: str, rounds: int, seconds: float | None) -> Report:
         return rpc.run(rounds, seconds or 0.5)
     if benchmark == "filters":
         return filters.run(rounds, seconds or 0.2)
+    if benchmark == "gateway":
+        return gateway.run_benchmark(rounds, seconds or 3.0)
     if benchmark == "tcp":
         return tcp.run(rounds, seconds or 3.0)
     return uplink.run(rounds, seconds or 3.0)

@@ -26,6 +26,10 @@ PACKAGES = {
     "ping": "iputils-ping",
     "ip": "iproute2",
     "unshare": "util-linux",
+    "setpriv": "util-linux",
+    "pasta": "passt",
+    "slirp4netns": "slirp4netns",
+    "nft": "nftables",
     "nsenter": "util-linux",
 }
 

@@ -126,7 +126,10 @@ def _end_all(keepers: dict[int, int]) -> int:
 
 
 def _become_ordinary() -> None:
-    """As root, become the unprivileged user, with a TAP node that he may open."""
+    """As root, become the unprivileged user, with a TAP node that he may open.
+
+    Root of a container or user namespace may have no such user; he is no danger to the machine.
+    """
     if os.geteuid() != 0:
         return
     namespaces.private_tun_node()
@@ -135,7 +138,10 @@ def _become_ordinary() -> None:
         uid, gid = account.pw_uid, account.pw_gid
     except KeyError:
         uid = gid = _UNPRIVILEGED_ID
-    process.become(uid, gid)
+    try:
+        process.become(uid, gid)
+    except OSError:
+        process.be_examinable()
 
 
 def _fork_keeper(plan: GatewayPlan, fd: int, keepers: dict[int, int]) -> int:

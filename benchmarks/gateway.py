@@ -1,0 +1,296 @@
+"""``python -m benchmarks gateway``: ways out of a namespace without root, to a server outside.
+
+``hypervisor serve --gateway`` beside pasta alone and slirp4netns, at an MTU of 1500 and of 65520:
+TCP over IPv4 out and in (iperf3), ping's round trip, and what the processes in between use of the
+processors for a gigabyte. Outside is a namespace behind a veth pair; nothing leaves the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+
+from benchmarks.peers import missing
+from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew, Helper, wait_readable, wait_until
+from benchmarks.report import Ratio, Report, Series, rounds_of
+from benchmarks.topologies import HOLDER, Namespace
+from hypervisor.kernel.namespaces import private_tun_node
+from pfinet_client.run import RunOptions, preload, run
+
+MTUS = (1500, 65_520)
+#: The machine's address, its router's, and the one beyond that everybody connects to.
+MACHINE, ROUTER, OUTSIDE = "198.51.100.2", "198.51.100.1", "203.0.113.9"
+GATEWAY, CLIENT = "10.98.0.1/24", "10.98.0.2/24"
+#: Who runs pasta and the client: it refuses root.
+ORDINARY_UID = 61001
+PINGS, PING_INTERVAL_S = 100, 0.01
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(slots=True)
+class WayOut:
+    """A namespace that is up: what is inside, and the processes between it and the outside."""
+
+    inside: Namespace
+    between: list[Helper]
+
+    def cpu_s(self) -> float:
+        """Return the seconds of processor time that all processes in between have used."""
+        return sum(_cpu_s(pid) for helper in self.between for pid in _tree(helper.process.pid))
+
+
+@dataclass(slots=True)
+class Contestant:
+    """One way out at one MTU, and its figures."""
+
+    name: str
+    make: Callable[[], WayOut]
+    absent: str = ""
+    failure: str = ""
+    way: WayOut | None = None
+    out: Series = field(init=False)
+    back: Series = field(init=False)
+    rtt: Series = field(init=False)
+    out_cpu: Series = field(init=False)
+    back_cpu: Series = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Name the figures."""
+        self.out = Series(f"{self.name}, TCP out", "Gbit/s")
+        self.back = Series(f"{self.name}, TCP in", "Gbit/s")
+        self.rtt = Series(f"{self.name}, ping", "ms")
+        self.out_cpu = Series(f"{self.name}, processors, out", "s/GB")
+        self.back_cpu = Series(f"{self.name}, processors, in", "s/GB")
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """Return the figures to show."""
+        return (self.out, self.back, self.rtt, self.out_cpu, self.back_cpu)
+
+    def start(self) -> None:
+        """Make the way out, or note why that cannot be done."""
+        try:
+            if self.absent:
+                self._leave(self.absent)
+            else:
+                self.way = self.make()
+        except BenchmarkError as error:
+            self._fail(error)
+
+    def measure(self, seconds: float) -> None:
+        """Take every figure once; a contestant that fails is out of the race, and says why."""
+        if self.way is None:
+            return
+        try:
+            for speed, cost, options in (
+                (self.out, self.out_cpu, ()),
+                (self.back, self.back_cpu, ("--reverse",)),
+            ):
+                before_s = self.way.cpu_s()
+                rate, size_bytes = _tcp(self.way.inside, seconds, *options)
+                speed.add(rate / 1e9)
+                cost.add((self.way.cpu_s() - before_s) / (size_bytes / 1e9))
+            self.rtt.add(_round_trip(self.way.inside))
+        except BenchmarkError as error:
+            self._fail(error)
+
+    def _fail(self, error: BenchmarkError) -> None:
+        self.failure = f"{self.name} failed: {error}"
+        self._leave("failed")
+
+    def _leave(self, why: str) -> None:
+        self.way = None
+        for series in self.series:
+            series.absent = why
+
+
+class Ground:
+    """The machine's namespace and the one outside, joined, with a server outside."""
+
+    def __init__(self, crew: Crew) -> None:
+        """Make both. Raises BenchmarkError."""
+        self.crew = crew
+        self.machine = Namespace(crew, crew.start("machine", ["unshare", "--net", "--", *HOLDER]))
+        outside = Namespace(crew, crew.start("outside", ["unshare", "--net", "--", *HOLDER]))
+        peer = ("peer", "name", "out0", "netns", str(outside.pid))
+        self.machine.run("ip", "link", "add", "up0", "type", "veth", *peer)
+        for end, name, own in ((self.machine, "up0", MACHINE), (outside, "out0", ROUTER)):
+            end.run("ip", "link", "set", "lo", "up")
+            end.run("ip", "link", "set", name, "up")
+            end.run("ip", "address", "add", f"{own}/24", "dev", name)
+        self.machine.run("ip", "route", "add", "default", "via", ROUTER)
+        outside.run("ip", "address", "add", f"{OUTSIDE}/32", "dev", "lo")
+        self.machine.run("sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647")
+        server = outside.spawn("iperf3", "--server", "--forceflush")
+        assert server.process.stdout is not None
+        wait_readable(server.process.stdout.fileno(), server, "listen")
+
+    def ours(self, mtu: int) -> WayOut:
+        """Start a server with a gateway, and a stack on it. Raises BenchmarkError."""
+        folder = self.crew.folder / f"ours-{mtu}"
+        folder.mkdir(mode=0o755)
+        node = folder / "veth0"
+        ready, ready_child = os.pipe()
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, ready)
+            try:
+                server = self.crew.start(
+                    f"hypervisor serve --gateway, mtu {mtu}",
+                    [
+                        *("nsenter", f"--net=/proc/{self.machine.pid}/ns/net", "--"),
+                        *(sys.executable, "-m", "hypervisor", "serve"),
+                        *("--translator", f"{node},mode=0666", "--state", folder / "state"),
+                        *("--network", f"lan,mtu={mtu}", "--gateway", GATEWAY),
+                        *("--ready-fd", str(ready_child)),
+                    ],
+                    pass_fds=[ready_child],
+                )
+            finally:
+                os.close(ready_child)
+            wait_readable(ready, server, "become ready")
+        options = RunOptions(
+            command=HOLDER,
+            addresses=(ip_interface(CLIENT),),
+            gateways=(ip_address(GATEWAY.partition("/")[0]),),
+            device=str(node),
+        )
+        preload()
+        client = self.crew.fork(
+            f"pfinet-client run, mtu {mtu}", lambda: run(options), uid=ORDINARY_UID
+        )
+        return _reaching(WayOut(Namespace(self.crew, client), [server]), server)
+
+    def pasta(self, mtu: int) -> WayOut:
+        """Start pasta for a namespace of an ordinary user. Raises BenchmarkError."""
+        ordinary = _as_user()
+        own = ["unshare", "--user", "--map-root-user", "--net", "--", *HOLDER]
+        inside = Namespace(self.crew, self.crew.start(f"pasta's, mtu {mtu}", [*ordinary, *own]))
+        pasta = self.machine.spawn(
+            *ordinary,
+            *("pasta", "--config-net", "--foreground", "--quiet", "--mtu", str(mtu)),
+            *("-t", "none", "-u", "none", "-T", "none", "-U", "none", str(inside.pid)),
+        )
+        return _reaching(WayOut(inside, [pasta]), pasta)
+
+    def slirp(self, mtu: int) -> WayOut:
+        """Start slirp4netns for a namespace of an ordinary user. Raises BenchmarkError."""
+        ordinary = _as_user()
+        own = ["unshare", "--user", "--map-root-user", "--net", "--", *HOLDER]
+        inside = Namespace(self.crew, self.crew.start(f"slirp's, mtu {mtu}", [*ordinary, *own]))
+        slirp = self.machine.spawn(
+            *ordinary,
+            *("slirp4netns", "--configure", f"--mtu={mtu}", "--disable-host-loopback"),
+            *(str(inside.pid), "tap0"),
+        )
+        return _reaching(WayOut(inside, [slirp]), slirp)
+
+
+def _as_user() -> list[str]:
+    uid = str(ORDINARY_UID)
+    return ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--"]
+
+
+def _reaching(way: WayOut, helper: Helper) -> WayOut:
+    wait_until(
+        lambda: way.inside.attempt("ping", "-c1", "-W1", OUTSIDE).returncode == 0,
+        helper,
+        f"reach {OUTSIDE}",
+    )
+    return way
+
+
+def _tcp(inside: Namespace, seconds: float, *options: str) -> tuple[float, int]:
+    """Return bits per second and bytes of a stream of ``seconds``, whole ones for iperf3's sake."""
+    output = inside.run(
+        *("iperf3", "--client", OUTSIDE, "--time", str(max(1, round(seconds))), "--json", *options),
+        timeout_s=seconds + PATIENCE_S,
+    )
+    total = json.loads(output)["end"].get("sum_received", {"bytes": 0})
+    if not total["bytes"]:
+        raise BenchmarkError(f"iperf3: nothing arrived of a stream of {seconds:g} s")
+    return float(total["bits_per_second"]), int(total["bytes"])
+
+
+def _round_trip(inside: Namespace) -> float:
+    """Return the median round trip in ms."""
+    command = ("ping", "-n", "-c", str(PINGS), "-i", str(PING_INTERVAL_S), OUTSIDE)
+    times = re.findall(r"time=([\d.]+) ms", inside.run(*command))
+    if not times:
+        raise BenchmarkError(f"ping {OUTSIDE}: no answer")
+    return statistics.median(map(float, times))
+
+
+def _tree(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    found, todo = [], [pid]
+    while todo:
+        found.append(todo.pop())
+        with contextlib.suppress(OSError):  # it has just ended
+            children = Path(f"/proc/{found[-1]}/task/{found[-1]}/children").read_text()
+            todo += map(int, children.split())
+    return found
+
+
+def _cpu_s(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    return 0.0
+
+
+def run_benchmark(rounds: int, seconds: float) -> Report:
+    """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
+    if os.geteuid() != 0:
+        raise BenchmarkError("run it as root: it makes ordinary users' namespaces and a network")
+    load_before = os.getloadavg()[0]
+    tools = missing("iperf3", "ping", "ip", "unshare", "nsenter", "setpriv")
+    if tools:
+        raise BenchmarkError(f"what it measures with is {tools}")
+    if not private_tun_node():
+        raise BenchmarkError("this user cannot make a /dev/net/tun of mode 0666")
+    with Crew() as crew:
+        os.chmod(crew.folder, 0o755)
+        ground = Ground(crew)
+        contestants = [
+            Contestant(f"{name}, mtu {mtu}", lambda make=make, mtu=mtu: make(mtu), absent)  # type: ignore[misc]
+            for mtu in MTUS
+            for name, make, absent in (
+                ("ours", ground.ours, missing("pasta", "nft")),
+                ("pasta", ground.pasta, missing("pasta")),
+                ("slirp4netns", ground.slirp, missing("slirp4netns")),
+            )
+        ]
+        for contestant in contestants:
+            contestant.start()
+        for _ in rounds_of(rounds):
+            for contestant in contestants:
+                contestant.measure(seconds)
+    return Report(
+        benchmark="gateway",
+        rounds=rounds,
+        seconds=seconds,
+        load_before=load_before,
+        series=[series for contestant in contestants for series in contestant.series],
+        failures=[contestant.failure for contestant in contestants if contestant.failure],
+        ratios=[ratio for at in (0, 3) for ratio in _ratios(*contestants[at : at + 3])],
+        notes=[
+            "Processors: of the server, its gateway and pasta; of pasta; of slirp4netns. What "
+            "the ends themselves use is the same for all, and not counted."
+        ],
+    )
+
+
+def _ratios(ours: Contestant, pasta: Contestant, slirp: Contestant) -> list[Ratio]:
+    return [
+        Ratio(f"{mine.name}, of {peer.name.partition(',')[0]}", mine, its)
+        for peer in (pasta, slirp)
+        for mine, its in zip(ours.series, peer.series, strict=True)
+    ]
