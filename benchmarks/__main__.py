@@ -1,4 +1,4 @@
-"""``python -m benchmarks {rpc,tcp,filters,uplink,gateway}``: figures side by side, see README.md."""
+"""``python -m benchmarks NAME``: figures side by side, see README.md."""
 
 from __future__ import annotations
 

@@ -229,10 +229,12 @@ def _check_config(parsed: argparse.Namespace) -> int:
     nodes = ", ".join(os.fspath(translator.path) for translator in config.translators)
     guests = ", ".join(f"{guest.path} ({guest.device})" for guest in config.guests)
     uplinks = ", ".join(f"{each.interface} of {each.network}" for each in config.uplinks)
+    gateways = ", ".join(str(each) for one in config.gateways for each in one.addresses)
     print(
         f"{parsed.file}: good; networks {networks}; nodes {nodes}; "
         + (f"guests {guests}; " if guests else "")
         + (f"uplinks {uplinks}; " if uplinks else "")
+        + (f"gateways {gateways}; " if gateways else "")
         + f"{len(config.devices)} devices with a policy"
     )
     return EXIT_OK

@@ -32,6 +32,10 @@ class _Ended(Exception):
     """This run of the gateway is over; the message says why."""
 
 
+class _Hopeless(Exception):
+    """No gateway can be started any more; the message says why and what to do."""
+
+
 class Supervisor:
     """Keeps one gateway alive behind an outlet. Everything is of the runtime's loop."""
 
@@ -73,7 +77,12 @@ class Supervisor:
         pause_s = FIRST_PAUSE_S
         while True:
             self._up_since = clock()
-            why = await self._once()
+            try:
+                why = await self._once()
+            except _Hopeless as hopeless:
+                log.error("no gateway any more: %s", hopeless, extra=self._fields())
+                self._settled.set()
+                return
             if clock() - self._up_since >= STEADY_S:
                 pause_s = FIRST_PAUSE_S
             self._complain(why)
@@ -91,6 +100,7 @@ class Supervisor:
             why = str(ended)
         except OSError as error:
             why = f"the process that starts gateways is gone ({error.strerror}): restart the server"
+            raise _Hopeless(why) from None
         finally:
             self._sock = None
             self._outlet.unplug(why)
@@ -111,6 +121,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         try:
             link = await loop.run_in_executor(None, LentTap.adopt, tap, self._plan.mac)
+            link.peer = f"gateway {self._addresses()}"
             self._outlet.plug(link, self._plan.mtu_bytes)
         except DeviceError as error:
             raise _Ended(f"its TAP cannot be used: {error.message}") from None
@@ -144,8 +155,7 @@ class Supervisor:
         self._settled.set()
         ways = " and ".join(f"IPv{version}" for version in versions)
         self._outlet.changed(f"the way out is there for {ways}")
-        addresses = " ".join(str(address) for address in self._plan.addresses)
-        log.info("gateway is up", extra=self._fields(addresses=addresses))
+        log.info("gateway is up", extra=self._fields(addresses=self._addresses()))
         for version in sorted(self._plan.versions() - set(versions)):
             log.warning(
                 "IPv%d does not go out: this machine has no default route for it",
@@ -162,6 +172,9 @@ class Supervisor:
                 why,
                 extra=self._fields(),
             )
+
+    def _addresses(self) -> str:
+        return " ".join(str(address) for address in self._plan.addresses)
 
     def _fields(self, **values: str) -> dict[str, Any]:
         return {"fields": {"network": self._plan.network, **values}}

@@ -5,10 +5,13 @@ Each runs on a machine of its own (tests.helpers.outside), in a child: a spawner
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
 import shutil
+import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,20 @@ import pytest
 
 from hypervisor.gateway.plan import GatewayPlan
 from hypervisor.gateway.spawner import spawner
-from hypervisor.kernel import messages, process
-from tests.helpers.kernel_objects import a_fresh_uid, in_child
+from hypervisor.kernel import messages, netlink, process
+from tests.helpers.kernel_objects import a_fresh_uid, in_child, readable
 from tests.helpers.outside import Machine, machine
 from tests.helpers.run_programs import children
 
 Message = dict[str, Any]
 
-ADDRESSES = ("10.0.0.1/24", "fd77::1/64")
+UID = a_fresh_uid()
+PLAN = GatewayPlan(
+    "lan",
+    tuple(ipaddress.ip_interface(text) for text in ("10.0.0.1/24", "fd77::1/64")),
+    bytes.fromhex("525400000001"),
+    1500,
+)
 #: pasta as it is when somebody debugs it: there, and silent.
 SLOW = "#!/bin/sh\necho 'waiting for a debugger' >&2\nread -r never < /dev/null\nexec sleep 60\n"
 FAILING = "#!/bin/sh\necho 'Failed to send 1 bytes to syslog'\necho 'no, today not' >&2\nexit 7\n"
@@ -37,14 +46,12 @@ def there() -> Iterator[Machine]:
 
 def conversation(there: Machine, path: str = "", start_s: float = 10.0) -> list[Message]:
     """Start a gateway as an ordinary user; return what it says until it is ready or over."""
-    uid = a_fresh_uid()
-    addresses = tuple(ipaddress.ip_interface(text) for text in ADDRESSES)
-    plan = GatewayPlan("lan", addresses, bytes.fromhex("525400000001"), 1500, start_s=start_s)
+    plan = dataclasses.replace(PLAN, start_s=start_s)
 
     def talk() -> list[Message]:
         there.enter()
         if os.geteuid() == 0:
-            process.become(uid, uid)
+            process.become(UID, UID)
         if path:
             os.environ["PATH"] = path
         with spawner() as starter, starter.start(plan) as sock:
@@ -100,6 +107,48 @@ def test_a_pasta_that_does_not_work_is_explained_in_one_sentence(
         shutil.rmtree(tools)
     assert said[-2] == {"kind": "failed", "text": text}
     assert said[-1]["kind"] == ""
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 3], ids=["spawner", "keeper", "gateway", "pasta"])
+def test_whatever_is_killed_takes_all_below_it_and_the_run_along(
+    there: Machine, depth: int
+) -> None:
+    def talk() -> tuple[list[Message], bool]:
+        there.enter()
+        if os.geteuid() == 0:
+            process.become(UID, UID)
+        with spawner() as starter, starter.start(PLAN) as sock, ExitStack() as stack:
+            sock.setblocking(True)
+            said = [messages.receive(sock)[0] for _ in ("tap", "ready")]
+            chain = children(os.getpid())
+            ends = [os.pidfd_open(pid) for pid in chain[depth:]]
+            for end in ends:
+                stack.callback(os.close, end)
+            os.kill(chain[depth], signal.SIGKILL)
+            while said[-1]["kind"]:
+                said.append(messages.receive(sock)[0])
+            return said, all(readable(end, 10.0) for end in ends)
+
+    said, gone = in_child(talk)
+    assert gone
+    texts = [message["text"] for message in said if message["kind"] == "failed"]
+    assert texts == (["pasta was killed by signal 9"] if depth == 3 else [])
+
+
+def test_a_gateway_ends_when_the_machines_way_out_changes() -> None:
+    def talk() -> list[Message]:
+        where.enter()  # and stays who it is there: it changes the route
+        with spawner() as starter, starter.start(PLAN) as sock:
+            sock.setblocking(True)
+            said = [messages.receive(sock)[0] for _ in ("tap", "ready")]
+            with netlink.Netlink() as net:
+                net.set_down("up0")
+            return [*said, messages.receive(sock)[0], messages.receive(sock)[0]]
+
+    with machine(versions=(4,)) as where:
+        said = in_child(talk)
+    assert [message["kind"] for message in said] == ["tap", "ready", "failed", ""]
+    assert said[2]["text"] == "this machine's default route has changed"
 
 
 def test_a_machine_without_a_default_route_has_no_way_out() -> None:

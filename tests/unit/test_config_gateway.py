@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hypervisor import cli
 from hypervisor.config import ConfigError, FlagValues, GatewayConfig, load_config
 from hypervisor.mach.claims import AddressTable
 from hypervisor.serve.compose import gateway_policy
@@ -104,6 +105,15 @@ def test_what_two_places_say_is_compared(tmp_path: Path) -> None:
         of_file(tmp_path, "[[gateway]]\nhost = true\n")
     with pytest.raises(ConfigError, match="names none of several networks"):
         of_file(tmp_path, f'{TWO_NETWORKS}[[gateway]]\naddresses = ["10.0.0.1/24"]\n')
+
+
+def test_check_config_names_the_gateways(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('[[gateway]]\naddresses = ["10.0.0.1/24", "fd00::1/64"]\n')
+    assert cli.main(["check-config", str(file)]) == 0
+    assert "; gateways 10.0.0.1/24, fd00::1/64; 0 devices" in capsys.readouterr().out
 
 
 def test_its_addresses_are_assigned_whether_it_runs_or_not() -> None:
