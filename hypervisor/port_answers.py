@@ -7,7 +7,7 @@ from typing import Any
 
 from hypervisor import requests
 from hypervisor.engine.mail import Inbox, Receiver
-from hypervisor.errors import D_READ, InvalidOperation
+from hypervisor.errors import D_READ, InvalidArgument, InvalidOperation
 from hypervisor.infos import FrameArrived, Notification, PortInfo
 from hypervisor.mach.ports import Task
 from hypervisor.mach.receive_ports import ReceivePort
@@ -68,6 +68,8 @@ class PortAnswers:
     def _notification(self, request: requests.RequestNotification, now: float) -> None:
         task = self._task(request)
         notify = self._ports.find(task, request.notify) if request.notify else None
+        if request.sync and request.kind is not Notification.NO_SENDERS:
+            raise InvalidArgument(f"sync is for NO_SENDERS, not for {request.kind.name}")
         if request.kind is Notification.DEAD_NAME:
             self._ports.request_dead_name(task, request.port, notify)
         elif request.kind is Notification.NO_SENDERS:

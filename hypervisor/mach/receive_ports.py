@@ -75,8 +75,11 @@ class ReceivePorts:
     def allocate(self, task: Task[Any], qlimit: int, port_set: bool) -> bytes:
         """Make a receive port or a port set of ``task``; returns its name.
 
-        Raises InvalidValue for an impossible ``qlimit``, NoMemory at a quota.
+        Raises InvalidValue for an impossible ``qlimit``, InvalidArgument for one of a set,
+        NoMemory at a quota.
         """
+        if port_set and qlimit:
+            raise InvalidArgument("a port set has no qlimit: its members have")
         if not port_set:
             qlimit = check_qlimit(qlimit or QLIMIT_DEFAULT)
         count = self._per_owner.get(task.owner, 0)

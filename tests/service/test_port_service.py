@@ -191,6 +191,8 @@ async def test_bad_ports_and_arguments_are_explained(tmp_path: Path) -> None:
             call = client.port_call("PortSetQlimit", port=port, qlimit=qlimit)
             assert "1 to 4096" in await refused_with(call, InvalidValue)
         await refused_with(client.port_call("PortAllocate", qlimit=4097), InvalidValue)
+        contradictory = client.port_call("PortAllocate", port_set=True, qlimit=5)
+        assert "no qlimit" in await refused_with(contradictory, InvalidArgument)
         await refused_with(client.port_call("PortGetStatus", port=together), InvalidArgument)
         about = partial(client.port_call, "PortRequestNotification", notify_port=port)
         for kind in (0, 99):
@@ -198,6 +200,9 @@ async def test_bad_ports_and_arguments_are_explained(tmp_path: Path) -> None:
         await refused_with(about(port=writer.port, kind=FRAME_ARRIVED), InvalidOperation)
         await refused_with(about(port=opened.port, kind=NO_SENDERS), InvalidDest)
         await refused_with(about(port=port, kind=DEVICE_STATE), InvalidDest)
+        await refused_with(about(port=port, kind=DEAD_NAME, sync=1), InvalidArgument)
+        call = client.port_call("PortMoveMember", port=port, port_set=port)
+        await refused_with(call, InvalidArgument)
 
 
 @on_both_loops

@@ -99,8 +99,9 @@ class PortServiceServicer:
 
         Never held. Not idempotent: each call makes another.
 
-        Errors: KERN_INVALID_VALUE (INVALID_ARGUMENT) for a qlimit over 4,096; D_NO_MEMORY
-        (RESOURCE_EXHAUSTED) at 1,024 ports and sets of an owner.
+        Errors: KERN_INVALID_VALUE (INVALID_ARGUMENT) for a qlimit over 4,096; KERN_INVALID_ARGUMENT
+        (INVALID_ARGUMENT) for a port set with a qlimit; D_NO_MEMORY (RESOURCE_EXHAUSTED) at 1,024 ports
+        and sets of an owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,8 +151,8 @@ class PortServiceServicer:
         A request replaces the one of its kind for the same port. Notifications do not count against
         the qlimit; 256 may wait in a port. Never held. Idempotent.
 
-        Errors: KERN_INVALID_ARGUMENT (INVALID_ARGUMENT) for an unknown kind; D_INVALID_OPERATION
-        (INVALID_ARGUMENT) for FRAME_ARRIVED of a port without D_READ.
+        Errors: KERN_INVALID_ARGUMENT (INVALID_ARGUMENT) for an unknown kind, or sync with any other than
+        NO_SENDERS; D_INVALID_OPERATION (INVALID_ARGUMENT) for FRAME_ARRIVED of a port without D_READ.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
