@@ -71,13 +71,13 @@ def _vectors(
     first: ours.BenchDevice, second: ours.BenchDevice, frames: list[bytes]
 ) -> device_pb2.DeviceRequestsRequest:
     batch = device_pb2.DeviceRequestsRequest()
-    batch.requests.add(id=1, write_vector={"port": first.port, "frames": frames})
     wanted = {
         "port": second.port,
         "bytes_wanted": ours.BYTES_WANTED,
         "max_frames": len(frames),
     }
-    batch.requests.add(id=2, read_vector=wanted)
+    batch.requests.add(id=1, read_vector=wanted)
+    batch.requests.add(id=2, write_vector={"port": first.port, "frames": frames})
     return batch
 
 
@@ -85,9 +85,9 @@ def _singles(
     first: ours.BenchDevice, second: ours.BenchDevice, frames: list[bytes]
 ) -> device_pb2.DeviceRequestsRequest:
     batch = device_pb2.DeviceRequestsRequest()
-    for number, data in enumerate(frames, 1):
-        batch.requests.add(id=number, write={"port": first.port, "data": data})
-    for number in range(len(frames) + 1, 2 * len(frames) + 1):
-        wanted = {"port": second.port, "bytes_wanted": ours.BYTES_WANTED}
+    wanted = {"port": second.port, "bytes_wanted": ours.BYTES_WANTED}
+    for number in range(1, len(frames) + 1):
         batch.requests.add(id=number, read=wanted)
+    for number, data in enumerate(frames, len(frames) + 1):
+        batch.requests.add(id=number, write={"port": first.port, "data": data})
     return batch

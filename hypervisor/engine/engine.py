@@ -55,7 +55,6 @@ class Engine(Sending):
         self._classify = classify
         self._vectors: deque[_Vector] = deque()
         self.opens: dict[Open, None] = {}
-        self.held_reads = 0
 
     # --- opens --------------------------------------------------------------------------------
 
@@ -182,7 +181,7 @@ class Engine(Sending):
             raise WouldBlock(f"{reader.name} has no frame to read, and D_NOWAIT was set")
         reader.budget.check(0)
         reader.task_budget.check(0)
-        self._count_read(reader, 1)
+        self.count_read(reader, 1)
         reader.reads.append(read)
         if reader.rx:
             self._readers[reader] = None
@@ -193,15 +192,9 @@ class Engine(Sending):
         for read in reader.reads:
             if read.request_id == request_id:
                 reader.reads.remove(read)
-                self._count_read(reader, -1)
+                self.count_read(reader, -1)
                 return True
         return False
-
-    def _count_read(self, reader: Open, requests: int) -> None:
-        self.held_reads += requests
-        reader.budget.requests += requests
-        reader.task_budget.requests += requests
-        reader.account.budget.requests += requests
 
     def written_to_link(
         self,
@@ -301,7 +294,7 @@ class Engine(Sending):
         rx, reads = reader.rx, reader.reads
         while reads and rx:
             read = reads.popleft()
-            self._count_read(reader, -1)
+            self.count_read(reader, -1)
             count = self._fitting(reader, read)
             if not count:
                 self.completions.append(Completion(read.request_id, error=_too_long(reader, read)))

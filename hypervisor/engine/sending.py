@@ -10,6 +10,7 @@ from hypervisor.engine.opens import Choice, Open, TxFrame, WriteRequest
 from hypervisor.engine.quotas import Limits
 from hypervisor.engine.taps import Finisher, Taps
 from hypervisor.frames import Frame
+from hypervisor.requests import Completion
 
 
 class Sending(Holding):
@@ -21,6 +22,7 @@ class Sending(Holding):
         self._taps = Taps(self.mail, finish)
         #: Frames for which no receiver was chosen, by reason.
         self.discards = Tally()
+        self.held_reads = 0
 
     def dispatch(
         self,
@@ -97,6 +99,12 @@ class Sending(Holding):
         if receiver.direct and not receiver.rx and not receiver.waiters:
             self.passing.append((receiver, run, header_bytes))
             return
+        if receiver.reads and not header_bytes and not receiver.rx and not receiver.waiters:
+            taken = self._hand_over(receiver, run)
+            if taken == len(run):
+                return
+            run = run[taken:]
+            needs = None if needs is None else needs[taken:]
         start = 0
         reason = RX_FULL
         if not receiver.waiters and not receiver.stalled:
@@ -120,6 +128,38 @@ class Sending(Holding):
                 sender, receiver, TxFrame(request), run[index], header_bytes, need
             ):
                 self.count_drop(receiver, reason, 1, request)
+
+    def _hand_over(self, receiver: Open, run: Sequence[bytes]) -> int:
+        """Answer held reads that plain frames fill, past the empty RX slots; return how many went.
+
+        A read that could get more than the run has waits for the end of the sends, as all do.
+        """
+        taken = 0
+        while receiver.reads:
+            read = receiver.reads[0]
+            count = read.max_frames
+            if count > len(run) - taken:
+                break
+            frames = list(run[taken : taken + count])
+            size_bytes = sum(map(len, frames))
+            if max(map(len, frames)) > read.bytes_wanted or size_bytes > self.limits.vector_bytes:
+                break
+            receiver.reads.popleft()
+            self.count_read(receiver, -1)
+            self.progressed(receiver, count, size_bytes)
+            self.copies_delivered += count
+            receiver.delivered_frames += count
+            receiver.delivered_bytes += size_bytes
+            self.completions.append(Completion(read.request_id, frames))
+            taken += count
+        return taken
+
+    def count_read(self, reader: Open, requests: int) -> None:
+        """Add held reads to, or take them from, every budget they count against."""
+        self.held_reads += requests
+        reader.budget.requests += requests
+        reader.task_budget.requests += requests
+        reader.account.budget.requests += requests
 
     def _send_one(
         self,
