@@ -13,10 +13,11 @@ either side is the end of the connection, and of the tasks that lived on it (``t
     node ── FrontDoor ── Relay ── private socket ── grpc.aio ── servicers ── Waiters ── Runtime
                 └─ lending ─────────────────────────────────────────────────────────────┘
 
-Servicers are thin. They check what the wire allows and the core does not (``device``), build one
-of the requests of :mod:`hypervisor.requests`, and wait for the completion. Futures exist only in
-``waiters``; when an RPC is cancelled, its request is. ``status`` is the one place that knows how a
-Mach return code looks in gRPC, ``convert`` the one that builds answers from values.
+Servicers are thin. They check what the wire allows and the core does not (``routines``), build one
+of the requests of :mod:`hypervisor.requests`, and wait for the completion: ``device`` one a call,
+``stream`` a batch at a time, ``ports`` for receive ports. Futures exist only in ``waiters``; when
+an RPC is cancelled, its request is. ``status`` is the one place that knows how a Mach return code
+looks in gRPC, ``convert`` the one that builds answers from values.
 
 This package and the client are the only importers of grpc.
 """
