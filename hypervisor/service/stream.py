@@ -45,7 +45,8 @@ BACKLOG_REPLIES = 4_096
 BACKLOG_BYTES = 8 << 20
 #: Bytes of frames that the held reads of one owner may bring, replies that wait included.
 PROMISED_BYTES_PER_OWNER = 64 << 20
-STREAMS_PER_OWNER = 256
+#: As many as an owner may have tasks.
+STREAMS_PER_OWNER = 64
 
 Build = Callable[[int, Caller, Any], Request]
 Fill = Callable[[Any, Any], None]

@@ -435,7 +435,7 @@ class DeviceServiceServicer:
         that names it; a cancelled request has no reply. Cancelling the call cancels all of them. When
         the client sends no more (half-closes), the stream ends after the last reply. Not idempotent.
 
-        Limits: 1,024 requests and 4 MiB in one batch; 64 MiB of replies promised to one owner; 256
+        Limits: 1,024 requests and 4 MiB in one batch; 64 MiB of replies promised to one owner; 64
         streams of an owner. The server stops taking requests while 4,096 replies, or 8 MiB of them,
         wait to be taken: whoever sends must also receive.
 
