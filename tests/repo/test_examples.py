@@ -18,6 +18,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 #: Examples that are one command with the node as argument, and what they print.
 SIMPLE = {
+    "cable.sh": r"(?s)PING 10\.0\.0\.1 .*2 received, 0% packet loss.*",
     "attach.sh": r"(?s)one is ready\ntwo is ready\n.*2 received, 0% packet loss.*",
     "client_30_lines.py": (
         r"left is [0-9a-f:]{17}, right is [0-9a-f:]{17}, MTU 1500\n"
