@@ -89,7 +89,9 @@ class Contestant:
         self._numbers = itertools.count(1)
         self._network = Network(
             NetworkOptions(
-                random_bytes=lambda size: next(names).to_bytes(size, "big"), secret=bytes(32)
+                random_bytes=lambda size: next(names).to_bytes(size, "big"),
+                secret=bytes(32),
+                guard="mac",
             )
         )
         self._caller, self._sender = self.open("uid:1", "sender")

@@ -25,7 +25,8 @@ V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with server(tmp_path_factory.mktemp("server")) as running_server:
+    # Who sends here has claimed no addresses.
+    with server(tmp_path_factory.mktemp("server"), "--guard", "mac") as running_server:
         yield running_server.node
 
 
@@ -130,11 +131,15 @@ def test_a_device_is_heard_both_ways_or_one(
 
 
 def test_it_hears_the_servers_successor(tmp_path: Path) -> None:
-    with server(tmp_path) as first:
+    with server(tmp_path, "--guard", "mac") as first:
         node = first.node
         with listening(node, "--json", "udp") as listener:
             first.stop()
-            with server(tmp_path), Client(node) as client, client.open("sender") as port:
+            with (
+                server(tmp_path, "--guard", "mac"),
+                Client(node) as client,
+                client.open("sender") as port,
+            ):
                 wait_listening(listener)
                 (frame,) = sent(port, V4 / UDP())
                 assert json.loads(listener.line())["frame"] == frame.hex()
