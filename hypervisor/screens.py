@@ -68,7 +68,7 @@ class Screens:
             dhcp_server=policy.dhcp_server,
             router=policy.router,
         )
-        return Guard(made, lambda address: self._addresses.held_by_other(device, address))
+        return Guard(made)
 
     def refresh(self, nic: Nic) -> None:
         """Judge a device anew, after any change of what it is and has."""

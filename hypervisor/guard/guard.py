@@ -15,7 +15,7 @@ from typing import Final
 
 from hypervisor.engine.drops import NOT_ADDRESSED
 from hypervisor.guard.common import templates
-from hypervisor.guard.judge import HeldByOther, held_by_nobody, judge, judge_source
+from hypervisor.guard.judge import judge, judge_source
 from hypervisor.guard.judge_ipv4 import is_host_ipv4
 from hypervisor.guard.judge_ipv6 import is_host_ipv6
 from hypervisor.guard.policy import GuardPolicy
@@ -57,17 +57,15 @@ class _Owned(Container[bytes]):
 class Guard:
     """Judges what one device sends and what it may be sent.
 
-    ``source`` is the one Ethernet source that needs no further question. ``held`` tells whether
-    an address is another device's.
+    ``source`` is the one Ethernet source that needs no further question.
     """
 
-    def __init__(self, policy: GuardPolicy, held: HeldByOther = held_by_nobody) -> None:
+    def __init__(self, policy: GuardPolicy) -> None:
         self.policy = policy
         self.source = policy.mac
         self.full = policy.full
         #: Its DHCP must be a client's, and is looked into.
         self._client = not policy.dhcp_server
-        self._held = held
         self._ipv4: Container[bytes] = policy.ipv4
         self._ipv6: Container[bytes] = policy.own_ipv6 if policy.full else frozenset()
         if policy.router:
@@ -95,7 +93,7 @@ class Guard:
 
     def judge(self, frame: bytes, offset: int = 0) -> Verdict:
         """Judge the frame at ``offset``, by the full parser."""
-        return judge(self.policy, frame, offset, self._held)
+        return judge(self.policy, frame, offset)
 
     def screen(
         self, frames: Sequence[bytes], offset: int, addressed: Mapping[bytes, Guard]

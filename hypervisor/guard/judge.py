@@ -19,8 +19,6 @@ Theory of operation
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from hypervisor.engine.drops import (
     ARP_SENDER,
     ETHERTYPE,
@@ -35,28 +33,18 @@ from hypervisor.guard.verdict import Discard, Verdict, malformed
 from hypervisor.wire import arp, ethernet, ipv4
 from hypervisor.wire.errors import WireError
 
-#: Tells whether an address (4 or 16 bytes) is another device's than the one that is judged.
-HeldByOther = Callable[[bytes], bool]
-
 _LLC_JUMBO = 0x8870
 _HEADER = ethernet.ETHERNET_HEADER_BYTES
 
 
-def held_by_nobody(address: bytes) -> bool:
-    """Say of every address that no other device has it."""
-    return False
-
-
-def judge(
-    policy: GuardPolicy, frame: bytes, offset: int = 0, held: HeldByOther = held_by_nobody
-) -> Verdict:
-    """Judge the frame at ``offset`` in all it says; ``held`` knows the addresses of others.
+def judge(policy: GuardPolicy, frame: bytes, offset: int = 0) -> Verdict:
+    """Judge the frame at ``offset`` in all it says.
 
     Never raises, whatever the bytes. Time is bounded by the bounds of the parsers: extension
     headers, options.
     """
     try:
-        return _judge(policy, frame, offset, held)
+        return _judge(policy, frame, offset)
     except WireError as error:
         return malformed(error)
 
@@ -72,7 +60,7 @@ def judge_source(policy: GuardPolicy, source: bytes) -> Verdict:
     return Discard(SOURCE_MAC, "source MAC", source.hex(":"), policy.mac.hex(":"))
 
 
-def _judge(policy: GuardPolicy, frame: bytes, offset: int, held: HeldByOther) -> Verdict:
+def _judge(policy: GuardPolicy, frame: bytes, offset: int) -> Verdict:
     if len(frame) - offset < _HEADER:
         raise WireError("ethernet", "length", max(len(frame) - offset, 0), "at least 14")
     source = frame[offset + 6 : offset + 12]
@@ -86,7 +74,7 @@ def _judge(policy: GuardPolicy, frame: bytes, offset: int, held: HeldByOther) ->
     if ethertype == ethernet.ETHERTYPE_IPV6:
         return judge_ipv6.judge(policy, source, frame, payload)
     if ethertype == ethernet.ETHERTYPE_ARP:
-        return _judge_arp(policy, source, frame, payload, held)
+        return _judge_arp(policy, source, frame, payload)
     if ethertype in policy.ethertypes:
         return None
     return _unknown(policy, ethertype)
@@ -105,10 +93,11 @@ def _unknown(policy: GuardPolicy, ethertype: int) -> Discard:
     return Discard(ETHERTYPE, "EtherType", f"{ethertype:#06x}", allowed)
 
 
-def _judge_arp(
-    policy: GuardPolicy, source: bytes, frame: bytes, offset: int, held: HeldByOther
-) -> Verdict:
-    """ARP (RFC 826): speaks for itself, or probes for an address that nobody has (RFC 5227)."""
+def _judge_arp(policy: GuardPolicy, source: bytes, frame: bytes, offset: int) -> Verdict:
+    """ARP (RFC 826): speaks for itself, or probes for an address (RFC 5227).
+
+    A probe may be for anybody's: it is how an honest host finds out that an address is taken.
+    """
     packet = arp.parse(frame, offset)
     if packet.operation not in (arp.REQUEST, arp.REPLY):
         return Discard(ARP_SENDER, "arp operation", str(packet.operation), "1 or 2")
@@ -121,8 +110,4 @@ def _judge_arp(
         return Discard(ARP_SENDER, "arp sender IP", found, policy.ipv4_text)
     if packet.operation != arp.REQUEST:
         return Discard(ARP_SENDER, "arp sender IP of a reply", found, policy.ipv4_text)
-    if not policy.owns_ipv4(packet.target_ip) and held(packet.target_ip):
-        # Who is probing for an address believes another's probe and gives the address up.
-        target = ipv4.format_address(packet.target_ip)
-        return Discard(ARP_SENDER, "target IP of an arp probe", target, "an address nobody has")
     return None

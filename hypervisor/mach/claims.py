@@ -131,15 +131,6 @@ class AddressTable:
         claimed = [lease.address for lease in self._leases.values() if lease.device is device]
         return tuple(str(each) for each in (*assigned, *claimed))
 
-    def held_by_other(self, device: Device, packed: bytes) -> bool:
-        """Tell whether an address (4 or 16 bytes) is assigned or leased to another device."""
-        address = ipaddress.ip_address(packed)
-        assigned = self._assigned.get(address)
-        if assigned is not None:
-            return (assigned.owner, assigned.name) != (device.owner, device.name)
-        lease = self._leases.get(address)
-        return lease is not None and lease.device is not device
-
     def in_use(self) -> list[str]:
         """Return the leased addresses that a device uses now."""
         return [str(lease.address) for lease in self._leases.values() if lease.device is not None]

@@ -59,7 +59,7 @@ async def hold_answer_and_cancel(client: Client, pid: int) -> tuple[int, int]:
 
 
 def test_ten_thousand_reads_are_held_in_little_memory_and_leave_none(open_path: Path) -> None:
-    with server(open_path) as running:
+    with server(open_path, "--guard", "mac") as running:
         pid = running.process.pid
         held, left = talk(running.node, lambda client: hold_answer_and_cancel(client, pid))
     assert held <= HELD_BYTES, f"{held / MIB:.1f} MiB while they are held"
