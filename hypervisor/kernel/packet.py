@@ -118,14 +118,21 @@ def deafen(sock: socket.socket) -> None:
             continue  # an error of the socket, told once: ENETDOWN; or of the frame: EINVAL
 
 
+def is_bound(sock: socket.socket) -> bool:
+    """Tell whether the interface the socket was bound to still exists, whatever it is called."""
+    return bool(sock.getsockname()[0])
+
+
 def bound_index(sock: socket.socket) -> int:
     """Return the index of the interface the socket is bound to; 0 if that is gone."""
-    name: str = sock.getsockname()[0]  # asked of the kernel now, so also after a renaming
-    if not name:
-        return 0
-    request = _IFREQ.pack(name.encode(), 0)
-    with contextlib.suppress(OSError):
-        return int(_IFREQ.unpack(fcntl.ioctl(sock, _SIOCGIFINDEX, request))[1])
+    for _ in range(3):
+        name: str = sock.getsockname()[0]
+        if not name:
+            return 0
+        # Between the two questions it may have been renamed.
+        with contextlib.suppress(OSError):
+            request = _IFREQ.pack(name.encode(), 0)
+            return int(_IFREQ.unpack(fcntl.ioctl(sock, _SIOCGIFINDEX, request))[1])
     return 0
 
 

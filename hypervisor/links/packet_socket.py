@@ -223,7 +223,7 @@ class NicLink:
             self._miss(KERNEL_REFUSED)
         elif error.errno == errno.ENETDOWN:
             # Told once. Down is for the writer to see; gone is for good.
-            if not packet.bound_index(self._socket):
+            if not packet.is_bound(self._socket):
                 raise self._gone() from None
         elif error.errno not in _NO_ROOM:
             self._ended = f"interface {self.peer} failed: {os.strerror(error.errno or errno.EIO)}"

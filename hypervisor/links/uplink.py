@@ -48,6 +48,8 @@ class NicUplink:
         self._link: NicLink | None = None
         #: What the interface was like when it was last looked at; None while it is not used.
         self._facts: LinkFacts | None = None
+        #: The interface that was used last: it is the same one under any name, while it exists.
+        self._index = 0
         self._stormy = False
         #: Why the outlet waits, as last told.
         self.trouble = ""
@@ -56,7 +58,7 @@ class NicUplink:
     def follow(self, links: Mapping[int, LinkFacts]) -> None:
         """Compare with the interfaces there are now, by index, and do what follows."""
         known = self._facts
-        facts = None if known is None else links.get(known.index)
+        facts = links.get(self._index)
         if facts is None:
             facts = next((each for each in links.values() if each.name == self._wanted), None)
         trouble = self._trouble_with(facts, links)
@@ -121,7 +123,7 @@ class NicUplink:
         packet.take_drops(self._socket)  # from here on
         self._link = NicLink(self._socket, facts.name, facts.mtu_bytes, self._header_bytes)
         self._link.on_storm = self._storm
-        self._facts, self.trouble = facts, ""
+        self._facts, self._index, self.trouble = facts, facts.index, ""
         self._outlet.plug(self._link, facts.mtu_bytes)
         if facts.mtu_bytes < self._outlet.mtu:
             self._outlet.changed(self._mtu_warning(facts))
