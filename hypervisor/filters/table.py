@@ -136,13 +136,16 @@ def _inspector(filters: list[_Filter[T]], direction: int) -> Inspect[T] | None:
 def _shared_step(steps: list[_Step[T]], each: _Filter[T]) -> _Step[T] | None:
     """Return the step whose run says what ``each`` would say, if sharing it changes nothing.
 
-    Filters without keys that stop the search do not share: the first of them gets the frame.
+    Filters without keys that stop the search do not share: the first of them gets the frame. Nor
+    is one that does overtaken: what it takes the others do not see.
     """
     for step in reversed(steps):
         if step.priority != each.priority:
             return None
         if step.run is each.program.run and (each.program.keys or not step.stops):
             return step
+        if step.stops:
+            return None
     return None
 
 
@@ -165,6 +168,8 @@ def _ask(steps: list[_Step[T]], frames: Sequence[bytes]) -> list[tuple[int, T, i
         kept = set()
         for index, verdict in [(at, said) for at, frame in left if (said := run(frame))]:
             payload_bytes, ports = step.takers(verdict)
+            if step.stops:
+                ports = ports[:1]
             for port in ports:
                 accepted.append((index, port, payload_bytes))
             if ports and step.stops:

@@ -150,6 +150,20 @@ def test_filters_with_keys_at_net_hi_pri_stop_only_what_they_match() -> None:
     assert ports_of(table, FRAME[:14] + b"\x46\x00" + FRAME[16:]) == [b"z"]
 
 
+def test_who_keeps_a_frame_is_not_overtaken_and_keeps_it_from_equals_too() -> None:
+    arp = bpf_words([(0x28, 0, 0, 12), (0x15, 0, 1, 0x806), (6, 0, 0, 99), (6, 0, 0, 0)])
+    table = table_of(
+        (b"x", 100, match_imm(14, 0x4500)),
+        (b"arp", 100, arp),
+        (b"y", 100, match_imm(14, 1)),
+        (b"twin of x", 100, match_imm(14, 0x4500)),
+    )
+    assert ports_of(table) == [b"x"]
+    frame = FRAME[:12] + b"\x08\x06\x00\x01" + FRAME[16:]
+    assert ports_of(table, frame) == [b"arp"]
+    assert ports_of(table, FRAME[:14] + b"\x00\x01" + FRAME[16:]) == [b"y"]
+
+
 def test_four_keys_must_all_match() -> None:
     program = [
         *[each for at in range(4) for each in ((0x30, 0, 0, at), (0x02, 0, 0, at))],
