@@ -114,6 +114,13 @@ def _add_serve(commands: Any) -> None:
             help=f"a socket for one guest (QEMU's -netdev {kind}), by {how} (repeatable)",
         )
     add(
+        "--vde",
+        action="append",
+        default=[],
+        metavar="DIR[,owner=U][,device=NAME][,ports=16][,mode=0600][,network=N]",
+        help="a folder that VDE clients plug into as into vde_switch (repeatable)",
+    )
+    add(
         "--network",
         action="append",
         default=[],
@@ -229,6 +236,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         translators=parsed.translator,
         streams=parsed.stream,
         dgrams=parsed.dgram,
+        vdes=parsed.vde,
         networks=parsed.network,
         gateways=parsed.gateway,
         uplinks=parsed.uplink,

@@ -20,7 +20,7 @@ from hypervisor.config.checks import (
 )
 from hypervisor.config.files import read_file
 from hypervisor.config.flags import FlagValues, read_flags
-from hypervisor.config.guests import guest_config, settle_guests
+from hypervisor.config.guests import guest_config, settle_guests, settle_vdes, vde_config
 from hypervisor.config.model import (
     DEFAULT_NETWORK,
     DeviceConfig,
@@ -83,11 +83,13 @@ def build_config(
         translators = [Table(origin, {"path": Setting(default_node, origin)})]
     devices = list(below.devices)
     guests = _overlay("guest", above.guests, below.guests, "path", problems)
+    vdes = _overlay("VDE folder", above.vdes, below.vdes, "path", problems)
     listen = (above.listen or below.listen)[:1]
     for what, tables in (
         ("node", translators),
         ("device", devices),
         ("guest", guests),
+        ("VDE folder", vdes),
         ("gateway", above.gateways + below.gateways),
         ("uplink", uplinks),
         ("listener", listen),
@@ -95,16 +97,26 @@ def build_config(
         for table in tables:
             _settle_network(table, what, names, problems)
     settle_guests(guests, devices, translators, problems)
+    vde_sockets = settle_vdes(vdes, devices)
     gateways = _gateways(above, below, problems)
     server = above.server.over(below.server)
     _check_listener(server, listen, problems)
     check_networks(networks, problems)
-    check_socket_paths([*translators, *guests], problems)
+    check_socket_paths([*translators, *guests, *vde_sockets], problems)
     check_devices(devices, networks, problems)
     check_gateways(gateways, networks, devices, problems)
     problems.raise_if_any()
     return _frozen(
-        server, networks, translators, devices, guests, gateways, uplinks, listen, default_state
+        server,
+        networks,
+        translators,
+        devices,
+        guests,
+        vdes,
+        gateways,
+        uplinks,
+        listen,
+        default_state,
     )
 
 
@@ -219,6 +231,7 @@ def _frozen(
     translators: Sequence[Table],
     devices: Sequence[Table],
     guests: Sequence[Table],
+    vdes: Sequence[Table],
     gateways: Sequence[Table],
     uplinks: Sequence[Table],
     listen: Sequence[Table],
@@ -230,6 +243,7 @@ def _frozen(
         state=server.value("state") or default_state,
         devices=_each(DeviceConfig, devices),
         guests=tuple(guest_config(table) for table in guests),
+        vdes=tuple(vde_config(table) for table in vdes),
         gateways=_each(GatewayConfig, gateways),
         listen=_listener(listen[0]) if listen else None,
         uplinks=tuple(UplinkConfig(one.value("to"), one.value("network")) for one in uplinks),

@@ -21,6 +21,7 @@ _ARRAYS: Mapping[str, Mapping[str, Kind]] = {
     "device": tables.DEVICE_KEYS,
     "stream": tables.GUEST_KEYS,
     "dgram": tables.GUEST_KEYS,
+    "vde": tables.VDE_KEYS,
     "gateway": tables.GATEWAY_KEYS,
     "uplink": tables.UPLINK_KEYS,
 }
@@ -94,6 +95,7 @@ class _Reader:
             translators=read["translator"],
             devices=read["device"],
             guests=guests,
+            vdes=read["vde"],
             gateways=read["gateway"],
             listen=listen,
             uplinks=read["uplink"],

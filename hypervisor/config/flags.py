@@ -19,6 +19,7 @@ class FlagValues:
     streams: Sequence[str] = ()
     dgrams: Sequence[str] = ()
     uplinks: Sequence[str] = ()
+    vdes: Sequence[str] = ()
     networks: Sequence[str] = ()
     gateways: Sequence[str] = ()
     listen: str | None = None
@@ -41,6 +42,8 @@ def read_flags(flags: FlagValues, problems: Problems) -> Draft:
         for text in texts:
             read = _table(f"--{kind}", "path", text, tables.GUEST_KEYS, problems)
             draft.guests += [table.guest(kind) for table in read]
+    for text in flags.vdes:
+        draft.vdes += _table("--vde", "path", text, tables.VDE_KEYS, problems)
     for text in flags.gateways:
         draft.gateways += _table("--gateway", "addresses", text, tables.GATEWAY_KEYS, problems)
     for text in flags.uplinks:

@@ -1,4 +1,4 @@
-"""Guests' sockets: what is left out of their tables, and what two of them cannot share."""
+"""Guests' sockets, VDE folders: what their tables leave out, and what two of them cannot share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hypervisor.config.model import GuestConfig
+from hypervisor.config.model import GuestConfig, VdeConfig
 from hypervisor.config.problems import Origin, Problems
 from hypervisor.config.tables import Setting, Table
 
@@ -71,7 +71,7 @@ def _give(
     problems: Problems,
 ) -> None:
     for device in devices:
-        if key == tuple(device.value(one) for one in ("network", "owner", "name")):
+        if key == _key(device):
             for name, setting in given.items():
                 other = device.settings.setdefault(name, setting)
                 if other.value != setting.value:
@@ -91,6 +91,46 @@ def _shown(name: str, value: Any) -> str:
     if name == "mac":
         return f"the MAC {value.hex(':')}"
     return f"the addresses {', '.join(map(str, value))}"
+
+
+def settle_vdes(vdes: Sequence[Table], devices: list[Table]) -> list[Table]:
+    """Fill in what is left out of the tables of VDE folders; return those of their sockets' paths.
+
+    Each port is a trunk by policy, added to ``devices``, unless there is a policy for it already.
+    """
+    known = {_key(device) for device in devices}
+    longest = []
+    for table in vdes:
+        path = table.value("path")
+        socket_path = Setting(path / "000.data", table.where("path"))
+        longest.append(Table(table.origin, {"path": socket_path}))
+        for key, value in (("owner", os.geteuid()), ("device", device_name(path)), ("ports", 16)):
+            if table.lacks(key):
+                table.settings[key] = Setting(value, table.origin)
+        if not {"owner", "device", "ports", "network"} <= table.settings.keys():
+            continue
+        for number in range(1, table.value("ports") + 1):
+            port = {
+                "network": table.value("network"),
+                "owner": f"uid:{table.value('owner')}",
+                "name": f"{table.value('device')}-{number}",
+                "trunk": True,
+            }
+            made = Table(
+                table.origin, {key: Setting(value, table.origin) for key, value in port.items()}
+            )
+            if _key(made) not in known:
+                devices.append(made)
+    return longest
+
+
+def _key(device: Table) -> tuple[Any, ...]:
+    return tuple(device.value(one) for one in ("network", "owner", "name"))
+
+
+def vde_config(table: Table) -> VdeConfig:
+    """Return the frozen form of a table that was found right."""
+    return VdeConfig(**table.values())
 
 
 def guest_config(table: Table) -> GuestConfig:

@@ -129,6 +129,18 @@ class UplinkConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VdeConfig:
+    """A folder that VDE clients of ``owner`` plug into, as ``device``-1 to ``device``-``ports``."""
+
+    path: Path
+    owner: int
+    device: str
+    network: str = DEFAULT_NETWORK
+    ports: int = 16
+    mode: int = 0o600
+
+
+@dataclass(frozen=True, slots=True)
 class ListenConfig:
     """A TCP listener on loopback; ``host`` is a literal address."""
 
@@ -146,6 +158,7 @@ class ServerConfig:
     state: Path
     devices: tuple[DeviceConfig, ...] = ()
     guests: tuple[GuestConfig, ...] = ()
+    vdes: tuple[VdeConfig, ...] = ()
     gateways: tuple[GatewayConfig, ...] = ()
     listen: ListenConfig | None = None
     uplinks: tuple[UplinkConfig, ...] = ()

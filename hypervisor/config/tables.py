@@ -74,6 +74,16 @@ GATEWAY_KEYS: Mapping[str, Kind] = {
     "host": kinds.TRUTH,
 }
 UPLINK_KEYS: Mapping[str, Kind] = {"to": kinds.UPLINK, "network": kinds.NETWORK_NAME}
+#: Ports of a VDE folder: fewer than the devices that an owner may have.
+MAX_VDE_PORTS = 48
+VDE_KEYS: Mapping[str, Kind] = {
+    "path": kinds.PATH,
+    "owner": kinds.OWNER_UID,
+    "device": kinds.DEVICE_NAME,
+    "ports": kinds.integer(1, MAX_VDE_PORTS),
+    "mode": kinds.FILE_MODE,
+    "network": kinds.NETWORK_NAME,
+}
 LISTEN_KEYS: Mapping[str, Kind] = {"endpoint": kinds.ENDPOINT, "network": kinds.NETWORK_NAME}
 SERVER_KEYS: Mapping[str, Kind] = {
     "guard": NETWORK_KEYS["guard"],
@@ -141,6 +151,7 @@ class Draft:
     devices: list[Table] = field(default_factory=list)
     #: Guests' sockets; what kind each is, its setting "kind" says.
     guests: list[Table] = field(default_factory=list)
+    vdes: list[Table] = field(default_factory=list)
     gateways: list[Table] = field(default_factory=list)
     listen: list[Table] = field(default_factory=list)
     uplinks: list[Table] = field(default_factory=list)

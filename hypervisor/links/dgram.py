@@ -31,16 +31,27 @@ class DgramLink:
     """A :class:`~hypervisor.links.base.PatientLink` between a bound socket and a guest's address.
 
     ``guest`` is the absolute path that the guest is bound to, ``uid`` who he is: the file must be
-    his. The socket stays the caller's, and is unconnected again when the link is gone or closed.
-    Raises LinkGone if ``guest`` cannot be sent to.
+    his. ``kind`` is what is shown. Unless it ``stays_bound``, the file may go once the link is
+    made, and somebody else knows when the guest is gone. The socket stays the caller's, and is
+    unconnected again when the link is gone or closed. Raises LinkGone if ``guest`` cannot be sent
+    to.
     """
 
-    kind = "dgram"
     vnet_header = False
     accepts = 0
 
-    def __init__(self, sock: socket.socket, guest: str, uid: int) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        guest: str,
+        uid: int,
+        *,
+        kind: str = "dgram",
+        stays_bound: bool = True,
+    ) -> None:
         sock.setblocking(False)
+        self.kind = kind
+        self._stays_bound = True
         self._guest = self.peer = guest
         self._uid = uid
         # One byte more than any frame may have, so that what is too long stays too long.
@@ -52,6 +63,7 @@ class DgramLink:
         except LinkGone:
             self._socket.close()
             raise
+        self._stays_bound = stays_bound
 
     def fileno(self) -> int:
         """Return the descriptor to poll, or -1 after close()."""
@@ -124,6 +136,9 @@ class DgramLink:
 
     def _look(self) -> None:
         """See whether somebody is at the guest's address, whoever was there before."""
+        self._check()
+        if not self._stays_bound:
+            return
         try:
             self._socket.connect(self._guest)
             bound = self._socket.getpeername()

@@ -25,6 +25,9 @@ from hypervisor.network import Network
 from hypervisor.nic import Handle
 from hypervisor.requests import EventKind
 
+#: Refusals are told at most this often for each outlet, in seconds; the next tells how many more.
+REFUSAL_EVENT_S = 1.0
+
 OnGone = Callable[[str], None]
 
 
@@ -48,6 +51,7 @@ class Outlet:
         self._clock = clock
         self._forget = forget
         self._pulling = False
+        self._quiet_until, self._untold = clock(), 0
         #: Told, in the loop, why a link ended by itself. Plugging another one there is allowed.
         self.on_gone: OnGone | None = None
 
@@ -103,11 +107,15 @@ class Outlet:
         self._network.set_link(self._handle, detail, state=state, mtu=mtu, peer=peer)
         self._settle()
 
-    def refused(self, why: str, repetitions: int = 0) -> None:
-        """Say that somebody was not let in, and how many more since it was last said: an event."""
-        self._network.event(
-            EventKind.LINK_REFUSED, self._handle.nic.device, why, repetitions=repetitions
-        )
+    def refused(self, why: str) -> None:
+        """Say that somebody was not let in: an event, at most one in :data:`REFUSAL_EVENT_S`."""
+        now = self._clock()
+        if now < self._quiet_until:
+            self._untold += 1
+            return
+        device, untold = self._handle.nic.device, self._untold
+        self._quiet_until, self._untold = now + REFUSAL_EVENT_S, 0
+        self._network.event(EventKind.LINK_REFUSED, device, why, repetitions=untold)
         self._settle()
 
     def missed(self, drops: Mapping[str, int]) -> None:

@@ -66,6 +66,9 @@ def _lines(
         for uplink in config.uplinks:
             if uplink.network == network.name:
                 yield f"    uplink nic:{uplink.interface}, {uplinks.get(uplink, 'up')}"
+        for vde in config.vdes:
+            if vde.network == network.name:
+                yield f"    {vde.path}, a folder for VDE clients of uid {vde.owner}"
         if config.listen is not None and config.listen.network == network.name:
             yield f"    TCP {tcp}, open to every user of this machine"
     if config.translators:

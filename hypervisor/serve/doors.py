@@ -14,6 +14,7 @@ from hypervisor.config.model import (
     ListenConfig,
     ServerConfig,
     TranslatorConfig,
+    VdeConfig,
 )
 from hypervisor.kernel.places import runtime_directory
 from hypervisor.kernel.process import Capability
@@ -24,6 +25,7 @@ from hypervisor.service.front_door import Listener
 from hypervisor.service.guests import GuestSocket
 from hypervisor.service.node import Node, NodeError, capabilities_to_remove, claim_node
 from hypervisor.service.systemd import InheritedSocket
+from hypervisor.service.vde import VdeSocket
 from hypervisor.store import LeaseStore, StateDirectory, StoreError, private_directory
 
 
@@ -33,6 +35,7 @@ class Doors:
 
     nodes: Sequence[Node]
     guests: Sequence[GuestSocket]
+    vdes: Sequence[VdeSocket]
     listeners: Sequence[Listener]
     secrets: Mapping[str, bytes]
     leases: LeaseStore
@@ -52,7 +55,8 @@ class Doors:
         return needed
 
     def _all(self) -> Sequence[Node]:
-        return [*self.nodes, *(guest.node for guest in self.guests)]
+        guests = [one.node for one in self.guests]
+        return [*self.nodes, *guests, *(one.node for one in self.vdes)]
 
 
 @contextlib.contextmanager
@@ -85,13 +89,18 @@ def _open(
     for guest in config.guests:
         guests.append(_guest_socket(guest))
         stack.callback(guests[-1].node.close)
+    vdes = []
+    for vde in config.vdes:
+        stack.callback(_remove_if_empty, vde.path)
+        vdes.append(_vde_socket(vde))
+        stack.callback(vdes[-1].node.close)
     listeners = [Listener(node.socket, node.network, str(node.path)) for node in nodes]
     if config.listen is not None:
         listener = _listen(config.listen)
         stack.callback(listener.socket.close)
         listeners.append(listener)
     uplinks = [open_uplink(uplink, stack) for uplink in config.uplinks]
-    return Doors(nodes, guests, listeners, secrets, leases, uplinks)
+    return Doors(nodes, guests, vdes, listeners, secrets, leases, uplinks)
 
 
 def _node(translator: TranslatorConfig, inherited: socket.socket | None) -> Node:
@@ -109,24 +118,46 @@ def _node(translator: TranslatorConfig, inherited: socket.socket | None) -> Node
 
 def _guest_socket(guest: GuestConfig) -> GuestSocket:
     """Publish a guest's socket, as its owner's where that can be."""
-    owner: int | None = guest.owner
-    if os.geteuid() != 0 and guest.owner != os.geteuid():
-        # Only root can give it away; so others must be able to open it, and are told apart then.
-        owner = None
-        if not guest.mode & 0o022:
-            raise StartError(
-                f"uid {guest.owner}, who owns {guest.path}, could not open it with mode "
-                f"{guest.mode:04o}: add mode=0666, whoever else connects is refused"
-            )
     node = claim_node(
         guest.path,
         guest.network,
-        owner,
+        _given_to(guest.path, guest.owner, guest.mode),
         mode=guest.mode,
         flag=f"--{guest.kind}",
         datagrams=guest.kind == "dgram",
     )
     return GuestSocket(node, guest.kind, guest.owner, guest.device)
+
+
+def _given_to(path: Path, owner: int, mode: int) -> int | None:
+    """Return whom a socket of ``owner``'s can be given to: him, or if we are not root nobody."""
+    if os.geteuid() in (0, owner):
+        return owner
+    # So others must be able to open it; they are told apart when they do.
+    if not mode & 0o022:
+        raise StartError(
+            f"uid {owner}, who owns {path}, could not open it with mode {mode:04o}: add mode=0666, "
+            "whoever else connects is refused"
+        )
+    return None
+
+
+def _vde_socket(vde: VdeConfig) -> VdeSocket:
+    """Make the folder, if it is not there, and publish its control socket."""
+    try:
+        vde.path.mkdir(mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"cannot make the VDE folder {vde.path}: {error.strerror}") from error
+    path = vde.path / "ctl"
+    owner = _given_to(path, vde.owner, vde.mode)
+    node = claim_node(path, vde.network, owner, mode=vde.mode, flag="--vde")
+    return VdeSocket(node, vde.owner, vde.device, vde.ports)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Take a VDE folder away, as vde_switch does, unless somebody keeps something there."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _make_own_folder(folder: Path) -> None:

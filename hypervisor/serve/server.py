@@ -110,7 +110,7 @@ async def serve(
     except StoreError as error:
         raise StartError(str(error)) from error
     server = Server(runtime, doors.listeners, doors.withdraw, private=config.state)
-    guests = Guests(runtime, doors.guests)
+    guests = Guests(runtime, doors.guests, doors.vdes)
     watcher = server.watchers.add(_LOG_WATCHER, _everything)
     logging_events = asyncio.create_task(_log_events(watcher, server.watchers))
     keeper: NicKeeper | None = None

@@ -32,6 +32,7 @@ from hypervisor.links.outlet import Outlet
 from hypervisor.links.stream import StreamLink
 from hypervisor.runtime import Runtime
 from hypervisor.service.node import Node
+from hypervisor.service.vde import VdeSocket, VdeSwitch
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 ACCEPT_BURST = 16
 #: How long nobody is accepted after accept() failed (no descriptors, no memory), in seconds.
 PAUSE_S = 0.1
-#: Refusals are told at most this often for each socket, in seconds; the others are counted.
-REFUSAL_EVENT_S = 1.0
 
 #: The MTU that a guest assumes.
 _USUAL_MTU = 1500
@@ -94,15 +93,20 @@ RECONNECT_HINT = (
 
 
 class Guests:
-    """The guests' sockets of a server. Use it in the runtime's loop."""
+    """The guests' sockets and VDE folders of a server. Use it in the runtime's loop."""
 
-    def __init__(self, runtime: Runtime, sockets: Sequence[GuestSocket]) -> None:
+    def __init__(
+        self, runtime: Runtime, sockets: Sequence[GuestSocket], vdes: Sequence[VdeSocket] = ()
+    ) -> None:
         self._runtime = runtime
         self._sockets = tuple(sockets)
+        self._vdes = [VdeSwitch(runtime, one) for one in vdes]
         self._doors: list[_Door] = []
 
     def open(self) -> list[Invitation]:
         """Open the devices and let guests in; return what they need to know. Raises DeviceError."""
+        for vde in self._vdes:
+            vde.open()
         invitations = []
         for one in self._sockets:
             node, path = one.node, os.fspath(one.node.path)
@@ -120,6 +124,8 @@ class Guests:
 
     def close(self) -> None:
         """Let nobody in any more. The runtime ends the links when it stops."""
+        for vde in self._vdes:
+            vde.close()
         for door in self._doors:
             door.close()
         self._doors.clear()
@@ -136,8 +142,6 @@ class _Door(ABC):
         self._loop = asyncio.get_running_loop()
         self._listening = False
         self._closed = False
-        self._quiet_until = 0.0
-        self._untold = 0
 
     def listen(self) -> None:
         """Hear who comes, from now on."""
@@ -169,14 +173,6 @@ class _Door(ABC):
             return ""
         return f"uid {uid} is not the owner of this device"
 
-    def _refuse(self, why: str) -> None:
-        now = self._loop.time()
-        if now < self._quiet_until:
-            self._untold += 1
-            return
-        self._outlet.refused(why, self._untold)
-        self._quiet_until, self._untold = now + REFUSAL_EVENT_S, 0
-
 
 class _StreamDoor(_Door):
     """Accepts connections; the first good one is the guest for as long as it lasts."""
@@ -204,7 +200,7 @@ class _StreamDoor(_Door):
         except (OSError, DeviceError) as error:
             why = str(error)
         sock.close()
-        self._refuse(why)
+        self._outlet.refused(why)
 
 
 class _DgramDoor(_Door):
@@ -244,7 +240,7 @@ class _DgramDoor(_Door):
                     why = str(error)
                     self.listen()
         self._socket.recv(1)
-        self._refuse(why)
+        self._outlet.refused(why)
 
 
 def _sender_uid(ancillary: Sequence[tuple[int, int, bytes]]) -> int:

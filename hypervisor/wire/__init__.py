@@ -23,6 +23,7 @@ Modules, lowest first::
     dhcp                               the same for DHCP, read only
     virtio_net                         the 12-byte offload header of TAPs and guests
     framing                            frames on a byte stream, as QEMU and passt send them
+    vde                                how a VDE client plugs in
     segmentation                       checksum completion and TCP segmentation in software
     offload                            judge such a header; finish what it leaves undone
     summary                            one line about a frame, for people

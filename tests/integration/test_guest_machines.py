@@ -1,8 +1,8 @@
 """Linux guests in QEMU on a server's sockets, with each other and with a stack on a lent TAP.
 
-The guests are Debian's kernel under emulation, one on a stream and one on datagrams; the stack is
-another user's. What each says of its own traffic is what counts: pings by their kernels, bytes by
-their hashes.
+The guests are Debian's kernel under emulation, on a stream, on datagrams and on a VDE folder; the
+stack is another user's. What each says of its own traffic is what counts: pings by their kernels,
+bytes by their hashes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,18 @@ from tests.helpers.processes import ServerProcess, hypervisor, server
 from tests.helpers.qemu import Guest, guests
 from tests.helpers.run_programs import Program, running
 
+#: Booting three emulated machines takes ten seconds of a processor, and others may want it too.
+pytestmark = pytest.mark.timeout(300)
+
 MEBIBYTES = 4
 #: The machine's own Python: the one that runs the tests may lie where ordinary users cannot read.
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 #: Runs each line of its input, and says how it ended, as the guests do.
 SHELL = """while read -r line; do eval "$line" </dev/null 2>&1; echo "ended $?"; done"""
-V4 = {"stream": "10.9.0.1", "dgram": "10.9.0.2", "stack": "10.9.0.3"}
-V6 = {"stream": "fd09::1", "dgram": "fd09::2", "stack": "fd09::3"}
+V4 = {"stream": "10.9.0.1", "dgram": "10.9.0.2", "stack": "10.9.0.3", "vde": "10.9.0.4"}
+V6 = {"stream": "fd09::1", "dgram": "fd09::2", "stack": "fd09::3", "vde": "fd09::4"}
+#: On a VDE folder a guest has the address it likes: this is QEMU's own.
+VDE_MAC = "52:54:00:12:34:56"
 
 
 class Stack:
@@ -78,16 +83,28 @@ def lan() -> Iterator[Lan]:
     for kind in ("stream", "dgram"):
         own = f"address={V4[kind]},address={V6[kind]}"
         flags += [f"--{kind}", f"{folder / kind}.sock,{own}"]
+    flags += ["--vde", str(folder / "sw")]
     try:
         with server(folder, "--translator", f"{node},mode=0666", *flags) as it:
             arguments = [_invitation(it, kind) for kind in ("stream", "dgram")]
-            with guests(*arguments) as (stream, dgram), _stack(node) as stack:
+            card = f"virtio-net-pci,netdev=net0,mac={VDE_MAC}"
+            vde_arguments = ["-netdev", f"vde,id=net0,sock={folder / 'sw'}", "-device", card]
+            with (
+                guests(*arguments, vde_arguments) as (stream, dgram, vde),
+                _stack(node) as stack,
+            ):
                 macs = {
                     kind: words[-1].rpartition("mac=")[2]
                     for kind, words in zip(("stream", "dgram"), arguments, strict=True)
                 }
-                lan = Lan({"stream": stream, "dgram": dgram, "stack": stack}, macs, node)
-                for kind in ("stream", "dgram"):
+                stacks: dict[str, Guest | Stack] = {
+                    "stream": stream,
+                    "dgram": dgram,
+                    "vde": vde,
+                    "stack": stack,
+                }
+                lan = Lan(stacks, macs | {"vde": VDE_MAC}, node)
+                for kind in ("stream", "dgram", "vde"):
                     _configure(lan.guest(kind), kind)
                 yield lan
     finally:
@@ -119,7 +136,7 @@ def _configure(guest: Guest, name: str) -> None:
     guest.run("httpd -p 80 -h /www && httpd -p [::]:81 -h /www")
 
 
-PAIRS = [("stream", "dgram"), ("dgram", "stack"), ("stack", "stream")]
+PAIRS = [("stream", "dgram"), ("dgram", "stack"), ("stack", "stream"), ("vde", "stream")]
 
 
 @pytest.mark.parametrize("name", ["stream", "dgram"])
@@ -136,14 +153,16 @@ def test_every_stack_pings_every_other(
     assert "3 packets transmitted, 3" in said
 
 
-@pytest.mark.parametrize(("source", "target"), [("stream", "dgram"), ("dgram", "stream")])
+@pytest.mark.parametrize(
+    ("source", "target"), [("stream", "dgram"), ("dgram", "vde"), ("vde", "stream")]
+)
 def test_bytes_of_a_guest_reach_another_unharmed(lan: Lan, source: str, target: str) -> None:
     expected = lan.guest(source).run("sha256sum < /www/blob")
     fetch = f"wget -q -O - http://{V4[source]}/blob | sha256sum"
     assert lan.guest(target).run(fetch) == expected
 
 
-@pytest.mark.parametrize("name", ["stream", "dgram"])
+@pytest.mark.parametrize("name", ["stream", "dgram", "vde"])
 @pytest.mark.parametrize("version", [4, 6])
 def test_bytes_of_a_guest_reach_a_stack_unharmed(lan: Lan, name: str, version: int) -> None:
     expected = lan.guest(name).run("sha256sum < /www/blob")
@@ -162,7 +181,7 @@ def page(lan: Lan) -> str:
     return stack.run(f"sha256sum < {folder}/blob")
 
 
-@pytest.mark.parametrize("name", ["stream", "dgram"])
+@pytest.mark.parametrize("name", ["stream", "dgram", "vde"])
 @pytest.mark.parametrize("url", [f"http://{V4['stack']}/blob", f"http://[{V6['stack']}]/blob"])
 def test_bytes_of_a_stack_reach_a_guest_unharmed(lan: Lan, page: str, name: str, url: str) -> None:
     assert lan.guest(name).run(f"wget -q -O - {url} | sha256sum") == page

@@ -11,6 +11,7 @@ import pytest
 
 from hypervisor.config import ConfigError, FlagValues, GuestConfig, ListenConfig, load_config
 from hypervisor.config.guests import device_name
+from hypervisor.config.model import VdeConfig
 from hypervisor.kernel.places import default_node, default_state, find_node
 
 
@@ -64,6 +65,14 @@ def test_a_guests_socket_is_a_device_of_the_servers_user(tmp_path: Path) -> None
     )
     (device,) = config.devices
     assert (device.owner, device.name, device.mac) == ("uid:7", "eth0", b"\x52\x54\0\0\0\x02")
+
+
+def test_a_vde_folder_is_as_many_trunks_as_it_has_ports() -> None:
+    config = load_config(None, FlagValues(vdes=["/run/sw,owner=7,ports=3"]))
+    assert config.vdes == (VdeConfig(Path("/run/sw"), 7, "sw", ports=3),)
+    assert [(one.owner, one.name, one.trunk) for one in config.devices] == [
+        ("uid:7", f"sw-{number}", True) for number in (1, 2, 3)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +133,12 @@ def test_a_device_is_called_as_the_file_of_its_socket(path: str, name: str) -> N
         (FlagValues(streams=["/g"], dgrams=["/g"]), '"/g" is also at'),
         (FlagValues(streams=["/g"], translators=["/g"]), '"/g" is also at --translator /g'),
         (FlagValues(streams=["/a/g.sock", "/b/g"]), "give each socket a device of its own"),
+        (FlagValues(vdes=["/sw,ports=49"]), "ports: 49 is not between 1 and 48"),
+        (FlagValues(vdes=["/sw", "/sw"]), '"/sw" is also at --vde /sw'),
+        (FlagValues(vdes=["/" + "s" * 98]), "has 108 bytes, and a Unix socket has room"),
+        (FlagValues(vdes=["/sw,mac=52:54:0:0:0:1"]), 'unknown setting "mac"'),
+        (FlagValues(networks=["a", "b"], vdes=["/sw"]), "this VDE folder names none of several"),
+        (FlagValues(vdes=["/a/sw", "/b/sw"]), 'device "sw-1" of uid'),
         (FlagValues(networks=["a", "b"], streams=["/g"]), "this guest names none of several"),
         (FlagValues(streams=["/g,network=a"]), 'there is no network "a"'),
         (
