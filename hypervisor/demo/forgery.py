@@ -20,16 +20,17 @@ from hypervisor.demo.checks import Check
 from hypervisor.demo.children import Question
 from hypervisor.demo.counters import server_counters
 from hypervisor.demo.stage import INTERFACE, Stage
-from hypervisor.wire import ethernet, ipv4, protocols, udp
+from hypervisor.wire import arp, checksum, ethernet, icmpv6, ipv4, ipv6, protocols, udp
 from pfinet_client.blocking import Client
 from pfinet_client.values import WRITE
 
 #: Frames of each kind.
 FRAMES = 50
-#: Who forged frames claim to be: somebody who is not there, the victim, everybody.
-CLAIMS = ("stranger", "victim", "group")
+#: Who forged frames claim to be: somebody who is not there, the victim, everybody; and with the
+#: right MAC the owner of another address (ARP), and the router (an IPv6 router advertisement).
+CLAIMS = ("stranger", "victim", "group", "arp", "router")
 #: The server's names for what its guard does not let pass.
-GUARD_REASONS = ("source_mac", "group_source")
+GUARD_REASONS = ("source_mac", "group_source", "arp_sender", "router_advertisement")
 
 _STRANGER = bytes.fromhex("020000c0ffee")
 _ETH_P_ALL = 3  # linux/if_ether.h, linux/if_packet.h
@@ -59,8 +60,9 @@ class Heard:
 def frames_from(attacker_mac: bytes, attacker: Party, victim: Party, nonce: bytes) -> list[bytes]:
     """Return forged frames to ``victim``, then honest ones from ``attacker_mac``.
 
-    They are UDP datagrams with ``nonce`` and what they are in them. Forged is the Ethernet source:
-    a stranger's, the victim's own, a group address.
+    They end with ``nonce`` and what they are. Most are UDP datagrams; forged is the Ethernet
+    source: a stranger's, the victim's own, a group address. Then there are an ARP reply that
+    another's address is here, and a router advertisement; both are marked in their padding.
     """
     claims = {
         "stranger": _STRANGER,
@@ -68,11 +70,30 @@ def frames_from(attacker_mac: bytes, attacker: Party, victim: Party, nonce: byte
         "group": ethernet.BROADCAST,
         "honest": attacker_mac,
     }
-    return [
-        _frame(claims[kind], attacker, victim, nonce + kind.encode())
-        for kind in (*CLAIMS, "honest")
-        for _ in range(FRAMES)
-    ]
+    made = {
+        kind: _frame(source, attacker, victim, nonce + kind.encode())
+        for kind, source in claims.items()
+    }
+    made["arp"] = _arp_spoof(attacker_mac, attacker, victim) + nonce + b"arp"
+    made["router"] = _router(attacker_mac, victim) + nonce + b"router"
+    return [made[kind] for kind in (*CLAIMS, "honest") for _ in range(FRAMES)]
+
+
+def _arp_spoof(mac: bytes, attacker: Party, victim: Party) -> bytes:
+    """Return an ARP reply to the victim: the neighbour that nobody is would be here."""
+    other = socket.inet_aton(attacker.address)[:3] + b"\xfe"
+    packet = arp.build(arp.REPLY, mac, other, socket.inet_aton(victim.address), victim.mac)
+    return ethernet.build(victim.mac, mac, ethernet.ETHERTYPE_ARP, packet)
+
+
+def _router(mac: bytes, victim: Party) -> bytes:
+    """Return a router advertisement, with a lifetime of 0: it harms nobody where it arrives."""
+    source = ipv6.link_local(mac)
+    message = bytes((icmpv6.ROUTER_ADVERTISEMENT,)) + bytes(15)
+    value = checksum.transport(source, ipv6.ALL_NODES, protocols.ICMPV6, message)
+    message = message[:2] + value.to_bytes(2, "big") + message[4:]
+    packet = ipv6.build(source, ipv6.ALL_NODES, protocols.ICMPV6, message, hop_limit=255)
+    return ethernet.build(victim.mac, mac, ethernet.ETHERTYPE_IPV6, packet)
 
 
 def _frame(source_mac: bytes, attacker: Party, victim: Party, payload: bytes) -> bytes:
@@ -121,7 +142,11 @@ def check_grpc(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
 
     def send() -> int:
         with Client(node) as client, client.open("forger", WRITE) as port:
-            written = port.write_vector(frames_from(port.mac, attacker, victim, nonce))
+            # An address of its own, for its honest frames.
+            address = f"{attacker.address.rpartition('.')[0]}.9"
+            port.claim(address)
+            party = Party(attacker.name, port.mac, address)
+            written = port.write_vector(frames_from(port.mac, party, victim, nonce))
         return sum(written.drops.get(reason, 0) for reason in GUARD_REASONS)
 
     with stage.socket_in(victim.name, packet_socket) as ear:

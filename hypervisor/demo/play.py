@@ -69,10 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
         "--guard",
-        choices=("mac", "off"),
-        default="mac",
-        help="what the server checks of frames that stacks send; with off, forged frames arrive "
-        "and the demo fails (mac)",
+        choices=("full", "mac", "off"),
+        default="full",
+        help="what the server checks of frames that stacks send; with mac, forged ARP and router "
+        "advertisements arrive and the demo fails, with off all that is forged does (full)",
     )
     return parser
 

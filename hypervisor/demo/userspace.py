@@ -152,6 +152,7 @@ def _write(node: str, name: str, target: str, target_mac: bytes, data: bytes) ->
     source = socket.inet_aton(address_of(name, 4))
     destination = socket.inet_aton(address_of(target, 4))
     with Client(node) as client, client.open(device(name), READ | WRITE) as port:
+        port.claim(address_of(name, 4))
         frames = []
         for start in range(0, len(data), DATA_BYTES):
             part = data[start : start + DATA_BYTES]
@@ -178,6 +179,7 @@ def check_forgery(stage: Stage, attacker: str, victim: str) -> list[Check]:
         drops: Counter[str] = Counter()
         with Client(node) as client, client.open(device(attacker), WRITE) as port:
             party = forgery.Party(attacker, port.mac, address_of(attacker, 4))
+            port.claim(party.address)
             for frame in forgery.frames_from(port.mac, party, victim_party, nonce):
                 drops.update(port.write(frame).drops)
         return sum(drops[reason] for reason in forgery.GUARD_REASONS)
