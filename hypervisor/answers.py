@@ -52,19 +52,21 @@ class Answers:
             nosy = (
                 free
                 or policy.promisc
-                or self._rooms.forwarder.grants_promiscuous
+                or self._rooms.wiring.untagged.grants_promiscuous
                 or handle.task.operator
             )
             device.flags = status.new_flags(device, request.words, nosy)
-            nic.port.promiscuous = bool(device.flags & IFF_PROMISC)
+            for port in nic.ports.values():
+                port.promiscuous = bool(device.flags & IFF_PROMISC)
             nic.refresh()
         elif request.flavor == status.NET_ADDRESS:
             address = status.new_address(request.words, free or policy.set_address)
             self._rooms.devices.set_mac(device, address)
-            nic.port.mac = address
+            for port in nic.ports.values():
+                port.mac = address
         else:
             raise InvalidOperation(f"status flavor {request.flavor:#x} cannot be set")
-        self._rooms.forwarder.changed(nic.port)
+        self._rooms.wiring.changed(nic)
         self._rooms.refresh_guard(nic)
         if (flags, mac) != (device.flags, device.mac):
             self._rooms.state_changed(nic)
@@ -111,7 +113,7 @@ class Answers:
             options.subnets,
             (len(self._rooms.devices), self._rooms.devices.opens, len(self._rooms.tasks)),
             self._rooms.engine,
-            (len(self._rooms.forwarder.entries(now)), self._rooms.forwarder.capacity),
+            (len(list(self._rooms.wiring.entries(now))), self._rooms.wiring.capacity),
         )
 
     def _list_devices(self, request: requests.ListDevices, now: float) -> list[DeviceInfo]:
@@ -126,7 +128,7 @@ class Answers:
         ]
 
     def _list_fdb(self, request: requests.ListFdb, now: float) -> list[FdbInfo]:
-        return snapshot.fdb_info(self._rooms.forwarder, now, _visible_to(request.caller))
+        return snapshot.fdb_info(self._rooms.wiring.entries(now), _visible_to(request.caller))
 
 
 class _OnPort(Protocol):

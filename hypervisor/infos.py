@@ -94,12 +94,13 @@ class LinkInfo:
 
 @dataclass(frozen=True, slots=True)
 class FdbInfo:
-    """One forwarding entry; ``age_s`` is None for a static one."""
+    """One forwarding entry; ``age_s`` is None for a static one, ``vlan`` 0 for none."""
 
     mac: bytes
     owner: str
     device: str
     age_s: float | None
+    vlan: int = 0
 
 
 @dataclass(frozen=True, slots=True)

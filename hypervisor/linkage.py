@@ -149,7 +149,7 @@ class Linkage(Rooms):
         record.mtu = record.accepts = 0
         self.forget_flows()
         handle.nic.refresh()
-        self.forwarder.forget(handle.nic.port)
+        self.wiring.forget(handle.nic)
         self.engine.unplug(handle.open, LINK_GONE, now)
         self.closed_links.append(handle)
         self.event(EventKind.LINK_DOWN, handle.nic.device, why)
@@ -230,20 +230,21 @@ class Linkage(Rooms):
         with offload headers. It is then in :meth:`flows_of`. None: call :meth:`ingress`.
         """
         sender, nic = handle.open, handle.nic
-        port = self._table.get(addresses[:6])
+        port = nic.table.get(addresses[:6])
         if (
             addresses[6:] != nic.guard.source
             or not sender.vnet_header
             or not nic.device.up
             or port is None
             or port is nic.port
+            or (nic.gate is not None and not nic.guard.full)  # who would see a tag?
             or len(port.receivers) != 1
             or not port.receivers[0].vnet_header
             or port.taps
             or sender.tap is not None
         ):
             return None
-        guard, addressed = nic.guard, self.screens.addressed
+        guard, addressed = nic.guard, self.screens.addressed_in(nic.port.vlan)
         receiver = addressed.get(addresses[:6])
         if receiver is not None and not guard.full:
             return None  # what it may be sent has to be looked into

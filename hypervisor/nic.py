@@ -13,8 +13,8 @@ from hypervisor.engine.taps import Tap
 from hypervisor.errors import D_READ
 from hypervisor.filters import FilterTable
 from hypervisor.filters.table import Inspect
-from hypervisor.forwarding import Port
-from hypervisor.guard import Discard, Guard, StormGate, TokenBucket
+from hypervisor.forwarding import Forwarder, Port
+from hypervisor.guard import Discard, Guard, StormGate, TokenBucket, VlanGate
 from hypervisor.infos import LinkState
 from hypervisor.mach.devices import Device
 from hypervisor.mach.net_rcv_msg import net_message
@@ -107,22 +107,44 @@ class Nic:
         "device",
         "filtered_frames",
         "filters",
+        "forwarder",
+        "forwarders",
+        "gate",
         "guard",
         "handles",
+        "mirrors_in",
+        "mirrors_out",
         "port",
+        "ports",
         "retired",
         "rx_drops",
         "storm",
+        "table",
         "trunk",
         "tx_drops",
     )
 
-    def __init__(self, device: Device, port: Port, guard: Guard, trunk: bool) -> None:
+    #: Set when it is plugged in (:mod:`hypervisor.wiring`): the forwarder of each of its VLANs, the
+    #: one of ``port``, and the destinations that one look-up finds for frames from it.
+    forwarders: dict[int, Forwarder]
+    forwarder: Forwarder
+    table: dict[bytes, Port]
+
+    def __init__(self, device: Device, ports: dict[int, Port], guard: Guard) -> None:
+        policy = device.policy
         self.device = device
-        self.port = port
+        #: Its port in each of its VLANs, and the only one or the first of them.
+        self.ports = ports
+        self.port = next(iter(ports.values()))
         self.guard = guard
-        self.trunk = trunk
-        self.storm = StormGate() if port.uplink else None
+        #: Judges the tags of its frames; None in the network's untagged part.
+        self.gate = VlanGate(policy.vlan, policy.vlans) if policy.vlan or policy.vlans else None
+        #: Whether its frames may be longer by their VLAN tags.
+        self.trunk = policy.trunk or device.uplink or bool(policy.vlans)
+        #: The devices that are shown what it sends, and what it is given.
+        self.mirrors_in: tuple[Nic, ...] = ()
+        self.mirrors_out: tuple[Nic, ...] = ()
+        self.storm = StormGate() if device.uplink else None
         #: Its share of group frames, None without limit.
         self.broadcasts: TokenBucket | None = None
         self.handles: dict[Handle, None] = {}
@@ -140,11 +162,11 @@ class Nic:
         """Tell the forwarder who receives, after an open came or went or UP changed."""
         for handle in self.handles:
             handle.open.tap = self._outgoing
-        if not self.device.up:
-            self.port.set_receivers(())
-            return
-        receivers = [handle.open for handle in self.handles if handle.takes_frames]
-        self.port.set_receivers(receivers, self._incoming)
+        receivers: list[Open] = []
+        if self.device.up:
+            receivers = [handle.open for handle in self.handles if handle.takes_frames]
+        for port in self.ports.values():
+            port.set_receivers(receivers, self._incoming if self.device.up else None)
 
     def filters_changed(self) -> None:
         """Put the filters where frames pass, after one came or went."""

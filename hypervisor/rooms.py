@@ -16,7 +16,7 @@ from hypervisor.engine.opens import Choice, Open
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import DeviceError
 from hypervisor.flows import FlowTable
-from hypervisor.forwarding import Forwarder, Hub, Port, Switch
+from hypervisor.forwarding import Hub, Switch
 from hypervisor.guard import Preset
 from hypervisor.infos import DeviceState, Notification
 from hypervisor.mach import mac
@@ -30,6 +30,8 @@ from hypervisor.nic import DiscardLog, Handle, Nic
 from hypervisor.requests import Event, EventKind, Role
 from hypervisor.screens import Screens
 from hypervisor.wire.offload import finish
+from hypervisor.wire.vlan import TAGGED_HEAD_BYTES, untag, vid_of
+from hypervisor.wiring import Wiring, make_ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,7 @@ class Rooms:
         self.options = options
         self.name = options.name
         self.mtu = options.mtu
-        self.forwarder: Forwarder = Hub() if options.mode == "hub" else Switch()
-        self._table = self.forwarder.table
+        self.wiring = Wiring(Hub if options.mode == "hub" else Switch)
         self.engine = Engine(options.limits, self._classify, finish)
         self.events: list[Event] = []
         self.tasks: TaskTable[Handle] = TaskTable(
@@ -80,7 +81,7 @@ class Rooms:
         self.closed_links: list[Handle] = []
         self.discards = DiscardLog(self.name, self.events)
         self.screens = Screens(
-            options.guard, options.subnets, self.addresses, self.discards, self.forwarder
+            options.guard, options.subnets, self.addresses, self.discards, self.wiring.untagged
         )
 
     def _candidates(self, owner: str, name: str) -> Iterator[bytes]:
@@ -94,19 +95,32 @@ class Rooms:
         """Guard, then forwarder. One comparison and one look-up for what is common."""
         nic: Nic = sender.device
         if head[6:] == nic.guard.source:
-            port = self._table.get(head[:6])
+            port = nic.table.get(head[:6])
             if port is not None and port is not nic.port:
                 return port.choice
-            return self.forwarder.forward(nic.port, head[:6], now)
-        reason = nic.guard.check_source(head[6:])
-        if reason is None and not self.forwarder.learn(nic.port, head[6:], now):
-            reason = OWN_OUTSIDE if nic.port.uplink else SOURCE_MAC
+            choice = nic.forwarder.forward(nic.port, head[:6], now)
+        else:
+            choice = self._classify_slowly(nic, head, frame, header_bytes, now)
+        return self.wiring.mirrored(nic, choice) if self.wiring.mirrors else choice
+
+    def _classify_slowly(
+        self, nic: Nic, head: bytes, frame: bytes, header_bytes: int, now: float
+    ) -> Choice:
+        """The same for a source that is not the device's own, or has a tag in front of it all."""
+        source, port, forwarder = head[6:12], nic.port, nic.forwarder
+        if port.tagged:
+            vid = vid_of(head)
+            port, forwarder = nic.ports[vid], nic.forwarders[vid]
+        reason = nic.guard.check_source(source)
+        if reason is None and not forwarder.learn(port, source, now):
+            reason = OWN_OUTSIDE if port.uplink else SOURCE_MAC
         if reason is not None:
             self.discards.note(nic.device, reason, 1, now, frame, header_bytes)
             return Choice(discard=reason)
-        if nic.port.uplink:
-            self.neighbours.look(frame, header_bytes, nic.device.name, now)
-        return self.forwarder.forward(nic.port, head[:6], now)
+        if port.uplink:
+            bare = untag(frame, header_bytes) if port.tagged else frame
+            self.neighbours.look(bare, header_bytes, nic.device.name, now)
+        return forwarder.forward(port, head[:6], now)
 
     def admit(
         self, task: Task[Handle], name: str, mode: int, role: Role, exclusive: bool
@@ -118,6 +132,8 @@ class Rooms:
         device = self.devices.open(task.owner, name, exclusive, role)
         nic = self.nics.get(device) or self._make_nic(device)
         each = self.engine.open(device.name, nic, device.owner, task.budget)
+        if nic.port.tagged:
+            each.head_bytes = TAGGED_HEAD_BYTES
         handle = Handle(each, nic, task, mode, role)
         handle.port = self.tasks.insert(task, mode, handle).port
         nic.handles[handle] = None
@@ -127,10 +143,9 @@ class Rooms:
 
     def _make_nic(self, device: Device) -> Nic:
         guard = self.screens.make_guard(device)
-        port = Port(device, device.mac, learns=guard.lenient, uplink=device.uplink)
-        nic = Nic(device, port, guard, device.policy.trunk or device.uplink)
+        nic = Nic(device, make_ports(device, learns=guard.lenient), guard)
         self.nics[device] = nic
-        self.forwarder.add(port)
+        self.wiring.plug(nic)
         self.refresh_guard(nic)
         self.event(EventKind.DEVICE_OPENED, device, device.mac.hex(":"))
         return nic
@@ -162,7 +177,7 @@ class Rooms:
             for port in nic.filters.ports():
                 self.receive_ports.drop_send(port, nic)
             self.screens.forget(nic)
-            self.forwarder.remove(nic.port)
+            self.wiring.unplug(nic)
             if nic.port.uplink:
                 self.neighbours.forget(nic.device.name)
             self.discards.forget(nic.device)

@@ -12,11 +12,12 @@ from typing import Final
 
 from hypervisor.engine.drops import BROADCAST_RATE, Tally
 from hypervisor.forwarding import Forwarder
-from hypervisor.guard import Discard, Guard, GuardPolicy, Prefix, Preset, TokenBucket
+from hypervisor.guard import Discard, Guard, GuardPolicy, Prefix, Preset, TokenBucket, VlanGate
 from hypervisor.mach.claims import AddressTable, Subnet
 from hypervisor.mach.devices import Device
 from hypervisor.nic import DiscardLog, Nic
 from hypervisor.wire import ipv6
+from hypervisor.wire.vlan import vid_of
 
 #: Group frames that a device may send: a second on average, and at once after a silence.
 BROADCASTS_PER_S: Final = 2_000
@@ -43,8 +44,12 @@ class Screens:
         self._addresses = addresses
         self._discards = discards
         self._forwarder = forwarder
-        #: Guards of devices that are sent only what is for their addresses, by MAC.
-        self.addressed: dict[bytes, Guard] = {}
+        #: Guards of devices that are sent only what is for their addresses, by VLAN and MAC.
+        self._addressed: dict[int, dict[bytes, Guard]] = {}
+
+    def addressed_in(self, vlan: int) -> dict[bytes, Guard]:
+        """Return the guards of devices in a VLAN that are sent only what is for them, by MAC."""
+        return self._addressed.setdefault(vlan, {})
 
     def make_guard(self, device: Device) -> Guard:
         """Return the guard of a device as it is and for what it has now."""
@@ -57,7 +62,7 @@ class Screens:
             mac=device.mac,
             preset=policy.guard or self._preset,
             trunk=policy.trunk,
-            extra_macs=frozenset(policy.extra_macs),
+            extra_macs=frozenset((*policy.extra_macs, *policy.static_macs)),
             ipv4=frozenset(each.packed for each in addresses if each.version == 4),
             ipv6=frozenset(each.packed for each in addresses if each.version == 6),
             implied=frozenset(ipv6.eui64(prefix, device.mac) for prefix in self._prefixes),
@@ -77,7 +82,8 @@ class Screens:
         # A hub sends everything to all, and a promiscuous device wants everything.
         everything = self._forwarder.grants_promiscuous or nic.port.promiscuous
         if nic.guard.policy.addressed and not everything:
-            self.addressed[nic.device.mac] = nic.guard
+            for vlan in nic.ports:
+                self.addressed_in(vlan)[nic.device.mac] = nic.guard
         if not nic.guard.full:
             nic.broadcasts = None
         elif nic.broadcasts is None:
@@ -86,8 +92,10 @@ class Screens:
     def forget(self, nic: Nic) -> None:
         """Let a device be sent anything: it is gone, or judged anew."""
         mac = nic.guard.source
-        if self.addressed.get(mac) is nic.guard:
-            del self.addressed[mac]
+        for vlan in nic.ports:
+            addressed = self.addressed_in(vlan)
+            if addressed.get(mac) is nic.guard:
+                del addressed[mac]
 
     def screen(
         self,
@@ -103,9 +111,13 @@ class Screens:
         along. Returns frames, needs, and how many were discarded by reason. What was is reported.
         """
         discards = Tally()
-        if not nic.guard.full and not self.addressed:
-            return frames, needs, discards
-        found = dict(nic.guard.screen(frames, header_bytes, self.addressed))
+        if nic.gate is not None:
+            found = self._screen_vlans(nic, nic.gate, frames, header_bytes)
+        else:
+            addressed = self.addressed_in(0)
+            if not nic.guard.full and not addressed:
+                return frames, needs, discards
+            found = dict(nic.guard.screen(frames, header_bytes, addressed))
         self._limit_groups(nic, frames, header_bytes, found, now)
         if not found:
             return frames, needs, discards
@@ -119,6 +131,22 @@ class Screens:
             None if needs is None else [needs[index] for index in kept],
             discards,
         )
+
+    def _screen_vlans(
+        self, nic: Nic, gate: VlanGate, frames: Sequence[bytes], header_bytes: int
+    ) -> dict[int, Discard]:
+        """Judge tags first, and what is behind the allowed ones as if they were not there."""
+        found = gate.screen(frames, header_bytes)
+        by_vlan: dict[int, list[int]] = {}
+        for index, frame in enumerate(frames):
+            if index not in found:
+                vlan = gate.access or vid_of(frame[header_bytes : header_bytes + 16])
+                by_vlan.setdefault(vlan, []).append(index)
+        for vlan, places in by_vlan.items():
+            bare = [gate.bare(frames[index], header_bytes) for index in places]
+            for place, verdict in nic.guard.screen(bare, header_bytes, self.addressed_in(vlan)):
+                found[places[place]] = verdict
+        return found
 
     def _limit_groups(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from hypervisor.engine.drops import Tally
 from hypervisor.engine.engine import Engine
-from hypervisor.forwarding import Forwarder
+from hypervisor.forwarding.base import Entry
 from hypervisor.infos import DeviceInfo, FdbInfo, LinkInfo, NetworkInfo
 from hypervisor.nic import LinkRecord, Nic
 from hypervisor.wire.virtio_net import Offload
@@ -99,10 +99,10 @@ def network_info(
     )
 
 
-def fdb_info(forwarder: Forwarder, now: float, visible: Callable[[str], bool]) -> list[FdbInfo]:
+def fdb_info(entries: Iterable[Entry], visible: Callable[[str], bool]) -> list[FdbInfo]:
     """Return the forwarding entries whose owner is ``visible``."""
     return [
-        FdbInfo(entry.mac, entry.port.device.owner, entry.port.device.name, entry.age_s)
-        for entry in forwarder.entries(now)
-        if visible(entry.port.device.owner)
+        FdbInfo(each.mac, device.owner, device.name, each.age_s, each.port.vlan)
+        for each in entries
+        if visible((device := each.port.device).owner)
     ]

@@ -36,10 +36,13 @@ GSO_BAD = "gso_bad"  #: the offload header asks for an impossible segmentation
 
 #: Frames that were sent, having passed the guard, when it was found that nobody is there.
 UNADDRESSED: Final = frozenset({NO_RECEIVER, HAIRPIN, RESERVED_GROUP, BETWEEN_UPLINKS})
+VLAN_UNTAGGED = "vlan_untagged"  #: without a VLAN tag, from a port whose frames all have one
+VLAN_FOREIGN = "vlan_foreign"  #: tagged for a VLAN that the port is not in, 0 and 4095 included
+VLAN_STACKED = "vlan_stacked"  #: a second VLAN tag behind an allowed one
 # --- frames: the full guard ---
 MALFORMED = "malformed"  #: a header is cut off, or contradicts itself or the frame
 ETHERTYPE = "ethertype"  #: not IPv4, ARP or IPv6, and not opened by policy
-VLAN_TAG = "vlan_tag"  #: a VLAN tag of any kind (802.1Q, 802.1ad) from a device that is no trunk
+VLAN_TAG = "vlan_tag"  #: a VLAN tag of any kind (802.1Q, 802.1ad) where none may be
 LENGTH_ENCODED = "length_encoded"  #: 802.3 with LLC, SNAP, STP or CDP in it; 0x8870 likewise
 SOURCE_IPV4 = "source_ipv4"  #: the IPv4 source is not the sender's
 SOURCE_IPV6 = "source_ipv6"  #: the IPv6 source is not the sender's

@@ -22,7 +22,7 @@ from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 
 #: Nothing was discarded.
 NOTHING: Mapping[str, int] = {}
-#: (sender, first 12 bytes, a frame with these, bytes of offload header, now) -> who gets it.
+#: (sender, first bytes, a frame with these, bytes of offload header, now) -> who gets it.
 Classifier = Callable[[Open, bytes, bytes, int, float], Choice]
 
 
@@ -255,9 +255,9 @@ class Engine(Sending):
         start, end = vector.next, len(frames)
         if self._vectors:
             end = self._quantum_end(frames, start)
-        after = header_bytes + 12
+        after = header_bytes + sender.head_bytes
         while start < end:
-            # A run: consecutive frames with the same addresses share verdict and receivers.
+            # A run: consecutive frames of the same addresses and tag share verdict and receivers.
             first = frames[start]
             head = first[header_bytes:after]
             stop = start + 1

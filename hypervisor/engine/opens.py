@@ -124,6 +124,8 @@ class Open:
         self.direct = False
         self.vnet_header = False
         self.accepts = 0
+        #: Bytes of a frame's beginning by which it is classified: 12, or 16 with its VLAN tag.
+        self.head_bytes = 12
         # Only who drains may make senders wait: a link, or an open that has read.
         self.may_hold = False
         #: Sees what this open sends.
@@ -161,6 +163,7 @@ class Open:
         "express_bytes",
         "express_frames",
         "handed",
+        "head_bytes",
         "held_bytes",
         "held_frames",
         "is_link",
@@ -207,10 +210,24 @@ class Choice:
 
     ``holding`` receivers were addressed and may hold the sender; ``flooded`` ones get a copy
     only if they have room at once; ``taps`` look at it. All empty means the frame went nowhere,
-    for the reason that ``discard`` names.
+    for the reason that ``discard`` names. ``wide`` says who else gets it.
     """
 
     holding: Sequence[Open] = ()
     flooded: Sequence[Open] = ()
     discard: str | None = None
     taps: Sequence[Tap] = ()
+    wide: Wide | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wide:
+    """Who gets a frame beside those that a :class:`Choice` names, which is seldom anybody.
+
+    ``other`` get it in another form: with a tag of VLAN ``vid`` put in, or without its tag if that
+    is 0. ``mirrors`` are given it as it was sent; the sender is told nothing of them.
+    """
+
+    other: Choice | None = None
+    vid: int = 0
+    mirrors: Sequence[Open] = ()

@@ -11,6 +11,7 @@ from hypervisor.engine.quotas import Limits
 from hypervisor.engine.taps import Finisher, Taps
 from hypervisor.frames import Frame
 from hypervisor.requests import Completion
+from hypervisor.wire import vlan
 
 
 class Sending(Holding):
@@ -41,6 +42,9 @@ class Sending(Holding):
         self.bytes_switched += size_bytes - header_bytes * count
         sender.sent_frames += count
         sender.sent_bytes += size_bytes - header_bytes * count
+        if choice.wide is not None:
+            self._dispatch_widely(sender, request, run, header_bytes, needs, choice, now)
+            return
         if (choice.taps or sender.tap is not None) and self._show(
             sender, request, run, header_bytes, needs, choice
         ):
@@ -48,6 +52,19 @@ class Sending(Holding):
         if choice.discard is not None:
             self._discard(sender, request, choice.discard, count)
             return
+        self._send(sender, request, run, header_bytes, needs, choice, now)
+
+    def _send(
+        self,
+        sender: Open,
+        request: WriteRequest,
+        run: Sequence[bytes],
+        header_bytes: int,
+        needs: Sequence[int] | None,
+        choice: Choice,
+        now: float,
+    ) -> None:
+        """Give a run to the receivers of a choice, whole if that is right for them."""
         if len(choice.holding) == 1 and not choice.flooded:
             receiver = choice.holding[0]
             if header_bytes == 0 or all(
@@ -58,6 +75,46 @@ class Sending(Holding):
         for index, data in enumerate(run):
             need = 0 if needs is None else needs[index]
             self._send_one(sender, request, data, header_bytes, need, choice, now)
+
+    def _dispatch_widely(
+        self,
+        sender: Open,
+        request: WriteRequest,
+        run: Sequence[bytes],
+        header_bytes: int,
+        needs: Sequence[int] | None,
+        choice: Choice,
+        now: float,
+    ) -> None:
+        """Give a run to those chosen, to those who get it with another tag, and to mirrors."""
+        wide = choice.wide
+        assert wide is not None
+        forms = [(run, choice)]
+        if wide.other is not None:
+            if wide.vid:
+                turned = [vlan.tag(frame, header_bytes, wide.vid) for frame in run]
+            else:
+                turned = [vlan.untag(frame, header_bytes) for frame in run]
+            forms.append((turned, wide.other))
+        if choice.discard is None or choice.discard in UNADDRESSED:
+            taken: set[int] = set()
+            for form, each in forms:
+                looks = sender.tap if each is choice else None
+                if looks is not None or each.taps:
+                    taken |= self._taps.show(looks, each.taps, form, header_bytes, needs)
+            received = any(each.holding or each.flooded for _, each in forms)
+            if choice.discard is None and not received and len(taken) < len(run):
+                self._discard(sender, request, UNWANTED, len(run) - len(taken))
+        if choice.discard is not None:
+            self._discard(sender, request, choice.discard, len(run))
+        if wide.mirrors:
+            for index, data in enumerate(run):
+                need = 0 if needs is None else needs[index]
+                self._send_one(sender, request, data, header_bytes, need, choice, now)
+        else:
+            self._send(sender, request, run, header_bytes, needs, choice, now)
+        if wide.other is not None:
+            self._send(sender, request, forms[1][0], header_bytes, needs, wide.other, now)
 
     def _show(
         self,
@@ -74,8 +131,8 @@ class Sending(Holding):
         taken = self._taps.show(sender.tap, choice.taps, run, header_bytes, needs)
         if not choice.taps or choice.holding or choice.flooded:
             return False
-        if taken < len(run):
-            self._discard(sender, request, UNWANTED, len(run) - taken)
+        if len(taken) < len(run):
+            self._discard(sender, request, UNWANTED, len(run) - len(taken))
         return True
 
     def _discard(self, sender: Open, request: WriteRequest, reason: str, count: int) -> None:
@@ -178,7 +235,11 @@ class Sending(Holding):
         tx = TxFrame(request)
         unchanged = _Variant([data], header_bytes, needs)
         plain: _Variant | None = None
-        for receivers, may_wait in ((choice.holding, True), (choice.flooded, False)):
+        ways = [(choice.holding, True, tx), (choice.flooded, False, tx)]
+        if choice.wide is not None:
+            # What a mirror loses is no loss of this request.
+            ways.append((choice.wide.mirrors, False, TxFrame(WriteRequest(None, 0, nowait=True))))
+        for receivers, may_wait, tx in ways:
             for receiver in receivers:
                 if receiver.takes_unchanged(header_bytes, needs):
                     variant = unchanged

@@ -33,18 +33,18 @@ class Taps:
         run: Sequence[bytes],
         header_bytes: int,
         needs: Sequence[int] | None,
-    ) -> int:
+    ) -> set[int]:
         """Show a run to the sender's tap and to the receivers'.
 
-        Frames with an offload header are shown as the plain frames they stand for. Returns how
-        many frames of the run a receiver's tap took, wholly or in part.
+        Frames with an offload header are shown as the plain frames they stand for. Returns the
+        places of the frames in the run that a receiver's tap took, wholly or in part.
         """
         plain: Sequence[bytes] = run
         origins: Sequence[int] = range(len(run))
         if header_bytes:
             plain, origins = self._plain(run, needs)
         stored: dict[int, Frame] = {}
-        taken = set()
+        taken: set[int] = set()
         if outgoing is not None:
             for index, box, make in outgoing(plain):
                 self._post(plain, index, stored, box, make)
@@ -52,7 +52,7 @@ class Taps:
             for index, box, make in tap(plain):
                 taken.add(origins[index])
                 self._post(plain, index, stored, box, make)
-        return len(taken)
+        return taken
 
     def _plain(
         self, run: Sequence[bytes], needs: Sequence[int] | None

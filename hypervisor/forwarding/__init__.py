@@ -12,15 +12,19 @@ Theory of operation
             promiscuous devices only
     fdb     the bounded table of learned addresses
 
+Each VLAN is a forwarder of its own, with a table of its own; a port that carries several has a
+:class:`Port` in each. Frames that have to change their form between two ports are said to
+(:class:`~hypervisor.engine.opens.Wide`).
+
 Nothing is ever sent back to where it came from, and 01-80-C2-00-00-00..0F goes nowhere
 (IEEE 802.1Q 8.6.3).
 """
 
 from __future__ import annotations
 
-from hypervisor.forwarding.base import Forwarder, Port
+from hypervisor.forwarding.base import Forwarder, Learning, Port
 from hypervisor.forwarding.fdb import Fdb
 from hypervisor.forwarding.hub import Hub
 from hypervisor.forwarding.switch import Switch
 
-__all__ = ["Fdb", "Forwarder", "Hub", "Port", "Switch"]
+__all__ = ["Fdb", "Forwarder", "Hub", "Learning", "Port", "Switch"]

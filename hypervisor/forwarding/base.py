@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from hypervisor.engine.drops import BETWEEN_UPLINKS, HAIRPIN, NO_RECEIVER, RESERVED_GROUP
-from hypervisor.engine.opens import Choice, Open
+from hypervisor.engine.opens import Choice, Open, Wide
 from hypervisor.engine.taps import Tap
 
+NOBODY: Final = Choice()
 NOWHERE: Final = Choice(discard=NO_RECEIVER)
 BACK: Final = Choice(discard=HAIRPIN)
 RESERVED: Final = Choice(discard=RESERVED_GROUP)
@@ -25,29 +26,64 @@ def is_reserved(destination: bytes) -> bool:
     return destination in _RESERVED_GROUPS
 
 
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What policy says of the addresses behind a port.
+
+    At most ``limit`` are learned there (0: the table's own limit). ``sticky`` ones move to no other
+    port until they have aged out. The ``static`` ones are there for good, seen or not.
+    """
+
+    limit: int = 0
+    sticky: bool = False
+    static: tuple[bytes, ...] = ()
+
+
+PLAIN: Final = Learning()
+
+
 class Port:
-    """Where one device or uplink meets the network.
+    """Where one device or uplink meets the network, or one VLAN of it.
 
     ``learns`` is true for trunks and uplinks, behind which there are addresses to learn; an
     ``uplink`` has no address of its own in the network, and nothing passes between two of them.
     ``receivers`` are the opens that get each frame for this port, and ``taps`` look at it; both
-    are empty while it is down.
+    are empty while it is down. Frames of a ``tagged`` port have a tag of its ``vlan``.
     """
 
     __slots__ = (
         "choice",
         "device",
         "learned",
+        "learning",
         "learns",
         "mac",
+        "mirrored",
         "promiscuous",
         "receivers",
+        "tagged",
         "taps",
         "uplink",
+        "vlan",
     )
 
-    def __init__(self, device: Any, mac: bytes, learns: bool, uplink: bool = False) -> None:
+    def __init__(
+        self,
+        device: Any,
+        mac: bytes,
+        learns: bool,
+        uplink: bool = False,
+        *,
+        vlan: int = 0,
+        tagged: bool = False,
+        learning: Learning = PLAIN,
+    ) -> None:
         self.device = device
+        self.vlan = vlan
+        self.tagged = tagged
+        self.learning = learning
+        #: Whether somebody gets copies of what this port is given.
+        self.mirrored = False
         self.mac = mac
         self.learns = learns
         self.uplink = uplink
@@ -58,14 +94,56 @@ class Port:
         #: How many addresses have been learned behind this port.
         self.learned = 0
 
+    @property
+    def is_short(self) -> bool:
+        """Whether :attr:`choice` is right for whoever sends to this port alone, without a tag."""
+        return not self.tagged and not self.mirrored
+
     def set_receivers(self, receivers: Iterable[Open], tap: Tap | None = None) -> None:
         """Set who gets the frames for this port, and what looks at them."""
         self.receivers = tuple(receivers)
         self.taps = () if tap is None else (tap,)
-        self.choice = choose(self.receivers, (), self.taps)
+        self.choice = _plain_choice(self.receivers, (), self.taps)
 
 
-def choose(holding: Sequence[Open], flooded: Sequence[Open], taps: Sequence[Tap]) -> Choice:
+def choose(ingress: Port, addressed: Port | None, others: Iterable[Port]) -> Choice:
+    """Choose the receivers of ``addressed``, which may hold, and those of ``others``, which not.
+
+    Nothing goes back to the ingress, and what came by an uplink leaves by no other. Those whose
+    frames have a tag where the ingress has none, or none where it has one, get it in their form.
+    """
+    over = [port for port in others if port is not ingress and not (port.uplink and ingress.uplink)]
+    tagged = ingress.tagged
+    if not any(port.tagged is not tagged for port in over):
+        if addressed is None:
+            return _flat(None, over)
+        if addressed.tagged is tagged:
+            return _flat(addressed, over)
+    same = [port for port in over if port.tagged is tagged]
+    turned = [port for port in over if port.tagged is not tagged]
+    is_turned = addressed is not None and addressed.tagged is not tagged
+    choice = _flat(None if is_turned else addressed, same)
+    other = _flat(addressed if is_turned else None, turned)
+    if other is NOWHERE:
+        return choice
+    if choice is NOWHERE:
+        choice = NOBODY
+    wide = Wide(other, 0 if tagged else ingress.vlan)
+    return Choice(choice.holding, choice.flooded, taps=choice.taps, wide=wide)
+
+
+def _flat(addressed: Port | None, others: Sequence[Port]) -> Choice:
+    """Make the choice of ports that get a frame as it came."""
+    flooded = [each for port in others for each in port.receivers]
+    taps = [tap for port in others for tap in port.taps]
+    if addressed is None:
+        return _plain_choice((), flooded, taps)
+    if not flooded and not taps:
+        return addressed.choice
+    return _plain_choice(addressed.receivers, flooded, (*addressed.taps, *taps))
+
+
+def _plain_choice(holding: Sequence[Open], flooded: Sequence[Open], taps: Sequence[Tap]) -> Choice:
     """Make the choice of these receivers, or NOWHERE if there are none."""
     if holding or flooded or taps:
         return Choice(holding, flooded, taps=taps)
@@ -110,7 +188,7 @@ class Forwarder(Protocol):
         ...
 
     def learn(self, port: Port, source: bytes, now: float) -> bool:
-        """Learn where ``source`` is. False if it belongs to another device and is refused."""
+        """Learn where ``source`` is. False if it belongs elsewhere for good and is refused."""
         ...
 
     def forward(self, ingress: Port, destination: bytes, now: float) -> Choice:
@@ -120,15 +198,3 @@ class Forwarder(Protocol):
     def entries(self, now: float) -> list[Entry]:
         """Return the forwarding table for people to read."""
         ...
-
-
-def flood(ports: Iterable[Port], ingress: Port) -> Choice:
-    """Choose every receiver of ``ports`` but the ingress; nobody of them holds the sender.
-
-    What came by an uplink leaves by no other.
-    """
-    others = [
-        port for port in ports if port is not ingress and not (port.uplink and ingress.uplink)
-    ]
-    receivers = [each for port in others for each in port.receivers]
-    return choose((), receivers, [tap for port in others for tap in port.taps])

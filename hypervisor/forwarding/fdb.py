@@ -1,4 +1,8 @@
-"""The bounded table of learned addresses: ageing, moves, fair eviction, per-port limits."""
+"""The bounded table of learned addresses: ageing, moves, fair eviction, limits of ports.
+
+Static entries are not here but in the switch: they neither age nor move. A *sticky* port's learned
+ones age as all do, and until then move to no other port.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ class Fdb:
     """Learned addresses, oldest first.
 
     When the table is full, the oldest entry of the port that holds most goes, so that a port
-    that floods addresses evicts its own and nobody else's.
+    that floods addresses evicts its own and nobody else's. So does a port at its own limit.
     """
 
     def __init__(
@@ -56,14 +60,19 @@ class Fdb:
             return None
         return entry.port
 
-    def learn(self, mac: bytes, port: Port, now: float) -> None:
-        """Note that ``mac`` was seen behind ``port``; a known one moves there."""
+    def learn(self, mac: bytes, port: Port, now: float) -> bool:
+        """Note that ``mac`` was seen behind ``port``; a known one moves there.
+
+        False, and nothing else, if it sticks to another port.
+        """
         entry = self._entries.get(mac)
         if entry is not None:
             if entry.port is not port:
+                if entry.port.learning.sticky and now - entry.seen < self.ageing_s:
+                    return False
                 self.moves += 1
             self.forget(mac)
-        if port.learned >= self.limit_per_port:
+        if port.learned >= (port.learning.limit or self.limit_per_port):
             self._evict(port)
         elif len(self._entries) >= self.capacity:
             self._evict(max(self._by_port, key=lambda each: each.learned))
@@ -71,6 +80,7 @@ class Fdb:
         self._entries[mac] = entry
         self._by_port.setdefault(port, {})[mac] = entry
         port.learned += 1
+        return True
 
     def _evict(self, port: Port) -> None:
         self.evicted += 1

@@ -9,7 +9,6 @@ from hypervisor.forwarding.base import (
     Entry,
     Port,
     choose,
-    flood,
     is_reserved,
 )
 
@@ -55,10 +54,8 @@ class Hub:
         addressed = self._by_mac.get(destination)
         if addressed is ingress:
             return BACK
-        if addressed is None:
-            return flood(self._ports, ingress)
-        others = flood((port for port in self._ports if port is not addressed), ingress)
-        return choose(addressed.receivers, others.flooded, (*addressed.taps, *others.taps))
+        others = (port for port in self._ports if port is not addressed)
+        return choose(ingress, addressed, others)
 
     def entries(self, now: float) -> list[Entry]:
         """Return the devices' own addresses: all that a hub knows."""

@@ -10,16 +10,16 @@ from hypervisor.forwarding.base import (
     Entry,
     Port,
     choose,
-    flood,
     is_reserved,
 )
 from hypervisor.forwarding.fdb import Fdb
 
 
 class Switch:
-    """Forwards by static entries (the devices' own addresses) and by learned ones.
+    """Forwards by static entries (the devices' own addresses, and policy's) and by learned ones.
 
-    While a device is promiscuous ``table`` is empty, so that every frame is looked at.
+    ``table`` has the static entries of those ports whose ``choice`` is all there is to say; while
+    a device is promiscuous it is empty, so that every frame is looked at.
     """
 
     mode = "switch"
@@ -30,28 +30,22 @@ class Switch:
         self.capacity = self.fdb.capacity
         self.table: dict[bytes, Port] = {}
         self._static: dict[bytes, Port] = {}
-        #: Every port, with the address that its static entry was made for.
-        self._ports: dict[Port, bytes] = {}
+        #: Every port, with the static entries that were made for it.
+        self._ports: dict[Port, tuple[bytes, ...]] = {}
         self._nosy: dict[Port, None] = {}
         self._unknown_to: dict[Port, None] = {}
 
     def add(self, port: Port) -> None:
         """Connect a port; its own address becomes a static entry and wins over a learned one."""
-        self._ports[port] = port.mac
-        if port.uplink:
-            self._unknown_to[port] = None
-            return
-        self._static[port.mac] = port
+        self._ports[port] = ()
         self.changed(port)
 
     def remove(self, port: Port) -> None:
         """Disconnect a port and forget what was learned behind it."""
-        mac = self._ports.pop(port)
+        self._unpin(port)
+        del self._ports[port]
         self._unknown_to.pop(port, None)
-        if not port.uplink:
-            del self._static[mac]
-            self.table.pop(mac, None)
-            self._set_nosy(port, False)
+        self._set_nosy(port, False)
         self.fdb.forget_port(port)
 
     def forget(self, port: Port) -> None:
@@ -59,26 +53,39 @@ class Switch:
         self.fdb.forget_port(port)
 
     def changed(self, port: Port) -> None:
-        """Take notice of a device's new address or flags; an uplink has neither."""
-        old = self._ports[port]
-        if old != port.mac:
-            del self._static[old]
-            self.table.pop(old, None)
-            self._ports[port] = port.mac
-            self._static[port.mac] = port
-        self.fdb.forget(port.mac)
+        """Take notice of a port's new address or flags."""
+        self._unpin(port)
+        self._pin(port)
         if port.promiscuous or port.learns:
             self._unknown_to[port] = None
         else:
             self._unknown_to.pop(port, None)
         self._set_nosy(port, port.promiscuous)
-        if not self._nosy:
-            self.table[port.mac] = port
+
+    def _pin(self, port: Port) -> None:
+        """Make the static entries of a port: its own address, and those that policy put there.
+
+        A device's own address wins over whatever else is said of it.
+        """
+        own = () if port.uplink else (port.mac,)
+        others = [mac for mac in port.learning.static if mac not in self._static]
+        for mac in (*own, *others):
+            self._static[mac] = port
+            self.fdb.forget(mac)
+            if port.is_short and not self._nosy:
+                self.table[mac] = port
+        self._ports[port] = (*own, *others)
+
+    def _unpin(self, port: Port) -> None:
+        for mac in self._ports[port]:
+            if self._static.get(mac) is port:
+                del self._static[mac]
+                self.table.pop(mac, None)
 
     def _set_nosy(self, port: Port, nosy: bool) -> None:
         """Empty the table when the first port becomes promiscuous; fill it after the last.
 
-        The engine keeps the dict itself, so it is changed in place.
+        Whoever looks things up in it keeps the dict itself, so it is changed in place.
         """
         was = bool(self._nosy)
         if nosy:
@@ -88,33 +95,33 @@ class Switch:
         if self._nosy:
             self.table.clear()
         elif was:
-            self.table.update(self._static)
+            self.table.update((mac, each) for mac, each in self._static.items() if each.is_short)
 
     def learn(self, port: Port, source: bytes, now: float) -> bool:
-        """Learn a unicast source behind a trunk. A device's own address is never learned
-        elsewhere: that is refused.
+        """Learn a unicast source behind a trunk.
+
+        What is a device's own, or pinned to another port, is never learned elsewhere: that is
+        refused.
         """
         owner = self._static.get(source)
         if owner is not None:
             return owner is port
-        self.fdb.learn(source, port, now)
-        return True
+        return self.fdb.learn(source, port, now)
 
     def forward(self, ingress: Port, destination: bytes, now: float) -> Choice:
         """Choose the receivers of a frame."""
         if destination[0] & 1:
-            return RESERVED if is_reserved(destination) else flood(self._ports, ingress)
+            if is_reserved(destination):
+                return RESERVED
+            return choose(ingress, None, self._ports)
         port = self._static.get(destination) or self.fdb.find(destination, now)
         if port is ingress:
             return BACK
-        if port is not None and port.uplink and ingress.uplink:
-            return APART
         if port is None:
-            return flood(self._unknown_to, ingress)
-        others = flood((each for each in self._nosy if each is not port), ingress)
-        if not others.flooded and not others.taps:
-            return port.choice
-        return choose(port.receivers, others.flooded, (*port.taps, *others.taps))
+            return choose(ingress, None, self._unknown_to)
+        if port.uplink and ingress.uplink:
+            return APART
+        return choose(ingress, port, [each for each in self._nosy if each is not port])
 
     def entries(self, now: float) -> list[Entry]:
         """Return static entries, then learned ones."""

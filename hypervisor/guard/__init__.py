@@ -14,7 +14,7 @@ Theory of operation
 The modules, from below: ``policy`` (what a device may do), ``verdict``, ``judge`` with
 ``judge_ipv4`` and ``judge_ipv6`` (the full parser), ``template`` and ``common`` (common frames as
 bits to compare), ``guard`` (all of it for one device), ``rate`` (token buckets), ``storm`` (what
-uplinks bring for everybody), ``ingress`` (lengths and offload headers).
+uplinks bring for everybody), ``vlan`` (tags), ``ingress`` (lengths and offload headers).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from hypervisor.guard.rate import TokenBucket
 from hypervisor.guard.storm import StormGate
 from hypervisor.guard.template import Template, Templates
 from hypervisor.guard.verdict import Discard, Verdict
+from hypervisor.guard.vlan import VlanGate
 
 __all__ = [
     "COMMON_BYTES",
@@ -41,6 +42,7 @@ __all__ = [
     "Templates",
     "TokenBucket",
     "Verdict",
+    "VlanGate",
     "inspect_burst",
     "judge",
     "longest_frame",

@@ -43,6 +43,12 @@ class DevicePolicy:
     (ranges of source addresses), ``extra_macs``, ``ethertypes``, ``dhcp_server``, ``router``,
     ``promisc`` (it may hear others' unicast), ``set_address`` (it may change its MAC), and
     ``trunk``, which is everything.
+
+    It is in one ``vlan`` without tags, in ``vlans`` with tags, or in none. ``mirror`` names those
+    whose frames it gets copies of, as "OWNER/NAME" or "*", and ``mirror_direction`` says of which:
+    those that they send "in" to the network, are given "out" of it, or both. ``learn_limit`` is
+    how many addresses are learned behind it (0: the table's own limit); ``sticky`` ones move to no
+    other port before they age; ``static_macs`` are there for good, and its own to send from.
     """
 
     owner: str
@@ -59,6 +65,13 @@ class DevicePolicy:
     router: bool = False
     promisc: bool = False
     set_address: bool = False
+    vlan: int = 0
+    vlans: tuple[int, ...] = ()
+    mirror: tuple[str, ...] = ()
+    mirror_direction: Literal["in", "out", "both"] = "both"
+    learn_limit: int = 0
+    sticky: bool = False
+    static_macs: tuple[bytes, ...] = ()
 
 
 class Device:
@@ -112,7 +125,10 @@ class DeviceTable:
         self._policies = policies
         self._devices: dict[tuple[str, str], Device] = {}
         self._macs: dict[bytes, Device | None] = {
-            policy.mac: None for policy in policies.values() if policy.mac is not None
+            mac: None
+            for policy in policies.values()
+            for mac in (policy.mac, *policy.static_macs)
+            if mac is not None
         }
         self._owned: dict[str, int] = {}
         self._opens_of: dict[str, int] = {}

@@ -125,10 +125,10 @@ def test_nothing_is_learned_from_a_forged_frame() -> None:
     one, two = a.open("eth0", "uid:1"), a.open("eth0", "uid:2")
     forged = Ether(src="02:00:00:00:00:99", dst=two.mac.hex(":")) / IP(src="10.0.0.7") / UDP()
     assert a.written(one.write(bytes(forged))).drops == {"source_ipv4": 1}
-    assert len(a.network.forwarder.entries(a.now)) == 2
+    assert len(list(a.network.wiring.entries(a.now))) == 2
     claim(one, "10.0.0.7")
     assert a.written(one.write(bytes(forged))).drops == {}
-    assert len(a.network.forwarder.entries(a.now)) == 3
+    assert len(list(a.network.wiring.entries(a.now))) == 3
 
 
 def test_an_extra_mac_that_is_anothers_is_refused() -> None:

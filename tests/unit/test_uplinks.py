@@ -116,7 +116,7 @@ def test_the_made_up_address_of_an_uplink_is_nobodys(world: World) -> None:
     assert outside.take() == [inside.frame(made_up)]
     outside.bring(frame(inside.mac, made_up))
     assert len(inside.take()) == 1
-    entries = world.network.forwarder.entries(world.now)
+    entries = world.network.wiring.entries(world.now)
     assert made_up not in [entry.mac for entry in entries if entry.age_s is None]
 
 
