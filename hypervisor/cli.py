@@ -15,14 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hypervisor import __version__
-from hypervisor.config import ConfigError, FlagValues, kinds, load_config
+from hypervisor import __version__, policy_commands
+from hypervisor.config import ConfigError, FlagValues, load_config
+from hypervisor.console import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from hypervisor.kernel.places import find_node
-
-EXIT_OK = 0
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -60,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_check_config(commands)
-    _add_policy(commands)
+    policy_commands.add(commands, _add)
     _add_lookers(commands)
     _add(commands, "demo", "see two unprivileged network stacks talk, in 20 seconds", "")
     return parser
@@ -164,35 +160,6 @@ def _add_check_config(commands: Any) -> None:
     parser.set_defaults(run=_check_config)
 
 
-_EXPLAIN_EXAMPLES = """\
-  hypervisor policy explain --mac 52:54:00:00:00:01 --address 10.0.0.1 --frame ffffffffffff...
-  hypervisor policy explain --config /etc/machdev.toml --owner alice --device eth0 --pcap seen.pcap
-"""
-
-
-def _add_policy(commands: Any) -> None:
-    """Add `policy explain`."""
-    policies = _add(commands, "policy", "ask what the guard would say", "")
-    parser = _add(
-        policies.add_subparsers(metavar="COMMAND", required=True),
-        "explain",
-        "say of each frame which rule decides, and why",
-        _EXPLAIN_EXAMPLES,
-    )
-    add = parser.add_argument
-    add("--config", type=Path, metavar="FILE.toml", help="the server's configuration")
-    add("--guard", metavar="full|mac|off", help="as of serve")
-    add("--network", default="", metavar="NAME", help="the device's network (if there are several)")
-    add("--owner", default=f"uid:{os.geteuid()}", metavar="USER", help="the device's owner (you)")
-    add("--device", default="eth", metavar="NAME", help="the device's name (eth)")
-    add("--mac", metavar="MAC", help="its MAC address, if no policy gives one")
-    add("--address", action="append", default=[], metavar="IP", help="an address it has claimed")
-    frames = parser.add_mutually_exclusive_group(required=True)
-    frames.add_argument("--frame", metavar="HEX", help="one frame, in hex digits")
-    frames.add_argument("--pcap", type=Path, metavar="FILE", help="frames in pcap or pcapng")
-    parser.set_defaults(run=_explain)
-
-
 def _add_lookers(commands: Any) -> None:
     """Add the commands that look at a running server."""
     lookers: Sequence[tuple[str, str, Command]] = (
@@ -273,51 +240,9 @@ def _check_config(parsed: argparse.Namespace) -> int:
         + (f"guests {guests}; " if guests else "")
         + (f"uplinks {uplinks}; " if uplinks else "")
         + (f"gateways {gateways}; " if gateways else "")
-        + f"{len(config.devices)} devices with a policy"
+        + f"{len(config.policies)} policies"
     )
     return EXIT_OK
-
-
-def _explain(parsed: argparse.Namespace) -> int:
-    """Exit 0 if every frame passes, 1 if one does not or nothing can be said."""
-    from hypervisor.explain import ExplainError, Question, explain, guard_of
-    from hypervisor.kernel.captures import CaptureError, frames
-
-    try:
-        config = load_config(parsed.config, FlagValues(guard=parsed.guard))
-        question = Question(
-            network=parsed.network or config.networks[0].name,
-            owner=str(kinds.OWNER.read(parsed.owner)),
-            device=str(kinds.DEVICE_NAME.read(parsed.device)),
-            mac=None if parsed.mac is None else kinds.MAC.read(parsed.mac),
-            addresses=tuple(parsed.address),
-        )
-        found = (
-            [bytes.fromhex(parsed.frame)] if parsed.pcap is None else frames(_whole(parsed.pcap))
-        )
-        passed = True
-        for passes, line in explain(guard_of(config, question), found):
-            print(line)
-            passed = passed and passes
-    except (ConfigError, kinds.BadValue) as error:
-        print(error, file=sys.stderr)
-        return EXIT_USAGE
-    except CaptureError as error:
-        return _failed(f"{parsed.pcap} cannot be read: {error}")
-    except ExplainError as error:
-        return _failed(str(error))
-    except ValueError:
-        return _failed("--frame takes pairs of hex digits, such as those of `tcpdump -xx`")
-    return EXIT_OK if passed else EXIT_FAILURE
-
-
-def _whole(path: Path) -> bytes:
-    from hypervisor.explain import ExplainError
-
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ExplainError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _looking(parsed: argparse.Namespace, act: Callable[[Any], None]) -> int:

@@ -1,9 +1,14 @@
-"""Text for terminals: aligned tables, sizes and times for people, untrusted words made harmless."""
+"""What commands say: exit statuses; aligned tables, sizes and times for people; harmless text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 

@@ -24,6 +24,7 @@ from hypervisor.errors import (
 from hypervisor.flows import Flow, FlowTable
 from hypervisor.guard import inspect_burst
 from hypervisor.infos import LinkState
+from hypervisor.mach.policy import Identity
 from hypervisor.nic import Handle, LinkRecord
 from hypervisor.requests import Completion, EventKind, Role
 from hypervisor.rooms import NetworkOptions, Rooms
@@ -120,15 +121,16 @@ class Linkage(Rooms):
 
     # --- outlets ------------------------------------------------------------------------------
 
-    def open_outlet(self, owner: str, name: str, kind: str, peer: str) -> Handle:
+    def open_outlet(self, owner: str, name: str, kind: str, peer: str, node: str = "") -> Handle:
         """Open a device of ``owner`` for a link that comes and goes, in a task of its own.
 
         It receives nothing until :meth:`attach`; when the link is gone (:meth:`detach`) it waits
         for another one and keeps port, address and counters. Nobody else can be its stack. The
-        device of :data:`~hypervisor.mach.devices.UPLINK_OWNER` is an uplink. Raises what opening a
-        device raises, and NoMemory at the owner's quota of tasks; then nothing has changed.
+        device of :data:`~hypervisor.mach.devices.UPLINK_OWNER` is an uplink. Policy may go by
+        ``node``, the path that links come by. Raises what opening a device raises, and NoMemory at
+        the owner's quota of tasks; then nothing has changed.
         """
-        task = self.tasks.create(owner, operator=False)
+        task = self.tasks.create(Identity(owner, node=node), operator=False)
         try:
             handle = self.admit(task, name, D_READ | D_WRITE, Role.STACK, exclusive=False)
         except DeviceError:

@@ -36,6 +36,7 @@ from hypervisor.errors import (
 from hypervisor.filter_answers import FilterAnswers
 from hypervisor.guard import longest_frame
 from hypervisor.linkage import Linkage, reads_the_link
+from hypervisor.mach.policy import Identity
 from hypervisor.mach.tickets import LIFETIME_S
 from hypervisor.port_answers import PortAnswers
 from hypervisor.requests import Completion, Event, EventKind, Request, Role
@@ -214,7 +215,8 @@ class Network(Linkage):
     # --- tasks, opens -------------------------------------------------------------------------
 
     def _create_task(self, request: requests.CreateTask, now: float) -> str:
-        return self.tasks.create(request.owner, request.operator).token
+        who = Identity(request.owner, request.groups, request.node)
+        return self.tasks.create(who, request.operator).token
 
     def _end_task(self, request: requests.EndTask, now: float) -> None:
         try:

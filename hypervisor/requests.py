@@ -44,11 +44,16 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CreateTask:
-    """Make a task for ``owner``; the result is its token (str)."""
+    """Make a task for ``owner``, who came by ``node``; the result is its token (str).
+
+    ``groups`` are the numbers of his groups: what he may be allowed goes by them too.
+    """
 
     request_id: RequestId
     owner: str
     operator: bool = False
+    groups: frozenset[int] = frozenset()
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from hypervisor.guard import Preset
 from hypervisor.infos import DeviceState, Notification
 from hypervisor.mach import mac
 from hypervisor.mach.claims import AddressTable, Subnet
-from hypervisor.mach.devices import Device, DevicePolicy, DeviceTable
+from hypervisor.mach.devices import Device, DeviceTable
 from hypervisor.mach.neighbours import NeighbourTable
+from hypervisor.mach.policy import DevicePolicy, PolicyBook, Rule
 from hypervisor.mach.ports import Task, TaskTable
 from hypervisor.mach.receive_ports import ReceivePorts
 from hypervisor.mach.tickets import TicketTable
@@ -39,7 +40,8 @@ class NetworkOptions:
     """What a network is made from.
 
     ``secret`` keys the addresses of devices; ``random_bytes`` gives unguessable names for tasks
-    and ports; ``mtu`` is the IP MTU in bytes.
+    and ports; ``mtu`` is the IP MTU in bytes. ``rules`` are the operator's, and do not touch the
+    devices for which ``policies`` has decided (:mod:`hypervisor.mach.policy`).
     """
 
     random_bytes: Callable[[int], bytes]
@@ -51,6 +53,7 @@ class NetworkOptions:
     guard: Preset = "full"
     mac_scheme: Literal["keyed", "hurd"] = "keyed"
     policies: tuple[DevicePolicy, ...] = ()
+    rules: tuple[Rule, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
 
@@ -69,11 +72,10 @@ class Rooms:
         )
         self.tickets: TicketTable[Handle] = TicketTable(options.random_bytes)
         self.receive_ports = ReceivePorts(self.engine.mail, options.random_bytes)
-        self.devices = DeviceTable(
-            self._candidates, {(each.owner, each.name): each for each in options.policies}
-        )
+        book = PolicyBook(options.policies, options.rules)
+        self.devices = DeviceTable(self._candidates, book)
         self.neighbours = NeighbourTable(options.subnets)
-        self.addresses = AddressTable(options.subnets, options.policies, self.neighbours)
+        self.addresses = AddressTable(options.subnets, book.named(), self.neighbours)
         self.nics: dict[Device, Nic] = {}
         #: Known flows of the opens that have links.
         self.flows: dict[Open, FlowTable] = {}
@@ -129,7 +131,7 @@ class Rooms:
 
         Raises what :meth:`DeviceTable.open` raises; then nothing has changed.
         """
-        device = self.devices.open(task.owner, name, exclusive, role)
+        device = self.devices.open(task.who, name, exclusive, role)
         nic = self.nics.get(device) or self._make_nic(device)
         each = self.engine.open(device.name, nic, device.owner, task.budget)
         if nic.port.tagged:

@@ -161,16 +161,19 @@ class Runtime:
         )
         self._carry_or_close(network, handle, link, 0)
 
-    def open_outlet(self, network: str, owner: str, device: str, kind: str, peer: str) -> Outlet:
+    def open_outlet(
+        self, network: str, owner: str, device: str, kind: str, peer: str, node: str = ""
+    ) -> Outlet:
         """Open a device on behalf of ``owner`` for a link of the server's own.
 
         No client and no gRPC task is needed; the device counts against the owner's quotas. With
         :data:`~hypervisor.mach.devices.UPLINK_OWNER` as owner it is an uplink. ``kind`` and
-        ``peer`` are shown while there is no link. See :mod:`hypervisor.links.outlet`. Raises
-        InvalidArgument for a bad name, AlreadyOpen if the device has a stack, NoMemory at a quota.
+        ``peer`` are shown while there is no link; policy may go by ``node``, the path that links
+        come by. See :mod:`hypervisor.links.outlet`. Raises InvalidArgument for a bad name,
+        AlreadyOpen if the device has a stack, NoMemory at a quota.
         """
         lane = self._lanes[network]
-        handle = lane.network.open_outlet(owner, device, kind, peer)
+        handle = lane.network.open_outlet(owner, device, kind, peer, node)
         outlet = Outlet(
             lane.network,
             handle,

@@ -13,7 +13,8 @@ place, what is wrong, and what to write instead.
 
 The modules, from below: ``problems`` (places and mistakes), ``model`` (the frozen result),
 ``kinds`` (what a value may be), ``tables`` (which keys a table has), ``lines`` (where a key is),
-``flags`` and ``files`` (the two sources), ``guests`` (their sockets), ``build`` (the whole).
+``flags`` and ``files`` (the two sources), ``guests`` (their sockets), ``policies`` (rules for
+devices and owners), ``build`` (the whole).
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from hypervisor.config.build import build_config, load_config
 from hypervisor.config.files import read_file
 from hypervisor.config.flags import FlagValues, read_flags
 from hypervisor.config.model import (
-    DeviceConfig,
     GatewayConfig,
     GuestConfig,
     ListenConfig,
     NetworkConfig,
+    PolicyConfig,
     ServerConfig,
     TranslatorConfig,
     UplinkConfig,
@@ -36,13 +37,13 @@ from hypervisor.kernel.places import default_node, default_state
 
 __all__ = [
     "ConfigError",
-    "DeviceConfig",
     "FlagValues",
     "GatewayConfig",
     "GuestConfig",
     "ListenConfig",
     "NetworkConfig",
     "Origin",
+    "PolicyConfig",
     "Problem",
     "ServerConfig",
     "TranslatorConfig",

@@ -23,14 +23,15 @@ from hypervisor.config.flags import FlagValues, read_flags
 from hypervisor.config.guests import guest_config, settle_guests, settle_vdes, vde_config
 from hypervisor.config.model import (
     DEFAULT_NETWORK,
-    DeviceConfig,
     GatewayConfig,
     ListenConfig,
     NetworkConfig,
+    PolicyConfig,
     ServerConfig,
     TranslatorConfig,
     UplinkConfig,
 )
+from hypervisor.config.policies import check_policies, policy_configs
 from hypervisor.config.problems import ConfigError, Origin, Problems, closest
 from hypervisor.config.tables import Draft, Setting, Table
 from hypervisor.kernel.places import current_places
@@ -104,13 +105,14 @@ def build_config(
     check_networks(networks, problems)
     check_socket_paths([*translators, *guests, *vde_sockets], problems)
     check_devices(devices, networks, problems)
+    check_policies(below.policies, names, [*translators, *guests, *vdes], problems)
     check_gateways(gateways, networks, devices, problems)
     problems.raise_if_any()
     return _frozen(
         server,
         networks,
         translators,
-        devices,
+        policy_configs(devices, below.policies),
         guests,
         vdes,
         gateways,
@@ -229,7 +231,7 @@ def _frozen(
     server: Table,
     networks: Sequence[Table],
     translators: Sequence[Table],
-    devices: Sequence[Table],
+    policies: tuple[PolicyConfig, ...],
     guests: Sequence[Table],
     vdes: Sequence[Table],
     gateways: Sequence[Table],
@@ -241,7 +243,7 @@ def _frozen(
         translators=tuple(_translator(table) for table in translators),
         networks=_each(NetworkConfig, networks),
         state=server.value("state") or default_state,
-        devices=_each(DeviceConfig, devices),
+        policies=policies,
         guests=tuple(guest_config(table) for table in guests),
         vdes=tuple(vde_config(table) for table in vdes),
         gateways=_each(GatewayConfig, gateways),

@@ -24,10 +24,13 @@ from hypervisor.config.problems import closest
 
 #: A peer with this uid is a stranger to the server's user namespace (kernel overflowuid).
 OVERFLOW_UID = 65_534
+#: A group with this gid is unknown to the server's user namespace (kernel overflowgid).
+OVERFLOW_GID = 65_534
 _MAX_ID = 2**32 - 2
 
 _NETWORK_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}")
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9._-]{1,127}")
+_DEVICE_PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,127}")
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}(?:[:-][0-9a-fA-F]{1,2}){5}")
 #: The kernel allows more characters; a device, which is called like its interface, does not.
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,15}")
@@ -175,6 +178,16 @@ def _device_name(value: object) -> str:
     return text
 
 
+def _device_pattern(value: object) -> str:
+    text = _text(value, "a device's name or pattern")
+    if not _DEVICE_PATTERN.fullmatch(text):
+        raise BadValue(
+            f"{shown(value)} is not a device's name or pattern",
+            "use 1 to 127 of A-Z a-z 0-9 . _ - and * for any characters",
+        )
+    return text
+
+
 def _mac(value: object) -> bytes:
     text = _text(value, "a MAC address")
     if not _MAC.fullmatch(text):
@@ -314,7 +327,37 @@ def _group(value: object) -> int:
 
 
 def _owner(value: object) -> str:
-    return "tcp:loopback" if value == "tcp:loopback" else f"uid:{_owner_uid(value)}"
+    if value == "tcp:loopback":
+        return "tcp:loopback"
+    if isinstance(value, str) and value.startswith("cert:"):
+        return _certificate(value)
+    if isinstance(value, str) and value.startswith("gid:"):
+        raise BadValue(
+            f"{shown(value)} is a group, and a device has one owner",
+            "write a [[policy]] for what a group may",
+        )
+    return f"uid:{_owner_uid(value)}"
+
+
+def _any_owner(value: object) -> str:
+    """Read an owner or a group of owners."""
+    if isinstance(value, str) and value.startswith("gid:"):
+        gid = _group(value.removeprefix("gid:"))
+        if gid == OVERFLOW_GID:
+            raise BadValue(
+                f"{shown(value)} stands for all groups that the server cannot tell apart"
+            )
+        return f"gid:{gid}"
+    return _owner(value)
+
+
+def _certificate(value: str) -> str:
+    subject = value.removeprefix("cert:")
+    if not subject or subject != subject.strip() or not subject.isprintable():
+        raise BadValue(
+            f"{shown(value)} names no certificate's subject", 'write for example "cert:CN=alice"'
+        )
+    return _text(value, "an owner")
 
 
 def _owner_uid(value: object) -> int:
@@ -381,6 +424,7 @@ TRUTH = Kind(_truth, _truth_text)
 PATH = Kind(_path, _path_text)
 NETWORK_NAME = Kind(_network_name)
 DEVICE_NAME = Kind(_device_name)
+DEVICE_PATTERN = Kind(_device_pattern)
 MAC = Kind(_mac)
 MACS = Kind(_mac, many=True)
 ETHERTYPES = Kind(_ethertype, many=True)
@@ -390,6 +434,7 @@ INTERFACES = Kind(_interface, many=True)
 USER = Kind(_user)
 GROUP = Kind(_group)
 OWNER = Kind(_owner)
+ANY_OWNER = Kind(_any_owner)
 OWNER_UID = Kind(_owner_uid)
 UPLINK = Kind(_uplink)
 FILE_MODE = Kind(_mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -12,7 +13,7 @@ from ipaddress import (
     IPv6Network,
 )
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Address = IPv4Address | IPv6Address
 Subnet = IPv4Network | IPv6Network
@@ -66,31 +67,21 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceConfig:
-    """Policy for one device, whether it is open or not.
+class PolicyConfig:
+    """Settings for the devices that are selected; each selector is "" for any.
 
-    ``owner`` is written as the server writes owners ("uid:1000"); ``mac`` is 6 bytes, None for
-    the one made by the network's scheme. A trunk may send from any MAC; the lent TAP of a trusted
-    owner is written to without a thread of its own. ``guard`` is None for the network's preset;
-    what follows it are rules of the full guard opened one by one, as
-    :class:`~hypervisor.mach.devices.DevicePolicy` explains them.
+    ``owner`` is written as the server writes owners ("uid:1000", "cert:..."), or "gid:" and a
+    number; ``device`` is a name or a pattern with ``*``, ``node`` a path. ``settings`` are those
+    that were written, by the names that :class:`~hypervisor.mach.policy.DevicePolicy` and
+    :class:`~hypervisor.mach.policy.OwnerPolicy` explain. ``where`` is the place of the table.
     """
 
-    owner: str
-    name: str
-    network: str = DEFAULT_NETWORK
-    mac: bytes | None = None
-    addresses: tuple[Address, ...] = ()
-    trunk: bool = False
-    trusted: bool = False
-    guard: GuardPreset | None = None
-    prefixes: tuple[Subnet, ...] = ()
-    extra_macs: tuple[bytes, ...] = ()
-    ethertypes: tuple[int, ...] = ()
-    dhcp_server: bool = False
-    router: bool = False
-    promisc: bool = False
-    set_address: bool = False
+    where: str
+    settings: Mapping[str, Any]
+    owner: str = ""
+    device: str = ""
+    node: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +147,7 @@ class ServerConfig:
     translators: tuple[TranslatorConfig, ...]
     networks: tuple[NetworkConfig, ...]
     state: Path
-    devices: tuple[DeviceConfig, ...] = ()
+    policies: tuple[PolicyConfig, ...] = ()
     guests: tuple[GuestConfig, ...] = ()
     vdes: tuple[VdeConfig, ...] = ()
     gateways: tuple[GatewayConfig, ...] = ()

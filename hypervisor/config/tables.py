@@ -21,6 +21,10 @@ MAX_SLOTS = 65_536
 MAX_POOL_FRAMES = 2**20
 MAX_POOL_BYTES = 2**36
 
+#: As many devices and opens as a network has at most.
+MAX_DEVICES = 4_096
+MAX_OPENS = 8_192
+
 NETWORK_KEYS: Mapping[str, Kind] = {
     "name": kinds.NETWORK_NAME,
     "mode": kinds.word("hub", "switch"),
@@ -42,12 +46,13 @@ TRANSLATOR_KEYS: Mapping[str, Kind] = {
     "mode": kinds.FILE_MODE,
     "network": kinds.NETWORK_NAME,
 }
-DEVICE_KEYS: Mapping[str, Kind] = {
-    "owner": kinds.OWNER,
-    "name": kinds.DEVICE_NAME,
-    "network": kinds.NETWORK_NAME,
-    "mac": kinds.MAC,
-    "addresses": kinds.ADDRESSES,
+#: What policy can say of an owner in a network, all his devices taken together.
+OWNER_SETTINGS: Mapping[str, Kind] = {
+    "devices": kinds.integer(0, MAX_DEVICES),
+    "opens": kinds.integer(0, MAX_OPENS),
+}
+#: What policy can say of any number of devices, and of owners.
+SETTINGS: Mapping[str, Kind] = {
     "trunk": kinds.TRUTH,
     "trusted": kinds.TRUTH,
     "guard": NETWORK_KEYS["guard"],
@@ -58,6 +63,22 @@ DEVICE_KEYS: Mapping[str, Kind] = {
     "router": kinds.TRUTH,
     "promisc": kinds.TRUTH,
     "set_address": kinds.TRUTH,
+    **OWNER_SETTINGS,
+}
+DEVICE_KEYS: Mapping[str, Kind] = {
+    "owner": kinds.OWNER,
+    "name": kinds.DEVICE_NAME,
+    "network": kinds.NETWORK_NAME,
+    "mac": kinds.MAC,
+    "addresses": kinds.ADDRESSES,
+    **{key: kind for key, kind in SETTINGS.items() if key not in OWNER_SETTINGS},
+}
+POLICY_KEYS: Mapping[str, Kind] = {
+    "owner": kinds.ANY_OWNER,
+    "device": kinds.DEVICE_PATTERN,
+    "node": kinds.PATH,
+    "network": kinds.NETWORK_NAME,
+    **SETTINGS,
 }
 GUEST_KEYS: Mapping[str, Kind] = {
     "path": kinds.PATH,
@@ -149,6 +170,7 @@ class Draft:
     networks: list[Table] = field(default_factory=list)
     translators: list[Table] = field(default_factory=list)
     devices: list[Table] = field(default_factory=list)
+    policies: list[Table] = field(default_factory=list)
     #: Guests' sockets; what kind each is, its setting "kind" says.
     guests: list[Table] = field(default_factory=list)
     vdes: list[Table] = field(default_factory=list)

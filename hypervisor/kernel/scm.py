@@ -18,6 +18,14 @@ from typing import NamedTuple
 DEFAULT_OVERFLOW_UID = 65534
 
 
+#: gid that stands for one without a name in this user namespace, unless the machine changed it.
+DEFAULT_OVERFLOW_GID = 65534
+#: asm-generic/socket.h; Python has no name for it.
+_SO_PEERGROUPS = 59
+#: NGROUPS_MAX (limits.h of Linux).
+_GROUPS_MAX = 65_536
+
+
 class DescriptorsLost(OSError):
     """The kernel could not hand over the descriptors of a message: this process's table is full."""
 
@@ -89,6 +97,26 @@ def peer_credentials(sock: socket.socket) -> PeerCredentials:
     return PeerCredentials(pid, uid, gid)
 
 
+def peer_groups(sock: socket.socket) -> frozenset[int]:
+    """Return the groups of who connected the other end of a Unix socket: as of connect().
+
+    The effective group (SO_PEERCRED) and the supplementary ones (SO_PEERGROUPS, Linux 4.13). Those
+    that are not mapped into this user namespace are left out, since they all look alike. Raises
+    OSError.
+    """
+    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    groups = array.array("I", [struct.unpack("iII", packed)[2]])
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Python's own getsockopt() has room for 256 groups; a process may have 65,536.
+    room = (ctypes.c_uint32 * _GROUPS_MAX)()
+    size = ctypes.c_uint32(ctypes.sizeof(room))
+    if libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, room, ctypes.byref(size)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    groups.extend(room[: size.value // 4])
+    return frozenset(groups) - {overflow_gid(), 0xFFFFFFFF}
+
+
 def disconnect(sock: socket.socket) -> None:
     """Take back the connect() of a datagram socket: anybody may send to it again (connect(2)).
 
@@ -103,11 +131,20 @@ def disconnect(sock: socket.socket) -> None:
 
 def overflow_uid() -> int:
     """Return the uid that unmapped ones are shown as (sysctl kernel.overflowuid)."""
+    return _overflow("uid", DEFAULT_OVERFLOW_UID)
+
+
+def overflow_gid() -> int:
+    """Return the gid that unmapped ones are shown as (sysctl kernel.overflowgid)."""
+    return _overflow("gid", DEFAULT_OVERFLOW_GID)
+
+
+def _overflow(what: str, default: int) -> int:
     try:
-        with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+        with open(f"/proc/sys/kernel/overflow{what}", encoding="ascii") as file:
             return int(file.read())
     except OSError:
-        return DEFAULT_OVERFLOW_UID
+        return default
 
 
 def _rights(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

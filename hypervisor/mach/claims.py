@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from hypervisor.errors import AlreadyOpen, InvalidArgument, NoMemory
-from hypervisor.mach.devices import Device, DevicePolicy
+from hypervisor.mach.devices import Device
 from hypervisor.mach.neighbours import NeighbourTable
+from hypervisor.mach.policy import DevicePolicy
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from hypervisor.errors import AlreadyOpen, InvalidArgument, NoMemory
+from hypervisor.mach.policy import DevicePolicy, Identity, OwnerPolicy, PolicyBook
 from hypervisor.requests import Role
 
-DEVICES_PER_OWNER: Final = 64
-OPENS_PER_OWNER: Final = 256
 DEVICES: Final = 4_096
 OPENS: Final = 8_192
 
@@ -35,52 +32,24 @@ DEFAULT_NAME: Final = "eth"
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,127}")
 
 
-@dataclass(frozen=True, slots=True)
-class DevicePolicy:
-    """What the operator decided for one device. ``owner`` as in :class:`Caller`.
+class Device:
+    """A virtual NIC: what all opens of it share.
 
-    ``guard`` is None for the network's preset. What can be opened, each by itself: ``prefixes``
-    (ranges of source addresses), ``extra_macs``, ``ethertypes``, ``dhcp_server``, ``router``,
-    ``promisc`` (it may hear others' unicast), ``set_address`` (it may change its MAC), and
-    ``trunk``, which is everything.
-
-    It is in one ``vlan`` without tags, in ``vlans`` with tags, or in none. ``mirror`` names those
-    whose frames it gets copies of, as "OWNER/NAME" or "*", and ``mirror_direction`` says of which:
-    those that they send "in" to the network, are given "out" of it, or both. ``learn_limit`` is
-    how many addresses are learned behind it (0: the table's own limit); ``sticky`` ones move to no
-    other port before they age; ``static_macs`` are there for good, and its own to send from.
+    ``who`` made it, by the first open: what its policy goes by for as long as it is there.
     """
 
-    owner: str
-    name: str
-    mac: bytes | None = None
-    addresses: tuple[str, ...] = ()
-    trunk: bool = False
-    trusted: bool = False
-    guard: Literal["full", "mac", "off"] | None = None
-    prefixes: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
-    extra_macs: tuple[bytes, ...] = ()
-    ethertypes: tuple[int, ...] = ()
-    dhcp_server: bool = False
-    router: bool = False
-    promisc: bool = False
-    set_address: bool = False
-    vlan: int = 0
-    vlans: tuple[int, ...] = ()
-    mirror: tuple[str, ...] = ()
-    mirror_direction: Literal["in", "out", "both"] = "both"
-    learn_limit: int = 0
-    sticky: bool = False
-    static_macs: tuple[bytes, ...] = ()
+    __slots__ = ("exclusive", "flags", "mac", "name", "opens", "owner", "policy", "stack", "who")
 
-
-class Device:
-    """A virtual NIC: what all opens of it share."""
-
-    __slots__ = ("exclusive", "flags", "mac", "name", "opens", "owner", "policy", "stack")
-
-    def __init__(self, owner: str, name: str, mac: bytes, policy: DevicePolicy) -> None:
+    def __init__(
+        self,
+        owner: str,
+        name: str,
+        mac: bytes,
+        policy: DevicePolicy,
+        who: Identity | None = None,
+    ) -> None:
         self.owner = owner
+        self.who = who or Identity(owner)
         self.name = name
         self.mac = mac
         self.policy = policy
@@ -119,14 +88,14 @@ class DeviceTable:
     def __init__(
         self,
         make_mac: Callable[[str, str], Iterator[bytes]],
-        policies: Mapping[tuple[str, str], DevicePolicy],
+        book: PolicyBook,
     ) -> None:
         self._make_mac = make_mac
-        self._policies = policies
+        self.book = book
         self._devices: dict[tuple[str, str], Device] = {}
         self._macs: dict[bytes, Device | None] = {
             mac: None
-            for policy in policies.values()
+            for policy in book.named()
             for mac in (policy.mac, *policy.static_macs)
             if mac is not None
         }
@@ -144,17 +113,19 @@ class DeviceTable:
         """Return the device if it is open now."""
         return self._devices.get((owner, name))
 
-    def policy(self, owner: str, name: str) -> DevicePolicy:
-        """Return what the operator decided for a device, or the default."""
-        return self._policies.get((owner, name)) or DevicePolicy(owner, name)
+    def policy(self, who: Identity, name: str) -> DevicePolicy:
+        """Return what is allowed to a device; no rule is for uplinks."""
+        if who.owner == UPLINK_OWNER:
+            return DevicePolicy(who.owner, name)
+        return self.book.device(who, name)
 
-    def open(self, owner: str, name: str, exclusive: bool, role: Role) -> Device:
-        """Count one more open of the owner's device, which is made if it is not there.
+    def open(self, who: Identity, name: str, exclusive: bool, role: Role) -> Device:
+        """Count one more open of a device of ``who``, which is made if it is not there.
 
         Raises InvalidArgument for a bad name, AlreadyOpen, or NoMemory at a quota; then nothing
         has changed.
         """
-        name = check_name(name)
+        name, owner = check_name(name), who.owner
         device = self._devices.get((owner, name))
         if device is not None and (device.exclusive or exclusive):
             raise AlreadyOpen(
@@ -164,12 +135,13 @@ class DeviceTable:
         if device is not None and role is Role.STACK and device.stack:
             raise AlreadyOpen(f"device {name} has a network stack already; open another name")
         opens = self._opens_of.get(owner, 0)
-        if opens >= OPENS_PER_OWNER:
+        allowed = OwnerPolicy() if owner == UPLINK_OWNER else self.book.owner(who)
+        if opens >= allowed.opens:
             raise NoMemory(f"owner {owner} has {opens} devices open already; close one first")
         if self.opens >= OPENS:
             raise NoMemory(f"this network has {OPENS} opens already; try again later")
         if device is None:
-            device = self._make(owner, name)
+            device = self._make(who, name, allowed.devices)
         device.opens += 1
         device.exclusive = exclusive
         device.stack = device.stack or role is Role.STACK
@@ -177,17 +149,18 @@ class DeviceTable:
         self._opens_of[owner] = opens + 1
         return device
 
-    def _make(self, owner: str, name: str) -> Device:
+    def _make(self, who: Identity, name: str, allowed: int) -> Device:
+        owner = who.owner
         owned = self._owned.get(owner, 0)
-        if owned >= DEVICES_PER_OWNER:
+        if owned >= allowed:
             raise NoMemory(f"owner {owner} has {owned} devices already; close one first")
         if len(self._devices) >= DEVICES:
             raise NoMemory(f"this network has {DEVICES} devices already; try again later")
-        policy = self.policy(owner, name)
+        policy = self.policy(who, name)
         mac = policy.mac
         if mac is None:
             mac = next(each for each in self._make_mac(owner, name) if each not in self._macs)
-        device = Device(owner, name, mac, policy)
+        device = Device(owner, name, mac, policy, who)
         self._devices[owner, name] = device
         self._macs[mac] = device
         self._owned[owner] = owned + 1

@@ -9,6 +9,7 @@ from typing import Final, Generic, TypeVar
 
 from hypervisor.engine.quotas import HeldBudget
 from hypervisor.errors import InvalidDest, NoMemory
+from hypervisor.mach.policy import Identity
 from hypervisor.requests import Caller
 
 TASKS_PER_OWNER: Final = 64
@@ -31,13 +32,14 @@ class Right(Generic[T]):
 
 
 class Task(Generic[T]):
-    """A holder of ports. When it ends, they end."""
+    """A holder of ports. When it ends, they end. ``who`` made it."""
 
-    __slots__ = ("budget", "closed", "operator", "owner", "receive_ports", "rights", "token")
+    __slots__ = ("budget", "closed", "operator", "owner", "receive_ports", "rights", "token", "who")
 
-    def __init__(self, token: str, owner: str, operator: bool, held_requests: int) -> None:
+    def __init__(self, token: str, who: Identity, operator: bool, held_requests: int) -> None:
         self.token = token
-        self.owner = owner
+        self.who = who
+        self.owner = who.owner
         self.operator = operator
         self.rights: dict[bytes, Right[T]] = {}
         #: Names of its receive ports and port sets.
@@ -58,14 +60,15 @@ class TaskTable(Generic[T]):
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def create(self, owner: str, operator: bool) -> Task[T]:
+    def create(self, who: Identity, operator: bool) -> Task[T]:
         """Make a task. Raises NoMemory at the owner's or the network's quota."""
+        owner = who.owner
         count = self._per_owner.get(owner, 0)
         if count >= TASKS_PER_OWNER:
             raise NoMemory(f"owner {owner} has {count} tasks already; end one first")
         if len(self._tasks) >= TASKS:
             raise NoMemory(f"this network has {TASKS} tasks already; try again later")
-        task = Task[T](self._random_bytes(16).hex(), owner, operator, self._held_requests)
+        task = Task[T](self._random_bytes(16).hex(), who, operator, self._held_requests)
         self._tasks[task.token] = task
         self._per_owner[owner] = count + 1
         return task

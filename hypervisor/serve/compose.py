@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from hypervisor.config.model import DeviceConfig, GatewayConfig, NetworkConfig, ServerConfig
+from hypervisor.config.model import (
+    GatewayConfig,
+    NetworkConfig,
+    PolicyConfig,
+    ServerConfig,
+)
 from hypervisor.engine.quotas import Limits
 from hypervisor.gateway.plan import GATEWAY_DEVICE, GATEWAY_OWNER
 from hypervisor.links.burst import DataPath
-from hypervisor.mach.devices import DevicePolicy
+from hypervisor.mach.policy import DevicePolicy, Rule
 from hypervisor.network import Network, NetworkOptions
 from hypervisor.runtime import Runtime
 from hypervisor.store import LeaseStore
@@ -26,7 +31,7 @@ def make_runtime(
     Call it in the event loop that will run it. Raises StoreError if the leases cannot be read.
     """
     networks = [
-        make_network(network, config.devices, secrets[network.name], config.gateways)
+        make_network(network, config.policies, secrets[network.name], config.gateways)
         for network in config.networks
     ]
     return Runtime(networks, leases=leases, path=data_path(os.environ))
@@ -39,13 +44,11 @@ def data_path(environment: Mapping[str, str]) -> DataPath:
 
 def make_network(
     config: NetworkConfig,
-    devices: Sequence[DeviceConfig],
+    policies: Sequence[PolicyConfig],
     secret: bytes,
     gateways: Sequence[GatewayConfig] = (),
 ) -> Network:
-    """Return a network as configured, with the policies of its devices and of its gateway."""
-    policies = [device_policy(one) for one in devices if one.network == config.name]
-    policies += [gateway_policy(one) for one in gateways if one.network == config.name]
+    """Return a network as configured, with the rules for its devices."""
     return Network(
         NetworkOptions(
             random_bytes=os.urandom,
@@ -56,7 +59,8 @@ def make_network(
             subnets=config.subnets,
             guard=config.guard,
             mac_scheme=config.mac_scheme,
-            policies=tuple(policies),
+            policies=decided(config.name, gateways),
+            rules=rules(config.name, policies),
             limits=Limits(
                 pool_frames=config.pool_frames,
                 pool_bytes=config.pool_bytes,
@@ -69,24 +73,28 @@ def make_network(
     )
 
 
-def device_policy(device: DeviceConfig) -> DevicePolicy:
-    """Return what the core is told of a configured device."""
-    return DevicePolicy(
-        owner=device.owner,
-        name=device.name,
-        mac=device.mac,
-        addresses=tuple(str(address) for address in device.addresses),
-        trunk=device.trunk,
-        trusted=device.trusted,
-        guard=device.guard,
-        prefixes=device.prefixes,
-        extra_macs=device.extra_macs,
-        ethertypes=device.ethertypes,
-        dhcp_server=device.dhcp_server,
-        router=device.router,
-        promisc=device.promisc,
-        set_address=device.set_address,
+def rules(network: str, policies: Sequence[PolicyConfig]) -> tuple[Rule, ...]:
+    """Return the rules of a network as the core takes them."""
+    return tuple(_rule(one) for one in policies if one.network in ("", network))
+
+
+def _rule(policy: PolicyConfig) -> Rule:
+    settings = dict(policy.settings)
+    if "addresses" in settings:
+        settings["addresses"] = tuple(str(address) for address in settings["addresses"])
+    return Rule(
+        where=policy.where,
+        settings=settings,
+        owner=policy.owner,
+        device=policy.device,
+        node=policy.node,
+        network=bool(policy.network),
     )
+
+
+def decided(network: str, gateways: Sequence[GatewayConfig]) -> tuple[DevicePolicy, ...]:
+    """Return what is allowed to the server's own devices in a network, whatever the rules say."""
+    return tuple(gateway_policy(one) for one in gateways if one.network == network)
 
 
 def gateway_policy(gateway: GatewayConfig) -> DevicePolicy:

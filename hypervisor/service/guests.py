@@ -111,7 +111,9 @@ class Guests:
         for one in self._sockets:
             node, path = one.node, os.fspath(one.node.path)
             owner = f"uid:{one.owner}"
-            outlet = self._runtime.open_outlet(node.network, owner, one.device, one.kind, path)
+            outlet = self._runtime.open_outlet(
+                node.network, owner, one.device, one.kind, path, node=path
+            )
             door = _StreamDoor if one.kind == "stream" else _DgramDoor
             self._doors.append(door(one, outlet))
             self._doors[-1].listen()

@@ -21,10 +21,14 @@ TCP_OWNER = "tcp:loopback"
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """What the kernel vouches for: the owner's name and whether it runs this server."""
+    """What the kernel vouches for: the owner's name and whether it runs this server.
+
+    ``groups`` are the numbers of all groups that it was in when it connected.
+    """
 
     owner: str
     operator: bool = False
+    groups: frozenset[int] = frozenset()
 
 
 @dataclass(eq=False, slots=True)
@@ -71,10 +75,10 @@ class Peers:
 
 
 def person_at(sock: socket.socket) -> Person:
-    """Return who connected to a node, as of connect() (SO_PEERCRED).
+    """Return who connected to a node, as of connect() (SO_PEERCRED, SO_PEERGROUPS).
 
     The server's own uid and root are operators. Raises scm.UnknownPeer for a uid that is not
     mapped into this user namespace.
     """
     uid = scm.peer_credentials(sock).uid
-    return Person(f"uid:{uid}", uid in (0, os.geteuid()))
+    return Person(f"uid:{uid}", uid in (0, os.geteuid()), scm.peer_groups(sock))

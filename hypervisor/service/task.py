@@ -75,7 +75,9 @@ class Tasks:
         Raises NoMemory at the owner's quota, InvalidDest if the connection is lost meanwhile.
         """
         person = connection.person
-        request = CreateTask(self._waiters.next_id(), person.owner, person.operator)
+        request = CreateTask(
+            self._waiters.next_id(), person.owner, person.operator, person.groups, connection.node
+        )
         token = await self._waiters.ask(connection.network, request)
         task = Task(Caller(person.owner, token, person.operator), connection.network, connection)
         self._tasks[token] = task

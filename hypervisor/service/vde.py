@@ -105,6 +105,7 @@ class VdeSwitch:
                 f"{where.device}-{number}",
                 "vde",
                 os.fspath(self.folder),
+                node=os.fspath(self.folder),
             )
         return self._outlets[number]
 

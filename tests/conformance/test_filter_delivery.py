@@ -14,7 +14,7 @@ import pytest
 
 from hypervisor.errors import InvalidOperation
 from hypervisor.infos import Missing, NetMessage
-from hypervisor.mach.devices import DevicePolicy
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.requests import SetFilter
 from tests.helpers.core import Port, World
 from tests.helpers.filter_programs import NETF_IN, accept, match_imm, netf_words

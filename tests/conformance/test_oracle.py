@@ -17,7 +17,7 @@ from grpc import aio
 from machdev.v1 import ports_pb2
 
 from hypervisor.errors import D_NOWAIT, D_READ, D_WRITE
-from hypervisor.mach.devices import DevicePolicy
+from hypervisor.mach.policy import DevicePolicy
 from tests.helpers.mach_msg import raw_message
 from tests.helpers.oracle import CARD, DEVIATIONS, ORACLE, ROWS, UNAUTHENTICATED, expected
 from tests.helpers.request_stream import Requests

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from hypervisor.guard import inspect_burst
-from hypervisor.mach.devices import DevicePolicy
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.requests import AttachLink, Offer
 from hypervisor.wire.offload import check, finish, quick_check
 from tests.helpers import packets

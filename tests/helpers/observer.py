@@ -11,7 +11,7 @@ from itertools import islice
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from hypervisor.engine.quotas import Limits
-from hypervisor.mach.devices import DevicePolicy
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.requests import Caller, Completion, GetNetwork, Role, Written
 from tests.helpers.core import BROADCAST, World
 from tests.helpers.naive import COPY_REASONS, Asked, NaiveNetwork, NaiveOpen, Verdict

@@ -29,7 +29,7 @@ from machdev.v1 import (
 
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import D_READ, D_WRITE, DeviceError
-from hypervisor.mach.devices import DevicePolicy
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.network import Network, NetworkOptions
 from hypervisor.runtime import Runtime
 from hypervisor.service.front_door import Listener

@@ -133,7 +133,7 @@ def test_check_config_says_what_a_good_file_makes(tmp_path: Path) -> None:
     file.write_text('[[network]]\nname = "lan"\n[[translator]]\npath = "/run/x"\n')
     done = hypervisor("check-config", str(file))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{file}: good; networks lan; nodes /run/x; 0 devices with a policy\n"
+    assert done.stdout == f"{file}: good; networks lan; nodes /run/x; 0 policies\n"
 
 
 # --- where there is no server -----------------------------------------------------------------

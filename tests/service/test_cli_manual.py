@@ -58,8 +58,9 @@ def test_the_files_example_loads_and_has_every_key(manual: str, tmp_path: Path) 
     file.write_text(toml)
     config = load_config(file, FlagValues())
     assert config.networks[0].name == "lan"
-    assert config.devices[0].owner == "uid:0"
+    assert config.policies[0].owner == "uid:0"
     keys = {*tables.NETWORK_KEYS, *tables.TRANSLATOR_KEYS, *tables.DEVICE_KEYS}
+    keys |= {*tables.POLICY_KEYS}
     keys |= {*tables.GUEST_KEYS, *tables.VDE_KEYS}
     keys |= {*tables.GATEWAY_KEYS, *tables.UPLINK_KEYS}
     keys |= {*tables.SERVER_KEYS, "listen"} - {"ready_fd"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hypervisor.mach.devices import DevicePolicy
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.service.node import claim_node
 from hypervisor.service.vde import VdeSocket, VdeSwitch
 from hypervisor.wire.vde import VdeRequest, build_request

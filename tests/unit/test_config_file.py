@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hypervisor.config import (
     ConfigError,
-    DeviceConfig,
     FlagValues,
     ListenConfig,
     NetworkConfig,
+    PolicyConfig,
     Problem,
     ServerConfig,
     TranslatorConfig,
@@ -25,6 +27,12 @@ def load(folder: Path, text: str, flags: FlagValues | None = None) -> ServerConf
     file = folder / "server.toml"
     file.write_text(text)
     return load_config(file, flags or FlagValues())
+
+
+def given(config: ServerConfig) -> Mapping[str, Any]:
+    """Return the settings of the one policy that a configuration has."""
+    (policy,) = config.policies
+    return policy.settings
 
 
 def mistakes(folder: Path, text: str, flags: FlagValues | None = None) -> list[Problem]:
@@ -114,16 +122,25 @@ def test_a_whole_file_becomes_frozen_values(tmp_path: Path) -> None:
             NetworkConfig(name="dmz", guard="off"),
         ),
         state=Path("/var/tmp/machdev"),
-        devices=(
-            DeviceConfig(
+        policies=(
+            PolicyConfig(
+                where=f"{tmp_path / 'server.toml'}:35",
                 owner="uid:1000",
-                name="eth0",
+                device="eth0",
                 network="lan",
-                mac=bytes.fromhex("525400aabb00"),
-                addresses=(ip_address("10.0.0.5"), ip_address("fd00::5")),
-                trusted=True,
+                settings={
+                    "mac": bytes.fromhex("525400aabb00"),
+                    "addresses": (ip_address("10.0.0.5"), ip_address("fd00::5")),
+                    "trusted": True,
+                },
             ),
-            DeviceConfig(owner="tcp:loopback", name="eth0", network="dmz", trunk=True),
+            PolicyConfig(
+                where=f"{tmp_path / 'server.toml'}:42",
+                owner="tcp:loopback",
+                device="eth0",
+                network="dmz",
+                settings={"trunk": True},
+            ),
         ),
         listen=ListenConfig("::1", 7331, "dmz"),
         insecure_loopback=True,
@@ -136,7 +153,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     assert config.networks == (NetworkConfig(),)
     assert [node.network for node in config.translators] == ["default"]
     assert config.translators[0].path.name == "veth0"
-    assert config.devices == ()
+    assert config.policies == ()
     assert config.listen is None
 
 
@@ -248,7 +265,7 @@ def test_a_wrong_device_setting_is_explained(tmp_path: Path, line: str, words: s
 def test_eight_addresses_are_the_most_a_device_has(tmp_path: Path) -> None:
     head = "[[device]]\nowner = 0\nname = 'eth0'\n"
     nine = [f"10.0.0.{number}" for number in range(1, 10)]
-    assert len(load(tmp_path, f"{head}addresses = {nine[:8]}").devices[0].addresses) == 8
+    assert len(given(load(tmp_path, f"{head}addresses = {nine[:8]}"))["addresses"]) == 8
     number, text = only_mistake(tmp_path, f"{head}addresses = {nine}")
     assert (number, text) == (4, "a device has at most 8 addresses")
 
@@ -270,7 +287,7 @@ def test_the_same_device_may_be_on_two_networks(tmp_path: Path) -> None:
     )
     device = '[[device]]\nowner=0\nname="eth0"\nmac="52:54:00:00:00:01"\naddresses=["10.0.0.1"]\n'
     text = f'{networks}{device}network="a"\n{device}network="b"\n'
-    assert [one.network for one in load(tmp_path, text).devices] == ["a", "b"]
+    assert [one.network for one in load(tmp_path, text).policies] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -390,8 +407,10 @@ def test_guests_of_a_file_are_devices_whose_policy_may_be_told_elsewhere(tmp_pat
         ("stream", 1000, "vm1"),
         ("dgram", 1000, "eth0"),
     ]
-    (device,) = config.devices
-    assert (device.mac, device.addresses) == (b"\x52\x54\0\0\0\x01", (ip_address("10.0.0.7"),))
+    assert given(config) == {
+        "mac": b"\x52\x54\0\0\0\x01",
+        "addresses": (ip_address("10.0.0.7"),),
+    }
 
 
 @pytest.mark.parametrize(
@@ -467,20 +486,16 @@ def test_rules_of_the_guard_are_opened_one_by_one(tmp_path: Path) -> None:
         'extra_macs = ["00:00:5e:00:01:01"]\nethertypes = ["0x88b5"]\ndhcp_server = true\n'
         "router = true\npromisc = true\nset_address = true\n",
     )
-    assert config.devices == (
-        DeviceConfig(
-            owner="uid:1000",
-            name="gw",
-            guard="full",
-            prefixes=(ip_network("10.9.0.0/24"),),
-            extra_macs=(bytes.fromhex("00005e000101"),),
-            ethertypes=(0x88B5,),
-            dhcp_server=True,
-            router=True,
-            promisc=True,
-            set_address=True,
-        ),
-    )
+    assert given(config) == {
+        "guard": "full",
+        "prefixes": (ip_network("10.9.0.0/24"),),
+        "extra_macs": (bytes.fromhex("00005e000101"),),
+        "ethertypes": (0x88B5,),
+        "dhcp_server": True,
+        "router": True,
+        "promisc": True,
+        "set_address": True,
+    }
 
 
 @pytest.mark.parametrize(

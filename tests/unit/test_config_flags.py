@@ -63,15 +63,16 @@ def test_a_guests_socket_is_a_device_of_the_servers_user(tmp_path: Path) -> None
         GuestConfig("stream", Path("/run/vm 2"), 7, "eth0", mode=0o666),
         GuestConfig("dgram", Path("/run/vm3.socket"), os.geteuid(), "vm3"),
     )
-    (device,) = config.devices
-    assert (device.owner, device.name, device.mac) == ("uid:7", "eth0", b"\x52\x54\0\0\0\x02")
+    (device,) = config.policies
+    assert (device.owner, device.device) == ("uid:7", "eth0")
+    assert device.settings == {"mac": b"\x52\x54\0\0\0\x02"}
 
 
 def test_a_vde_folder_is_as_many_trunks_as_it_has_ports() -> None:
     config = load_config(None, FlagValues(vdes=["/run/sw,owner=7,ports=3"]))
     assert config.vdes == (VdeConfig(Path("/run/sw"), 7, "sw", ports=3),)
-    assert [(one.owner, one.name, one.trunk) for one in config.devices] == [
-        ("uid:7", f"sw-{number}", True) for number in (1, 2, 3)
+    assert [(one.owner, one.device, one.settings) for one in config.policies] == [
+        ("uid:7", f"sw-{number}", {"trunk": True}) for number in (1, 2, 3)
     ]
 
 

@@ -113,7 +113,7 @@ def test_check_config_names_the_gateways(
     file = tmp_path / "server.toml"
     file.write_text('[[gateway]]\naddresses = ["10.0.0.1/24", "fd00::1/64"]\n')
     assert cli.main(["check-config", str(file)]) == 0
-    assert "; gateways 10.0.0.1/24, fd00::1/64; 0 devices" in capsys.readouterr().out
+    assert "; gateways 10.0.0.1/24, fd00::1/64; 0 policies" in capsys.readouterr().out
 
 
 def test_its_addresses_are_assigned_whether_it_runs_or_not() -> None:

@@ -10,7 +10,7 @@ from hypervisor.engine.quotas import Limits
 from hypervisor.errors import D_READ, D_WRITE, DeviceError, InvalidDest, InvalidOperation, NoMemory
 from hypervisor.filter_answers import WORDS_PER_OWNER
 from hypervisor.infos import Missing, NetMessage, NoSenders, Notification
-from hypervisor.mach.devices import DevicePolicy
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.mach.status import NET_FLAGS
 from hypervisor.requests import Caller, Role, SetFilter, SetStatus
 from hypervisor.wire.virtio_net import PLAIN_HEADER

@@ -9,7 +9,8 @@ import pytest
 from hypervisor.engine.opens import Choice
 from hypervisor.errors import D_READ, D_WRITE
 from hypervisor.forwarding import Fdb, Forwarder, Hub, Port, Switch
-from hypervisor.mach.devices import INITIAL_FLAGS, DevicePolicy
+from hypervisor.mach.devices import INITIAL_FLAGS
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.mach.status import NET_ADDRESS, NET_FLAGS
 from hypervisor.requests import SetStatus
 from tests.helpers.core import BROADCAST, World

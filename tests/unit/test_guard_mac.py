@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hypervisor.guard import Guard, GuardPolicy, Preset
-from hypervisor.mach.devices import DevicePolicy
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.requests import Event, EventKind
 from tests.helpers.core import World
 

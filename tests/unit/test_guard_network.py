@@ -11,7 +11,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 
 from hypervisor.guard import TokenBucket
-from hypervisor.mach.devices import DevicePolicy
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.mach.status import NET_FLAGS
 from hypervisor.requests import AttachLink, Claim, Event, EventKind, SetStatus, Unclaim
 from hypervisor.wire import virtio_net

@@ -8,7 +8,8 @@ import pytest
 
 from hypervisor.errors import AlreadyOpen, InvalidArgument, NoMemory
 from hypervisor.mach.claims import AddressTable, LeaseChange
-from hypervisor.mach.devices import Device, DevicePolicy
+from hypervisor.mach.devices import Device
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.requests import Claim, Claimed, EventKind, Unclaim
 from tests.helpers.core import World
 

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from hypervisor.errors import InvalidDest, NoMemory
+from hypervisor.mach.policy import Identity
 from hypervisor.mach.ports import REMEMBERED_PORTS, Task, TaskTable
 from hypervisor.mach.tickets import TicketTable
 from hypervisor.requests import Caller
@@ -27,7 +28,7 @@ def caller(task: Task[str]) -> Caller:
 
 def test_a_task_is_found_by_its_owner_and_token() -> None:
     tasks = table()
-    mine = tasks.create("uid:1", operator=False)
+    mine = tasks.create(Identity("uid:1"), operator=False)
     assert tasks.find(caller(mine)) is mine
     assert mine.token == "00" * 15 + "01"
 
@@ -45,14 +46,14 @@ def test_a_task_is_found_by_its_owner_and_token() -> None:
 )
 def test_nobody_else_finds_it(stranger: Caller) -> None:
     tasks = table()
-    tasks.create("uid:1", operator=False)
+    tasks.create(Identity("uid:1"), operator=False)
     with pytest.raises(InvalidDest, match="no such task of yours"):
         tasks.find(stranger)
 
 
 def test_a_dead_task_is_gone_with_its_ports() -> None:
     tasks = table()
-    mine = tasks.create("uid:1", operator=False)
+    mine = tasks.create(Identity("uid:1"), operator=False)
     rights = [tasks.insert(mine, 3, f"open {index}") for index in range(3)]
     assert tasks.end(mine) == rights
     with pytest.raises(InvalidDest):
@@ -64,7 +65,7 @@ def test_a_dead_task_is_gone_with_its_ports() -> None:
 
 def test_a_port_is_16_bytes_and_stands_for_its_open() -> None:
     tasks = table()
-    mine = tasks.create("uid:1", operator=False)
+    mine = tasks.create(Identity("uid:1"), operator=False)
     right = tasks.insert(mine, 3, "open")
     assert len(right.port) == 16
     assert tasks.right(caller(mine), right.port) == (mine, right)
@@ -72,8 +73,11 @@ def test_a_port_is_16_bytes_and_stands_for_its_open() -> None:
 
 def test_a_port_is_its_tasks_only() -> None:
     tasks = table()
-    mine, other = tasks.create("uid:1", operator=False), tasks.create("uid:1", operator=False)
-    foreign = tasks.create("uid:2", operator=False)
+    mine, other = (
+        tasks.create(Identity("uid:1"), operator=False),
+        tasks.create(Identity("uid:1"), operator=False),
+    )
+    foreign = tasks.create(Identity("uid:2"), operator=False)
     right = tasks.insert(mine, 3, "open")
     for task in (other, foreign):
         with pytest.raises(InvalidDest, match="no such port of this task"):
@@ -85,7 +89,7 @@ def test_a_port_is_its_tasks_only() -> None:
 
 def test_a_task_remembers_the_last_256_ports_that_it_closed() -> None:
     tasks = table()
-    mine = tasks.create("uid:1", operator=False)
+    mine = tasks.create(Identity("uid:1"), operator=False)
     rights = [tasks.insert(mine, 3, "open") for _ in range(REMEMBERED_PORTS + 1)]
     for right in rights:
         tasks.remove(mine, right)
@@ -98,21 +102,21 @@ def test_a_task_remembers_the_last_256_ports_that_it_closed() -> None:
 
 def test_an_owner_has_at_most_64_tasks() -> None:
     tasks = table()
-    mine = [tasks.create("uid:1", operator=False) for _ in range(64)]
+    mine = [tasks.create(Identity("uid:1"), operator=False) for _ in range(64)]
     with pytest.raises(NoMemory, match="owner uid:1 has 64 tasks already"):
-        tasks.create("uid:1", operator=False)
+        tasks.create(Identity("uid:1"), operator=False)
     assert len(tasks) == 64
-    tasks.create("uid:2", operator=False)
+    tasks.create(Identity("uid:2"), operator=False)
     tasks.end(mine[7])
-    tasks.create("uid:1", operator=False)
+    tasks.create(Identity("uid:1"), operator=False)
 
 
 def test_a_network_has_at_most_4096_tasks() -> None:
     tasks = table()
     for index in range(4_096):
-        tasks.create(f"uid:{index % 64}", operator=False)
+        tasks.create(Identity(f"uid:{index % 64}"), operator=False)
     with pytest.raises(NoMemory, match="this network has 4096 tasks already"):
-        tasks.create("uid:100", operator=False)
+        tasks.create(Identity("uid:100"), operator=False)
 
 
 # --- tickets -----------------------------------------------------------------------------------

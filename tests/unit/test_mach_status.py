@@ -6,7 +6,8 @@ import pytest
 
 from hypervisor.errors import InvalidOperation, InvalidSize
 from hypervisor.mach import status
-from hypervisor.mach.devices import Device, DevicePolicy
+from hypervisor.mach.devices import Device
+from hypervisor.mach.policy import DevicePolicy
 
 UP, BROADCAST, DEBUG, RUNNING, PROMISC, ALLMULTI, MULTICAST = (
     0x1,

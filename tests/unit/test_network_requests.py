@@ -9,7 +9,8 @@ import pytest
 
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import D_NOWAIT, D_READ, D_WRITE, DeviceError
-from hypervisor.mach.devices import INITIAL_FLAGS, DevicePolicy
+from hypervisor.mach.devices import INITIAL_FLAGS
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.mach.status import NET_ADDRESS, NET_FLAGS
 from hypervisor.requests import (
     AttachLink,

@@ -122,3 +122,40 @@ def test_a_capture_cut_anywhere_is_frames_or_an_error() -> None:
         for end in range(len(data)):
             with suppress(captures.CaptureError):
                 assert list(captures.frames(data[:end])) == []
+
+
+def test_the_table_that_decides_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        '[[policy]]\nowner = "gid:7"\nrouter = true\n'
+        '[[policy]]\ndevice = "vm*"\nguard = "mac"\nnode = "/run/lab"\n'
+        '[[translator]]\npath = "/run/lab"\n'
+    )
+    common = ("--config", str(file), "--owner", "1000", *WHO, "--frame", ROUTER.hex())
+    status, out, _ = explain(capsys, *common, "--device", "vm1")
+    assert (status, out.startswith("1: discarded (full guard), ")) == (1, True)
+    status, out, _ = explain(capsys, *common, "--device", "vm1", "--group", "7")
+    assert (status, out.splitlines()[:4]) == (
+        0,
+        [
+            "policy of vm1 of uid:1000 on default:",
+            f"   router = true   {file}:1 (owner gid:7)",
+            "1: passes (full guard)",
+            f"   by router = true at {file}:1",
+        ],
+    )
+    status, out, _ = explain(capsys, *common, "--device", "vm1", "--node", "/run/lab")
+    assert (status, out.splitlines()[1:4]) == (
+        0,
+        [
+            f"   guard = mac   {file}:4 (device vm*, node /run/lab)",
+            "1: passes (guard mac)",
+            f"   by guard = mac at {file}:4",
+        ],
+    )
+    # Without it the frame would pass as well: no table decides about it.
+    own = ("--config", str(file), "--owner", "1000", *WHO, "--frame", OWN.hex())
+    status, out, _ = explain(capsys, *own, "--device", "vm1", "--group", "7")
+    assert (status, " by " in out) == (0, False)

@@ -5,11 +5,13 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from hypervisor.kernel import namespaces, scm
 from tests.helpers.kernel_objects import in_child, open_descriptors
+from tests.helpers.processes import forked
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -110,3 +112,45 @@ def test_a_peer_without_a_uid_in_this_user_namespace_is_refused(pair: Pair) -> N
 
     answer = in_child(look_from_a_namespace_that_maps_nobody)
     assert answer.startswith(f"refused: the peer's uid {scm.overflow_uid()} is not mapped")
+
+
+@pytest.mark.parametrize("more", [(), (7,), tuple(range(300, 1_300))])
+def test_all_groups_of_the_peer_are_known_as_of_connect(
+    tmp_path: Path, more: tuple[int, ...]
+) -> None:
+    path = str(tmp_path / "node")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen()
+        os.chmod(path, 0o666)
+
+        def connect() -> socket.socket:
+            os.setgroups(more)
+            os.setgid(4321)
+            peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            peer.connect(path)
+            os.setgroups([99])  # too late to matter
+            return peer
+
+        with forked(connect):
+            sock, _ = listener.accept()
+            with sock:
+                assert scm.peer_groups(sock) == {4321, *more}
+
+
+def test_groups_without_a_name_here_are_left_out(tmp_path: Path) -> None:
+    path = str(tmp_path / "node")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def connect() -> socket.socket:
+            os.setgroups([scm.overflow_gid(), 8])
+            peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            peer.connect(path)
+            return peer
+
+        with forked(connect):
+            sock, _ = listener.accept()
+            with sock:
+                assert scm.peer_groups(sock) == {os.getegid(), 8}

@@ -9,8 +9,9 @@ import pytest
 from hypervisor.errors import AlreadyOpen, InvalidOperation
 from hypervisor.guard.storm import BURST
 from hypervisor.infos import LinkState
-from hypervisor.mach.devices import UPLINK_OWNER, DevicePolicy
+from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.mach.neighbours import LIFETIME_S, NeighbourTable
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.nic import Handle
 from hypervisor.requests import AttachLink, Caller, Claim, ListDevices, Read
 from hypervisor.wire import arp, ethernet, icmpv6, ipv4, ipv6, protocols

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from hypervisor.mach.devices import UPLINK_OWNER, DevicePolicy
+from hypervisor.mach.devices import UPLINK_OWNER
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.nic import Handle
 from hypervisor.requests import Claim
 from hypervisor.wire import arp, ethernet, ipv4, protocols
