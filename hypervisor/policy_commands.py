@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypervisor.config import ConfigError, FlagValues, ServerConfig, kinds, load_config
+from hypervisor.config import ConfigError, FlagValues, ServerConfig, kinds, load_config, people
 from hypervisor.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
 
 #: Adds a command: (subparsers, name, summary, examples) -> its parser.
@@ -113,11 +113,11 @@ def _question(parsed: argparse.Namespace, config: ServerConfig) -> Any:
 
     return Question(
         network=parsed.network or config.networks[0].name,
-        owner=str(kinds.OWNER.read(parsed.owner)),
+        owner=str(people.OWNER.read(parsed.owner)),
         device=str(kinds.DEVICE_NAME.read(parsed.device)),
         mac=None if parsed.mac is None else kinds.MAC.read(parsed.mac),
         addresses=tuple(parsed.address),
-        groups=frozenset(int(kinds.GROUP.read(each)) for each in parsed.group),
+        groups=frozenset(int(people.GROUP.read(each)) for each in parsed.group),
         node=parsed.node and os.path.abspath(parsed.node),
     )
 

@@ -12,9 +12,9 @@ place, what is wrong, and what to write instead.
     flags ------------------------tables-----------> Draft /
 
 The modules, from below: ``problems`` (places and mistakes), ``model`` (the frozen result),
-``kinds`` (what a value may be), ``tables`` (which keys a table has), ``lines`` (where a key is),
-``flags`` and ``files`` (the two sources), ``guests`` (their sockets), ``policies`` (rules for
-devices and owners), ``build`` (the whole).
+``kinds`` and ``people`` (what a value may be), ``tables`` (which keys a table has), ``lines``
+(where a key is), ``flags`` and ``files`` (the two sources), ``guests`` (their sockets),
+``policies`` (rules for devices and owners), ``build`` (the whole).
 """
 
 from __future__ import annotations

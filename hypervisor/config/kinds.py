@@ -1,18 +1,16 @@
 """What a value may be: one :class:`Kind` for each sort of setting.
 
 A kind reads the value that TOML gives (typed) or the text of a flag, and raises
-:class:`BadValue` with a sentence and a hint. Reading is pure but for users and groups, which are
-looked up by name.
+:class:`BadValue` with a sentence and a hint. Reading is pure; users and groups, which
+are looked up, are in :mod:`hypervisor.config.people`.
 """
 
 from __future__ import annotations
 
-import grp
 import ipaddress
 import json
 import math
 import os
-import pwd
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,12 +19,6 @@ from typing import Any
 
 from hypervisor.config.model import Address, Interface, Subnet
 from hypervisor.config.problems import closest
-
-#: A peer with this uid is a stranger to the server's user namespace (kernel overflowuid).
-OVERFLOW_UID = 65_534
-#: A group with this gid is unknown to the server's user namespace (kernel overflowgid).
-OVERFLOW_GID = 65_534
-_MAX_ID = 2**32 - 2
 
 _NETWORK_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}")
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9._-]{1,127}")
@@ -70,7 +62,8 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _text(value: object, what: str) -> str:
+def text_of(value: object, what: str) -> str:
+    """Return a value that is text. Raises BadValue, saying that it is not ``what``."""
     if not isinstance(value, str):
         hint = f'write it in quotes: "{shown(value)}"' if isinstance(value, int) else ""
         raise BadValue(f"{shown(value)} is not {what}", hint)
@@ -147,7 +140,7 @@ def word(*choices: str) -> Kind:
 
 
 def _path(value: object) -> Path:
-    text = _text(value, "a path")
+    text = text_of(value, "a path")
     if not text.startswith("/"):
         hint = "write out your home directory" if text.startswith("~") else ""
         raise BadValue(f"{shown(value)} is not an absolute path", hint or "begin it with /")
@@ -160,7 +153,7 @@ def _path_text(text: str) -> object:
 
 
 def _network_name(value: object) -> str:
-    text = _text(value, "a network's name")
+    text = text_of(value, "a network's name")
     if not _NETWORK_NAME.fullmatch(text):
         raise BadValue(
             f"{shown(value)} is not a network's name",
@@ -170,7 +163,7 @@ def _network_name(value: object) -> str:
 
 
 def _device_name(value: object) -> str:
-    text = _text(value, "a device's name")
+    text = text_of(value, "a device's name")
     if not _DEVICE_NAME.fullmatch(text):
         raise BadValue(
             f"{shown(value)} is not a device's name", "use 1 to 127 of A-Z a-z 0-9 . _ -"
@@ -179,7 +172,7 @@ def _device_name(value: object) -> str:
 
 
 def _device_pattern(value: object) -> str:
-    text = _text(value, "a device's name or pattern")
+    text = text_of(value, "a device's name or pattern")
     if not _DEVICE_PATTERN.fullmatch(text):
         raise BadValue(
             f"{shown(value)} is not a device's name or pattern",
@@ -189,7 +182,7 @@ def _device_pattern(value: object) -> str:
 
 
 def _mac(value: object) -> bytes:
-    text = _text(value, "a MAC address")
+    text = text_of(value, "a MAC address")
     if not _MAC.fullmatch(text):
         raise BadValue(f"{shown(value)} is not a MAC address", 'write it as "52:54:00:12:34:56"')
     mac = bytes(int(part, 16) for part in re.split("[:-]", text))
@@ -204,7 +197,7 @@ def _mac(value: object) -> bytes:
 
 
 def _subnet(value: object) -> Subnet:
-    text = _text(value, "a subnet")
+    text = text_of(value, "a subnet")
     if "/" not in text:
         raise BadValue(f"{shown(value)} has no prefix length", f'write for example "{text}/24"')
     try:
@@ -222,7 +215,7 @@ def _subnet(value: object) -> Subnet:
 
 
 def _address(value: object) -> Address:
-    text = _text(value, "an IP address")
+    text = text_of(value, "an IP address")
     try:
         address = ipaddress.ip_address(text)
     except ValueError as error:
@@ -238,7 +231,7 @@ def _address(value: object) -> Address:
 
 
 def _interface(value: object) -> Interface:
-    text = _text(value, "an address with its prefix")
+    text = text_of(value, "an address with its prefix")
     if "/" not in text:
         raise BadValue(f"{shown(value)} has no prefix length", f'write for example "{text}/24"')
     try:
@@ -290,7 +283,7 @@ _WRAPPERS = (0x8100, 0x88A8, 0x9100, 0x9200, 0x9300, 0x88E7, 0x8870)
 
 
 def _ethertype(value: object) -> int:
-    text = _text(value, "an EtherType")
+    text = text_of(value, "an EtherType")
     if not re.fullmatch(r"0x[0-9a-fA-F]{4}", text):
         raise BadValue(f"{shown(value)} is not an EtherType", 'write four hex digits: "0x88b5"')
     number = int(text, 16)
@@ -304,76 +297,9 @@ def _ethertype(value: object) -> int:
     return number
 
 
-def _number(value: object, look_up: Callable[[str], int], what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise BadValue(f"{shown(value)} is not a {what}'s name or number")
-    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,10}", value):
-        try:
-            return look_up(value)
-        except (KeyError, ValueError) as error:
-            raise BadValue(f"there is no {what} {shown(value)} on this machine") from error
-    number = int(value)
-    if not 0 <= number <= _MAX_ID:
-        raise BadValue(f"{shown(value)} is not between 0 and {_MAX_ID}")
-    return number
-
-
-def _user(value: object) -> int:
-    return _number(value, lambda name: pwd.getpwnam(name).pw_uid, "user")
-
-
-def _group(value: object) -> int:
-    return _number(value, lambda name: grp.getgrnam(name).gr_gid, "group")
-
-
-def _owner(value: object) -> str:
-    if value == "tcp:loopback":
-        return "tcp:loopback"
-    if isinstance(value, str) and value.startswith("cert:"):
-        return _certificate(value)
-    if isinstance(value, str) and value.startswith("gid:"):
-        raise BadValue(
-            f"{shown(value)} is a group, and a device has one owner",
-            "write a [[policy]] for what a group may",
-        )
-    return f"uid:{_owner_uid(value)}"
-
-
-def _any_owner(value: object) -> str:
-    """Read an owner or a group of owners."""
-    if isinstance(value, str) and value.startswith("gid:"):
-        gid = _group(value.removeprefix("gid:"))
-        if gid == OVERFLOW_GID:
-            raise BadValue(
-                f"{shown(value)} stands for all groups that the server cannot tell apart"
-            )
-        return f"gid:{gid}"
-    return _owner(value)
-
-
-def _certificate(value: str) -> str:
-    subject = value.removeprefix("cert:")
-    if not subject or subject != subject.strip() or not subject.isprintable():
-        raise BadValue(
-            f"{shown(value)} names no certificate's subject", 'write for example "cert:CN=alice"'
-        )
-    return _text(value, "an owner")
-
-
-def _owner_uid(value: object) -> int:
-    if isinstance(value, str):
-        value = value.removeprefix("uid:")
-    uid = _user(value)
-    if uid == OVERFLOW_UID:
-        raise BadValue(
-            f"{shown(value)} is uid {OVERFLOW_UID}, which stands for strangers and owns nothing"
-        )
-    return uid
-
-
 def _uplink(value: object) -> str:
     """Read ``nic:IFACE``; returns the interface's name. It need not exist yet."""
-    text = _text(value, "an uplink")
+    text = text_of(value, "an uplink")
     kind, colon, name = text.partition(":")
     if not colon:
         hint = f"write nic:{text or 'eth0'}"
@@ -401,7 +327,7 @@ def _mode(value: object) -> int:
 
 def _endpoint(value: object) -> tuple[str, int]:
     """Read HOST:PORT, HOST a loopback address or "localhost"."""
-    text = _text(value, "HOST:PORT")
+    text = text_of(value, "HOST:PORT")
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
@@ -431,11 +357,6 @@ ETHERTYPES = Kind(_ethertype, many=True)
 SUBNETS = Kind(_subnet, many=True)
 ADDRESSES = Kind(_address, many=True)
 INTERFACES = Kind(_interface, many=True)
-USER = Kind(_user)
-GROUP = Kind(_group)
-OWNER = Kind(_owner)
-ANY_OWNER = Kind(_any_owner)
-OWNER_UID = Kind(_owner_uid)
 UPLINK = Kind(_uplink)
 FILE_MODE = Kind(_mode)
 ENDPOINT = Kind(_endpoint)

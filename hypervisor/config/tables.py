@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypervisor.config import kinds
+from hypervisor.config import kinds, people
 from hypervisor.config.kinds import BadValue, Kind, shown
 from hypervisor.config.problems import Origin, Problems, closest
 
@@ -41,8 +41,8 @@ NETWORK_KEYS: Mapping[str, Kind] = {
 }
 TRANSLATOR_KEYS: Mapping[str, Kind] = {
     "path": kinds.PATH,
-    "owner": kinds.USER,
-    "group": kinds.GROUP,
+    "owner": people.USER,
+    "group": people.GROUP,
     "mode": kinds.FILE_MODE,
     "network": kinds.NETWORK_NAME,
 }
@@ -66,7 +66,7 @@ SETTINGS: Mapping[str, Kind] = {
     **OWNER_SETTINGS,
 }
 DEVICE_KEYS: Mapping[str, Kind] = {
-    "owner": kinds.OWNER,
+    "owner": people.OWNER,
     "name": kinds.DEVICE_NAME,
     "network": kinds.NETWORK_NAME,
     "mac": kinds.MAC,
@@ -74,7 +74,7 @@ DEVICE_KEYS: Mapping[str, Kind] = {
     **{key: kind for key, kind in SETTINGS.items() if key not in OWNER_SETTINGS},
 }
 POLICY_KEYS: Mapping[str, Kind] = {
-    "owner": kinds.ANY_OWNER,
+    "owner": people.ANY_OWNER,
     "device": kinds.DEVICE_PATTERN,
     "node": kinds.PATH,
     "network": kinds.NETWORK_NAME,
@@ -82,7 +82,7 @@ POLICY_KEYS: Mapping[str, Kind] = {
 }
 GUEST_KEYS: Mapping[str, Kind] = {
     "path": kinds.PATH,
-    "owner": kinds.OWNER_UID,
+    "owner": people.OWNER_UID,
     "device": kinds.DEVICE_NAME,
     "mac": kinds.MAC,
     "addresses": kinds.ADDRESSES,
@@ -99,7 +99,7 @@ UPLINK_KEYS: Mapping[str, Kind] = {"to": kinds.UPLINK, "network": kinds.NETWORK_
 MAX_VDE_PORTS = 48
 VDE_KEYS: Mapping[str, Kind] = {
     "path": kinds.PATH,
-    "owner": kinds.OWNER_UID,
+    "owner": people.OWNER_UID,
     "device": kinds.DEVICE_NAME,
     "ports": kinds.integer(1, MAX_VDE_PORTS),
     "mode": kinds.FILE_MODE,
