@@ -116,7 +116,7 @@ class DeviceTable:
     def policy(self, who: Identity, name: str) -> DevicePolicy:
         """Return what is allowed to a device; no rule is for uplinks."""
         if who.owner == UPLINK_OWNER:
-            return DevicePolicy(who.owner, name)
+            return self.book.decided(who.owner, name) or DevicePolicy(who.owner, name)
         return self.book.device(who, name)
 
     def open(self, who: Identity, name: str, exclusive: bool, role: Role) -> Device:

@@ -187,6 +187,10 @@ class PolicyBook:
             else:
                 self._general.append(rule)
 
+    def decided(self, owner: str, name: str) -> DevicePolicy | None:
+        """Return what the server itself decided for a device, if it did."""
+        return self._decided.get((owner, name))
+
     def device(self, who: Identity, name: str) -> DevicePolicy:
         """Return what is allowed to the device that ``who`` opens as ``name``."""
         decided = self._decided.get((who.owner, name))
