@@ -44,6 +44,16 @@ _OF_HOSTS = (
 )
 #: Extension headers that nothing here can walk over: mobility, HIP, shim6, two for experiments.
 _OPAQUE_EXTENSIONS = frozenset((135, 139, 140, 253, 254))
+#: Those that can be walked over, and stand unwalked in what follows a first fragment.
+_EXTENSIONS = frozenset(
+    (
+        protocols.HOP_BY_HOP,
+        protocols.ROUTING,
+        protocols.FRAGMENT,
+        protocols.AUTHENTICATION,
+        protocols.DESTINATION_OPTIONS,
+    )
+)
 #: DHCPv6 messages of clients (RFC 8415 §7.3); the others are said by servers and relays.
 _DHCPV6_OF_CLIENTS = frozenset((1, 3, 4, 5, 6, 8, 9, 11))
 _LEAST_BYTES: Final = 8
@@ -58,7 +68,7 @@ def judge(policy: GuardPolicy, source_mac: bytes, frame: bytes, offset: int) -> 
     if verdict is not None:
         return verdict
     if upper.fragment_offset_bytes:
-        return _judge_source(policy, packet)
+        return _judge_pieces(packet) or _judge_source(policy, packet)
     at, end = upper.offset, packet.payload_end
     if upper.is_fragment and end - at < _LEAST_BYTES:
         return Discard(FRAGMENT, "first fragment", f"{end - at} bytes", f"at least {_LEAST_BYTES}")
@@ -71,13 +81,25 @@ def judge(policy: GuardPolicy, source_mac: bytes, frame: bytes, offset: int) -> 
     return verdict
 
 
+def _judge_pieces(packet: ipv6.Ipv6) -> Verdict:
+    """Control of the link has no need of fragments, and whoever evades guards has.
+
+    The piece of a message that is no first one does not say what it is. But no honest ICMPv6
+    message to a group is so long that it needs one.
+    """
+    if packet.upper.protocol == protocols.ICMPV6 and packet.destination[0] == 0xFF:
+        return Discard(ND_HIDDEN, "icmpv6 to a group", "in fragments", "in one packet")
+    return None
+
+
 def _judge_chain(packet: ipv6.Ipv6) -> Verdict:
     """Extension headers in an order that every receiver reads alike."""
     upper = packet.upper
     headers = upper.headers
     if protocols.HOP_BY_HOP in headers[1:]:
         return Discard(MALFORMED, "hop-by-hop header", "not the first", "the first")
-    if protocols.FRAGMENT in headers[:-1]:
+    behind_fragment = upper.fragment_offset_bytes and upper.protocol in _EXTENSIONS
+    if protocols.FRAGMENT in headers[:-1] or behind_fragment:
         # Behind a fragment header, whatever an overlapping piece replaces could be a header.
         return Discard(ND_HIDDEN, "fragment", "an extension header", "a transport")
     if upper.protocol in _OPAQUE_EXTENSIONS:
@@ -141,6 +163,9 @@ def _judge_icmpv6(
             return Discard(ND_HIDDEN, f"icmpv6 type {kind}", found, "right behind the IPv6 header")
     if kind in _DISCOVERY:
         return _judge_discovery(policy, source_mac, packet, frame)
+    hidden = _judge_pieces(packet) if upper.is_fragment else None
+    if hidden is not None:
+        return hidden
     if packet.source == ipv6.UNSPECIFIED and kind in _REPORTS:
         return None
     return _judge_source(policy, packet)

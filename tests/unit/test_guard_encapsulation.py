@@ -267,6 +267,26 @@ def test_overlapping_fragments_cannot_replace_what_was_judged() -> None:
     assert reason(fragment6(0, 1, options + echo, nh=60)) == "nd_hidden"
 
 
+@pytest.mark.parametrize("nh", [0, 43, 44, 51, 60])
+def test_no_piece_of_a_chain_of_headers_passes(nh: int) -> None:
+    """What evades RA guards: headers so long that the message is in a later fragment."""
+    tail = bytes(router().payload)[8:]
+    assert reason(fragment6(170, 0, tail, nh=nh)) == "nd_hidden"
+    assert reason(fragment6(170, 1, tail, nh=nh), router=True) == "nd_hidden"
+
+
+@pytest.mark.parametrize("offset", [0, 1, 181])
+def test_no_message_to_a_group_is_so_long_that_it_needs_fragments(offset: int) -> None:
+    echo = bytes(IPv6(src=IP6, dst=VICTIM_IP6) / ICMPv6EchoRequest(data=bytes(40)))[40:]
+    piece = fragment6(offset, 1, echo)
+    assert reason(piece) is None
+    piece[IPv6].dst = "ff02::1"
+    assert reason(piece) == "nd_hidden"
+    mdns = fragment6(offset, 1, bytes(UDP(dport=5353) / bytes(40)), nh=17)
+    mdns[IPv6].dst = "ff02::fb"
+    assert reason(mdns) is None
+
+
 @pytest.mark.parametrize("size", range(8))
 def test_a_first_fragment_must_say_what_it_is(size: int) -> None:
     assert reason(fragment6(0, 1, bytes(size), nh=17)) == "fragment"
