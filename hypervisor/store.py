@@ -81,13 +81,20 @@ class StateDirectory:
     """The state directory of one server, locked while it is open.
 
     Raises StoreError if the directory cannot be made or trusted, or another server has it. Use it
-    as a context manager, or close() it.
+    as a context manager, or close() it. ``lock_fd`` is the lock of the server that we follow, if we
+    have that; it is ours then.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock_fd: int = -1) -> None:
+        self.lock_fd = lock_fd
         private_directory(path)
         self.path = path
-        self._lock_fd = _lock(path)
+        if lock_fd < 0:
+            self.lock_fd = _lock(path)
+
+    def sign(self) -> None:
+        """Leave our process id in the lock, for whoever finds it taken."""
+        _sign(self.lock_fd)
 
     def secret(self, network: str) -> bytes:
         """Return the network's 32 secret bytes, made on first use. Raises StoreError."""
@@ -105,9 +112,9 @@ class StateDirectory:
 
     def close(self) -> None:
         """Give the lock back; twice is allowed."""
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+            self.lock_fd = -1
 
     def __enter__(self) -> StateDirectory:
         return self
@@ -131,8 +138,7 @@ def _lock(directory: Path) -> int:
         raise StoreError(f"cannot open {path}: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        _sign(fd)
     except BlockingIOError as error:
         holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
@@ -144,6 +150,11 @@ def _lock(directory: Path) -> int:
         os.close(fd)
         raise StoreError(f"cannot lock {path}: {error.strerror}") from error
     return fd
+
+
+def _sign(fd: int) -> None:
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
 
 def _create_whole(path: Path, content: bytes) -> None:

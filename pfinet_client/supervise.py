@@ -12,13 +12,12 @@ no handler runs, so nothing can happen between two steps.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 from collections.abc import Callable
 from typing import NoReturn
 
-from hypervisor.kernel.process import set_parent_death_signal
+from hypervisor.kernel.process import become_subreaper, set_parent_death_signal
 
 #: What is passed on to the command.
 FORWARDED = frozenset(
@@ -39,7 +38,6 @@ END = signal.SIGRTMIN
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
-_PR_SET_CHILD_SUBREAPER = 36
 #: Signals Python ignores for itself, which a command must not inherit.
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -53,7 +51,7 @@ def supervise(command: tuple[str, ...], parent_pid: int, report: Callable[[str],
     """
     awaited = FORWARDED | {END, signal.SIGCHLD}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
-    _become_subreaper()
+    become_subreaper()
     set_parent_death_signal(parent_pid, END)
     supervisor = os.getpid()
     child = os.fork()
@@ -137,10 +135,3 @@ def _is_mine(pid: str) -> bool:
             return int(file.read().rpartition(")")[2].split()[1]) == os.getpid()
     except OSError:
         return False
-
-
-def _become_subreaper() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, *(ctypes.c_ulong(value) for value in (1, 0, 0, 0))):
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(number)}")

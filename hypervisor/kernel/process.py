@@ -17,6 +17,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -68,6 +69,11 @@ def set_parent_death_signal(parent_pid: int, death_signal: signal.Signals = sign
     _prctl(_PR_SET_PDEATHSIG, int(death_signal))
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), death_signal)
+
+
+def become_subreaper() -> None:
+    """Adopt every descendant whose parent ends, from now on and over exec. Raises OSError."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def close_private_descriptors(*kept: int) -> None:

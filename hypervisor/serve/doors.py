@@ -20,6 +20,16 @@ from hypervisor.kernel.places import runtime_directory
 from hypervisor.kernel.process import Capability
 from hypervisor.serve.announce import endpoint
 from hypervisor.serve.errors import StartError
+from hypervisor.serve.heritage import (
+    ACTIVATED,
+    LISTENER,
+    LOCK,
+    NODE,
+    STATE,
+    UPLINK,
+    Bequest,
+    Heritage,
+)
 from hypervisor.serve.uplinks import UplinkDoor, open_uplink
 from hypervisor.service.front_door import Listener
 from hypervisor.service.guests import GuestSocket
@@ -33,6 +43,7 @@ from hypervisor.store import LeaseStore, StateDirectory, StoreError, private_dir
 class Doors:
     """What is open: nodes, listeners on them and on TCP, secrets by network, leases."""
 
+    state: StateDirectory
     nodes: Sequence[Node]
     guests: Sequence[GuestSocket]
     vdes: Sequence[VdeSocket]
@@ -40,6 +51,7 @@ class Doors:
     secrets: Mapping[str, bytes]
     leases: LeaseStore
     uplinks: Sequence[UplinkDoor] = ()
+    tcp: Listener | None = None
 
     def withdraw(self) -> None:
         """Remove the nodes, so that nobody finds them any more."""
@@ -54,58 +66,103 @@ class Doors:
                 needed |= capabilities_to_remove(node.path)
         return needed
 
+    def bequests(self) -> dict[str, Bequest]:
+        """Return what a server that follows this one needs of it (the descriptors stay ours)."""
+        left = {f"{STATE} ": Bequest(self.state.lock_fd)}
+        for node in self._all():
+            if node.ours:
+                assert node.identity is not None
+                left[f"{NODE} {node.path}"] = Bequest(node.socket.fileno(), node.identity)
+                left[f"{LOCK} {node.path}"] = Bequest(node.lock_fd)
+            else:
+                left[f"{ACTIVATED} {node.path}"] = Bequest(node.socket.fileno(), (node.network,))
+        if self.tcp is not None:
+            left[f"{LISTENER} {self.tcp.label}"] = Bequest(self.tcp.socket.fileno())
+        for door in self.uplinks:
+            name = f"{UPLINK} {door.config.network} {door.config.interface}"
+            left[name] = Bequest(door.socket.fileno(), (door.header_bytes,))
+        return left
+
+    def take_over(self) -> None:
+        """Make the nodes ours, to be removed in the end: nobody else serves on them any more."""
+        for node in self._all():
+            node.removable = True
+        self.state.sign()
+
+    def hand_over(self) -> None:
+        """Leave the nodes where they are when we close: another server listens on them."""
+        for node in self._all():
+            node.removable = False
+
     def _all(self) -> Sequence[Node]:
         guests = [one.node for one in self.guests]
         return [*self.nodes, *guests, *(one.node for one in self.vdes)]
 
 
 @contextlib.contextmanager
-def opened(config: ServerConfig, inherited: Sequence[InheritedSocket] = ()) -> Iterator[Doors]:
-    """Open everything, and close it in the end. Raises StartError with nothing left open."""
+def opened(
+    config: ServerConfig,
+    inherited: Sequence[InheritedSocket] = (),
+    heritage: Heritage | None = None,
+) -> Iterator[Doors]:
+    """Open everything, and close it in the end. Raises StartError with nothing left open.
+
+    ``inherited`` is a service manager's, ``heritage`` that of the server that we follow.
+    """
     with contextlib.ExitStack() as stack:
         try:
-            doors = _open(config, inherited, stack)
+            doors = _open(config, inherited, heritage or Heritage(), stack)
         except (StoreError, NodeError) as error:
             raise StartError(str(error)) from error
         yield doors
 
 
 def _open(
-    config: ServerConfig, inherited: Sequence[InheritedSocket], stack: contextlib.ExitStack
+    config: ServerConfig,
+    inherited: Sequence[InheritedSocket],
+    heritage: Heritage,
+    stack: contextlib.ExitStack,
 ) -> Doors:
     by_path = {one.path: one.socket for one in inherited}
     for one in inherited:
         stack.callback(one.socket.close)
-    state = stack.enter_context(StateDirectory(config.state))
+    lock = heritage.take(STATE)
+    state = stack.enter_context(StateDirectory(config.state, lock.fd if lock else -1))
     secrets = {network.name: state.secret(network.name) for network in config.networks}
     leases = state.leases()
     stack.callback(leases.close)
     nodes = []
     for translator in config.translators:
-        node = _node(translator, by_path.get(translator.path))
+        node = _node(translator, by_path.get(translator.path), heritage)
         stack.callback(node.close)
         nodes.append(node)
     guests = []
     for guest in config.guests:
-        guests.append(_guest_socket(guest))
+        guests.append(_guest_socket(guest, heritage))
         stack.callback(guests[-1].node.close)
     vdes = []
     for vde in config.vdes:
         stack.callback(_remove_if_empty, vde.path)
-        vdes.append(_vde_socket(vde))
+        vdes.append(_vde_socket(vde, heritage))
         stack.callback(vdes[-1].node.close)
     listeners = [Listener(node.socket, node.network, str(node.path)) for node in nodes]
+    tcp = None
     if config.listen is not None:
-        listener = _listen(config.listen)
-        stack.callback(listener.socket.close)
-        listeners.append(listener)
-    uplinks = [open_uplink(uplink, stack) for uplink in config.uplinks]
-    return Doors(nodes, guests, vdes, listeners, secrets, leases, uplinks)
+        tcp = _listen(config.listen, heritage)
+        stack.callback(tcp.socket.close)
+        listeners.append(tcp)
+    uplinks = [open_uplink(uplink, stack, heritage) for uplink in config.uplinks]
+    return Doors(state, nodes, guests, vdes, listeners, secrets, leases, uplinks, tcp)
 
 
-def _node(translator: TranslatorConfig, inherited: socket.socket | None) -> Node:
+def _node(
+    translator: TranslatorConfig, inherited: socket.socket | None, heritage: Heritage
+) -> Node:
     if inherited is not None:
         return Node(translator.path, translator.network, inherited)
+    left = heritage.take_node(translator.path, translator.network)
+    if left is not None:
+        return left
     _make_own_folder(translator.path.parent)
     return claim_node(
         translator.path,
@@ -116,9 +173,9 @@ def _node(translator: TranslatorConfig, inherited: socket.socket | None) -> Node
     )
 
 
-def _guest_socket(guest: GuestConfig) -> GuestSocket:
+def _guest_socket(guest: GuestConfig, heritage: Heritage) -> GuestSocket:
     """Publish a guest's socket, as its owner's where that can be."""
-    node = claim_node(
+    node = heritage.take_node(guest.path, guest.network) or claim_node(
         guest.path,
         guest.network,
         _given_to(guest.path, guest.owner, guest.mode),
@@ -142,8 +199,11 @@ def _given_to(path: Path, owner: int, mode: int) -> int | None:
     return None
 
 
-def _vde_socket(vde: VdeConfig) -> VdeSocket:
+def _vde_socket(vde: VdeConfig, heritage: Heritage) -> VdeSocket:
     """Make the folder, if it is not there, and publish its control socket."""
+    left = heritage.take_node(vde.path / "ctl", vde.network)
+    if left is not None:
+        return VdeSocket(left, vde.owner, vde.device, vde.ports)
     try:
         vde.path.mkdir(mode=0o755, exist_ok=True)
     except OSError as error:
@@ -169,8 +229,11 @@ def _make_own_folder(folder: Path) -> None:
         private_directory(folder)
 
 
-def _listen(listen: ListenConfig) -> Listener:
+def _listen(listen: ListenConfig, heritage: Heritage) -> Listener:
     label = endpoint(listen.host, listen.port)
+    left = heritage.take_socket(LISTENER, label)
+    if left is not None:
+        return Listener(left[0], listen.network, label)
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:

@@ -33,8 +33,11 @@ from hypervisor.serve.compose import make_runtime
 from hypervisor.serve.doors import Doors, opened
 from hypervisor.serve.errors import StartError
 from hypervisor.serve.gateways import running, starter
+from hypervisor.serve.heritage import Heritage
 from hypervisor.serve.privileges import give_up_privileges, raise_descriptor_limit
+from hypervisor.serve.succession import Successor
 from hypervisor.serve.uplinks import follow_uplinks
+from hypervisor.serve.wishes import Wishes
 from hypervisor.service.guests import Guests, Invitation
 from hypervisor.service.server import Server
 from hypervisor.service.systemd import (
@@ -51,6 +54,9 @@ log = logging.getLogger(__name__)
 #: Everything is over this long after a signal, whatever clients do.
 STOP_S = 1.0
 
+#: The same when another server waits to go on, and clients are to come back to it.
+MAKE_WAY_S = 0.2
+
 #: The server is a watcher of its own events, to log them.
 _LOG_WATCHER = "log"
 
@@ -61,36 +67,49 @@ def run_server(path: Path | None, flags: FlagValues) -> int:
     Takes the sockets of a service manager if there are any. Returns 0. Raises ConfigError with
     every mistake of the configuration, or StartError when it is right and cannot be done here.
     """
-    try:
-        inherited = inherited_sockets(os.environ)
-    except ActivationError as error:
-        raise StartError(str(error)) from error
-    try:
-        config = load_config(path, flags, {one.path: one.name for one in inherited})
-    except ConfigError:
-        for one in inherited:
-            one.socket.close()
-        raise
-    return run_config(config, inherited)
+    with Heritage.taken(os.environ) as heritage:
+        try:
+            inherited = heritage.activated() or inherited_sockets(os.environ)
+        except ActivationError as error:
+            raise StartError(str(error)) from error
+        try:
+            config = load_config(path, flags, {one.path: one.name for one in inherited})
+        except ConfigError:
+            for one in inherited:
+                one.socket.close()
+            raise
+        return run_config(config, inherited, heritage)
 
 
-def run_config(config: ServerConfig, inherited: Sequence[InheritedSocket] = ()) -> int:
+def run_config(
+    config: ServerConfig,
+    inherited: Sequence[InheritedSocket] = (),
+    heritage: Heritage | None = None,
+) -> int:
     """Run a server by a configuration, until SIGTERM or SIGINT; return 0. Raises StartError.
 
     Logs to stderr. Gives up the process's privileges, for good: run it in a process of its own.
+    When another server is to follow it may not return, but wait for that one in its stead
+    (:mod:`hypervisor.serve.keeper`).
     """
     # Until the loop listens for it, SIGTERM must not leave nodes behind.
     signal.signal(signal.SIGTERM, _leave)
-    with _ready_pipe(config.ready_fd) as tell_ready:
+    # Nor must SIGUSR2 end us, as it would by default.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    heritage = heritage or Heritage()
+    # Whoever asked the first server was told; the descriptor is not a successor's.
+    ready_fd = None if heritage.inherits else config.ready_fd
+    with _ready_pipe(ready_fd) as tell_ready:
         logs.configure(config.log_format, sys.stderr)
         raise_descriptor_limit()
-        with starter(config.gateways) as spawner, opened(config, inherited) as doors:
+        with starter(config.gateways) as spawner, opened(config, inherited, heritage) as doors:
             try:
                 give_up_privileges(doors.capabilities())
             except OSError as error:
                 raise StartError(f"cannot give up privileges: {error}") from error
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                return runner.run(serve(config, doors, tell_ready, spawner))
+                successor = runner.run(serve(config, doors, tell_ready, spawner, heritage))
+    return 0 if successor is None else successor.make_way()
 
 
 async def serve(
@@ -98,12 +117,23 @@ async def serve(
     doors: Doors,
     tell_ready: Callable[[], None],
     spawner: Spawner | None = None,
-) -> int:
-    """Serve on open doors until SIGTERM or SIGINT; return 0. Raises StartError.
+    heritage: Heritage | None = None,
+) -> Successor | None:
+    """Serve on open doors until SIGTERM or SIGINT, and return None; raises StartError.
 
-    ``spawner`` starts the gateways, if the configuration has any.
+    ``spawner`` starts the gateways, if the configuration has any. SIGUSR2 has a successor started
+    by the same command line; when that is ready, it is returned and to be made way for.
     """
-    stopping = _signals_to_event()
+    heritage = heritage or Heritage()
+    wishes = Wishes()
+    if heritage.inherits:
+        await heritage.my_turn()
+        if wishes.to_stop:
+            return None
+        doors.take_over()
+        for node in heritage.left_over():
+            node.close()
+    heritage.close()
     notifier = Notifier(os.environ)
     try:
         runtime = make_runtime(config, doors.secrets, doors.leases)
@@ -114,6 +144,7 @@ async def serve(
     watcher = server.watchers.add(_LOG_WATCHER, _everything)
     logging_events = asyncio.create_task(_log_events(watcher, server.watchers))
     keeper: NicKeeper | None = None
+    successor: Successor | None = None
     try:
         await server.start()
         invitations = _let_guests_in(guests)
@@ -122,19 +153,23 @@ async def serve(
         async with running(config.gateways, spawner, runtime):
             _say_ready(config, doors, invitations, uplinks, notifier, runtime.data_path)
             tell_ready()
-            await stopping.wait()
-            log.info("stopping")
-            notifier.stopping()
+            successor = await wishes.fulfilled(doors, heritage.keeper)
+            if successor is None:
+                log.info("stopping")
+                notifier.stopping()
+            else:
+                log.info("making way for process %d", successor.pid)
+                doors.hand_over()
     except OSError as error:
         raise StartError(f"cannot start serving: {error}") from error
     finally:
         guests.close()
         if keeper is not None:
             keeper.close()
-        await server.stop(STOP_S)
+        await server.stop(STOP_S if successor is None else MAKE_WAY_S)
         await logging_events
     log.info("stopped")
-    return 0
+    return successor
 
 
 def _tame_memory() -> None:
@@ -213,20 +248,6 @@ async def _log_events(watcher: Watcher, watchers: Watchers) -> None:
             log.info(event.kind, extra=about)
     except ServerDied:
         watchers.remove(watcher)
-
-
-def _signals_to_event() -> asyncio.Event:
-    """Return an event that SIGTERM or SIGINT sets; SIGHUP is only remarked on."""
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    loop.add_signal_handler(
-        signal.SIGHUP,
-        log.warning,
-        "SIGHUP ignored: a new configuration needs a restart",
-    )
-    return stopping
 
 
 @contextlib.contextmanager

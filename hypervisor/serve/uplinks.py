@@ -14,6 +14,7 @@ from hypervisor.links.uplink import NicKeeper, NicUplink
 from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.runtime import Runtime
 from hypervisor.serve.errors import StartError
+from hypervisor.serve.heritage import UPLINK, Heritage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,18 @@ class UplinkDoor:
     header_bytes: int
 
 
-def open_uplink(uplink: UplinkConfig, stack: contextlib.ExitStack) -> UplinkDoor:
-    """Open what an uplink needs privilege for, until the stack is unwound. Raises StartError."""
+def open_uplink(
+    uplink: UplinkConfig, stack: contextlib.ExitStack, heritage: Heritage
+) -> UplinkDoor:
+    """Open what an uplink needs privilege for, until the stack is unwound. Raises StartError.
+
+    The socket of the server that we follow will do, for whichever interface it was.
+    """
+    left = heritage.take_socket(UPLINK, f"{uplink.network} {uplink.interface}")
+    if left is not None:
+        sock, told = left
+        stack.callback(sock.close)
+        return UplinkDoor(uplink, sock, int(told.about[0]))
     try:
         sock, header_bytes = open_packet_socket()
     except PermissionError as error:

@@ -44,19 +44,22 @@ class NodeError(Exception):
 class Node:
     """A published node. ``socket`` is non-blocking, and belongs to whoever holds the node.
 
-    A node without a lock was made by a service manager, who also removes it.
+    A node without a lock was made by a service manager, who also removes it. One that is not
+    ``removable`` is another server's, before us or after us: both hold its lock. ``identity`` is
+    the device and inode that was bound.
     """
 
     path: Path
     network: str
     socket: socket.socket
-    _identity: tuple[int, int] | None = None
-    _lock_fd: int = field(default=-1, repr=False)
+    identity: tuple[int, int] | None = None
+    lock_fd: int = field(default=-1, repr=False)
+    removable: bool = True
 
     @property
     def ours(self) -> bool:
         """Tell whether we made the node, and so remove it."""
-        return self._lock_fd >= 0
+        return self.lock_fd >= 0
 
     def close(self) -> None:
         """Stop listening, remove the node if it is still ours, give the lock back.
@@ -65,15 +68,16 @@ class Node:
         answers there.
         """
         self.socket.close()
-        if self._lock_fd < 0:
+        if self.lock_fd < 0:
             return
-        with contextlib.suppress(OSError):
-            if _identity(self.path) == self._identity:
-                self.path.unlink()
-            # While the lock is held nobody else trusts this file, so nobody is misled.
-            _lock_path(self.path).unlink()
-        os.close(self._lock_fd)
-        self._lock_fd = -1
+        if self.removable:
+            with contextlib.suppress(OSError):
+                if _identity(self.path) == self.identity:
+                    self.path.unlink()
+                # While the lock is held nobody else trusts this file, so nobody is misled.
+                _lock_path(self.path).unlink()
+        os.close(self.lock_fd)
+        self.lock_fd = -1
 
 
 def claim_node(
