@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check_config(commands)
     policy_commands.add(commands, _add)
     _add_lookers(commands)
+    _add_upgrade(commands)
     _add(commands, "demo", "see two unprivileged network stacks talk, in 20 seconds", "")
     return parser
 
@@ -186,6 +187,18 @@ def _add_lookers(commands: Any) -> None:
         parser.set_defaults(run=run)
 
 
+def _add_upgrade(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "upgrade",
+        "replace a running server by the installed version, under its clients",
+        "  pip install -U machdev && hypervisor upgrade\n"
+        "  hypervisor upgrade --device /dev/veth0\n",
+    )
+    parser.add_argument("--device", type=Path, metavar="PATH", help="the server's node")
+    parser.set_defaults(run=_upgrade)
+
+
 def _count(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
@@ -222,6 +235,17 @@ def _serve(parsed: argparse.Namespace) -> int:
         return EXIT_USAGE
     except StartError as error:
         return _failed(str(error))
+
+
+def _upgrade(parsed: argparse.Namespace) -> int:
+    from hypervisor.service.inspect import InspectError
+    from hypervisor.upgrade import upgrade
+
+    try:
+        print(upgrade(Path(parsed.device or find_node(os.environ, os.geteuid()))))
+    except InspectError as error:
+        return _failed(str(error))
+    return EXIT_OK
 
 
 def _check_config(parsed: argparse.Namespace) -> int:

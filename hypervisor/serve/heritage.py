@@ -154,7 +154,10 @@ class Heritage:
             for name in self._bequests
             if name.startswith(f"{NODE} ")
         ]
-        return [node for path in paths if (node := self.take_node(path, "")) is not None]
+        nodes = [node for path in paths if (node := self.take_node(path, "")) is not None]
+        for node in nodes:
+            node.removable = True
+        return nodes
 
     def __enter__(self) -> Heritage:
         return self

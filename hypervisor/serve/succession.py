@@ -22,6 +22,9 @@ from hypervisor.serve.heritage import GO, READY, VARIABLE, Bequest, Keeper, writ
 #: A successor that is not ready by then never will be, however busy the machine is.
 READY_S = 60.0
 
+#: How long one that gave up may take to say why.
+LAST_WORDS_S = 5.0
+
 #: Signals that Python ignores for itself.
 _DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -128,11 +131,13 @@ async def _ready(ours: socket.socket) -> None:
 
 
 async def _ended(pid: int) -> str:
-    """End a successor that is not wanted, and say how it ended."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
+    """Wait for the end of a successor that gave up, end one that did not, and say how."""
     loop = asyncio.get_running_loop()
-    _, status = await loop.run_in_executor(None, os.waitpid, pid, 0)
+    end = loop.run_in_executor(None, os.waitpid, pid, 0)
+    done, _ = await asyncio.wait((end,), timeout=LAST_WORDS_S)
+    if not done:
+        os.kill(pid, signal.SIGKILL)
+    _, status = await end
     code = os.waitstatus_to_exitcode(status)
     return f"exit status {code}" if code >= 0 else f"signal {-code}"
 
