@@ -73,6 +73,7 @@ class Answers:
 
     def _claim(self, request: requests.Claim, now: float) -> requests.Claimed:
         nic = self._handle(request).nic
+        self._rooms.expire_leases(now)
         device, before = nic.device, self._rooms.addresses.of_device(nic.device)
         address = self._rooms.addresses.claim(device, request.address, now)
         self._rooms.event(EventKind.CLAIMED, device, address)

@@ -25,7 +25,7 @@ from hypervisor.flows import Flow, FlowTable
 from hypervisor.guard import inspect_burst
 from hypervisor.infos import LinkState
 from hypervisor.mach.policy import Identity
-from hypervisor.nic import Handle, LinkRecord
+from hypervisor.nic import Handle, LinkRecord, Nic
 from hypervisor.requests import Completion, EventKind, Role
 from hypervisor.rooms import NetworkOptions, Rooms
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
@@ -250,6 +250,9 @@ class Linkage(Rooms):
         receiver = addressed.get(addresses[:6])
         if receiver is not None and not guard.full:
             return None  # what it may be sent has to be looked into
+        to: Nic = port.receivers[0].device
+        if nic.device.policy.dhcp_server and not guard.full and to.guard.full:
+            return None  # its answers are looked into, and no template of a full guard says where
         full = guard if guard.full else None
         flow = Flow(sender, port.receivers[0], guard.forms(receiver), full, addressed)
         self.flows_of(handle)[addresses] = flow

@@ -126,11 +126,15 @@ class Network(Linkage):
 
     def poll_at(self) -> float | None:
         """Return when tick() is due, in monotonic seconds, or None."""
-        return self.engine.poll_at()
+        due, leases_due = self.engine.poll_at(), self.addresses.due
+        if due is None or leases_due is None:
+            return leases_due if due is None else due
+        return min(due, leases_due)
 
     def tick(self, now: float) -> None:
-        """Let time pass: gives up receivers that did not drain."""
+        """Let time pass: gives up receivers that did not drain, ends leases that are over."""
         self.engine.tick(now)
+        self.expire_leases(now)
 
     def stop(self, now: float) -> None:
         """End every held request with ServerDied and free everything."""

@@ -391,6 +391,8 @@ class EventKind:
     RESUMED = "resumed"
     CLAIMED = "claimed"
     UNCLAIMED = "unclaimed"
+    LEASED = "leased"
+    LEASE_ENDED = "lease-ended"
     TASK_ENDED = "task-ended"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hypervisor.bindings import Bindings
 from hypervisor.engine.drops import OWN_OUTSIDE, SOURCE_MAC
 from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import Choice, Open
@@ -82,8 +83,14 @@ class Rooms:
         #: Opens that are gone and whose link the caller must close.
         self.closed_links: list[Handle] = []
         self.discards = DiscardLog(self.name, self.events)
+        self.bindings = Bindings(self.addresses, self)
         self.screens = Screens(
-            options.guard, options.subnets, self.addresses, self.discards, self.wiring.untagged
+            options.guard,
+            options.subnets,
+            self.addresses,
+            self.discards,
+            self.wiring.untagged,
+            self.bindings,
         )
 
     def _candidates(self, owner: str, name: str) -> Iterator[bytes]:
@@ -144,6 +151,7 @@ class Rooms:
         return handle
 
     def _make_nic(self, device: Device) -> Nic:
+        self.addresses.device_opened(device)
         guard = self.screens.make_guard(device)
         nic = Nic(device, make_ports(device, learns=guard.lenient), guard)
         self.nics[device] = nic
@@ -160,6 +168,32 @@ class Rooms:
         """Judge a device anew by what it is and has now: call after any change of either."""
         self.screens.refresh(nic)
         self.forget_flows()
+
+    # --- addresses ----------------------------------------------------------------------------
+
+    def judged(self, mac: bytes) -> Device | None:
+        """Return the device with that MAC if its guard looks into frames."""
+        device = self.devices.at(mac)
+        nic = None if device is None else self.nics.get(device)
+        return device if nic is not None and nic.guard.full else None
+
+    def addresses_changed(self, device: Device, kind: str, detail: str) -> None:
+        """A device got or lost an address: say so, and judge it anew at once."""
+        self.event(kind, device, detail)
+        nic = self.nics.get(device)
+        if nic is not None:
+            self.refresh_guard(nic)
+            self.state_changed(nic)
+
+    def expire_leases(self, now: float) -> None:
+        """End the leases of DHCP whose time is over, with all that follows."""
+        for lease in self.addresses.expire(now):
+            detail = f"{lease.address}: its time is over"
+            if lease.device is not None:
+                self.addresses_changed(lease.device, EventKind.LEASE_ENDED, detail)
+            else:
+                kind = EventKind.LEASE_ENDED
+                self.events.append(Event(self.name, kind, lease.owner, lease.name, detail))
 
     def destroy(self, handle: Handle, why: DeviceError, now: float) -> None:
         """Take an open out of everything; the last one takes the device along."""
@@ -184,6 +218,7 @@ class Rooms:
                 self.neighbours.forget(nic.device.name)
             self.discards.forget(nic.device)
             self.addresses.device_closed(nic.device, now)
+            self.bindings.forget(nic.device)
             self.event(EventKind.DEVICE_CLOSED, nic.device, "")
         self.receive_ports.died(handle.port)
         self.engine.poll(now)

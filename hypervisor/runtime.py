@@ -12,7 +12,6 @@ that it could be in another thread or process.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ import hypervisor
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
 from hypervisor.errors import DeviceError
+from hypervisor.lease_book import LeaseBook
 from hypervisor.links.base import Link, PatientLink
 from hypervisor.links.burst import DataPath
 from hypervisor.links.carrier import Carrier
@@ -31,9 +31,7 @@ from hypervisor.links.patient import PatientCarrier
 from hypervisor.network import Network
 from hypervisor.nic import Handle
 from hypervisor.requests import Completion, Event, Request
-from hypervisor.store import Lease, LeaseStore, StoreError
-
-log = logging.getLogger(__name__)
+from hypervisor.store import LeaseStore
 
 OnCompletions = Callable[[list[Completion]], None]
 OnEvents = Callable[[list[tuple[float, Event]]], None]
@@ -87,7 +85,7 @@ class Runtime:
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._wall = wall
-        self._leases = leases
+        self._leases = LeaseBook(leases, clock, wall)
         self._path = path or DataPath()
         self._lanes = {network.name: _Lane(network) for network in networks}
         self._own = f"uid:{os.geteuid()}"
@@ -95,7 +93,9 @@ class Runtime:
         self._on_completions: OnCompletions = _ignore
         self._on_events: OnEvents = _ignore
         self._stopped = False
-        self._restore_leases()
+        self._leases.restore(lane.network for lane in self._lanes.values())
+        for lane in self._lanes.values():
+            self._settle(lane)
         self._touch_timer = self._loop.call_later(TOUCH_S, self._touch_leases)
         self._look_timer = self._loop.call_later(LOOK_S, self._look_at_links)
 
@@ -295,7 +295,7 @@ class Runtime:
         if network.events or engine.notices:
             self._publish(network)
         if network.addresses.changes:
-            self._keep_leases(network)
+            self._leases.keep(network)
         due = network.poll_at()
         if due != lane.timer_at:
             self._arm(lane, due)
@@ -340,43 +340,9 @@ class Runtime:
     def _close_later(self, link: Link) -> None:
         self._helpers.submit(link.close)
 
-    # --- leases -------------------------------------------------------------------------------
-
-    def _restore_leases(self) -> None:
-        if self._leases is None:
-            return
-        wall, now = self._wall(), self._clock()
-        for lease in self._leases.load(wall):
-            lane = self._lanes.get(lease.network)
-            if lane is not None:
-                last_used = now - (wall - lease.last_used_s)
-                lane.network.addresses.restore(lease.address, lease.owner, last_used)
-
-    def _keep_leases(self, network: Network) -> None:
-        changes = list(network.addresses.changes)
-        network.addresses.changes.clear()
-        if self._leases is None:
-            return
-        try:
-            for change in changes:
-                if change.owner is None:
-                    self._leases.delete(network.name, change.address)
-                else:
-                    lease = Lease(network.name, change.address, change.owner, self._wall())
-                    self._leases.save(lease)
-        except StoreError as error:
-            # The claim stands while the server runs; only its survival is at risk.
-            log.error("leases are not kept: %s", error)
-
     def _touch_leases(self) -> None:
         self._touch_timer = self._loop.call_later(TOUCH_S, self._touch_leases)
-        if self._leases is None:
-            return
-        try:
-            for lane in self._lanes.values():
-                self._leases.touch(lane.name, lane.network.addresses.in_use(), self._wall())
-        except StoreError as error:
-            log.error("leases are not kept: %s", error)
+        self._leases.touch(lane.network for lane in self._lanes.values())
 
 
 def _ignore(_: object) -> None:

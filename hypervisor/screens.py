@@ -7,12 +7,22 @@ anything is stored or learned: written vectors, the bursts of links, and whateve
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from hypervisor.bindings import Bindings
 from hypervisor.engine.drops import BROADCAST_RATE, Tally
 from hypervisor.forwarding import Forwarder
-from hypervisor.guard import Discard, Guard, GuardPolicy, Prefix, Preset, TokenBucket, VlanGate
+from hypervisor.guard import (
+    Discard,
+    Guard,
+    GuardPolicy,
+    Prefix,
+    Preset,
+    TokenBucket,
+    Verdict,
+    VlanGate,
+)
 from hypervisor.mach.claims import AddressTable, Subnet
 from hypervisor.mach.devices import Device
 from hypervisor.nic import DiscardLog, Nic
@@ -34,7 +44,9 @@ class Screens:
         addresses: AddressTable,
         discards: DiscardLog,
         forwarder: Forwarder,
+        bindings: Bindings,
     ) -> None:
+        self._bindings = bindings
         self._preset = preset
         self._prefixes = [
             subnet.network_address.packed[:8]
@@ -112,12 +124,12 @@ class Screens:
         """
         discards = Tally()
         if nic.gate is not None:
-            found = self._screen_vlans(nic, nic.gate, frames, header_bytes)
+            found = self._screen_vlans(nic, nic.gate, frames, header_bytes, now)
         else:
-            addressed = self.addressed_in(0)
-            if not nic.guard.full and not addressed:
+            addressed, ask = self.addressed_in(0), self._asker(nic, 0, now)
+            if not nic.guard.full and not addressed and ask is None:
                 return frames, needs, discards
-            found = dict(nic.guard.screen(frames, header_bytes, addressed))
+            found = dict(nic.guard.screen(frames, header_bytes, addressed, ask))
         self._limit_groups(nic, frames, header_bytes, found, now)
         if not found:
             return frames, needs, discards
@@ -133,7 +145,7 @@ class Screens:
         )
 
     def _screen_vlans(
-        self, nic: Nic, gate: VlanGate, frames: Sequence[bytes], header_bytes: int
+        self, nic: Nic, gate: VlanGate, frames: Sequence[bytes], header_bytes: int, now: float
     ) -> dict[int, Discard]:
         """Judge tags first, and what is behind the allowed ones as if they were not there."""
         found = gate.screen(frames, header_bytes)
@@ -144,9 +156,16 @@ class Screens:
                 by_vlan.setdefault(vlan, []).append(index)
         for vlan, places in by_vlan.items():
             bare = [gate.bare(frames[index], header_bytes) for index in places]
-            for place, verdict in nic.guard.screen(bare, header_bytes, self.addressed_in(vlan)):
+            addressed, ask = self.addressed_in(vlan), self._asker(nic, vlan, now)
+            for place, verdict in nic.guard.screen(bare, header_bytes, addressed, ask):
                 found[places[place]] = verdict
         return found
+
+    def _asker(self, nic: Nic, vlan: int, now: float) -> Callable[[bytes, int], Verdict] | None:
+        """Return who looks at DHCP, where the guard looks into frames, or a server speaks."""
+        if not nic.guard.full and not nic.device.policy.dhcp_server:
+            return None
+        return self._bindings.asker(nic.device, vlan, now)
 
     def _limit_groups(
         self,

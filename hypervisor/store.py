@@ -5,7 +5,7 @@ What lives in it, mode 0700 and owned by the server:
 ``lock``            held with flock(2) by the one server that uses the directory;
 ``NAME.secret``     32 random bytes a network, from which its devices' MACs are made: whoever
                     knows them can choose a name to get a MAC, so nobody else may read them;
-``leases.sqlite``   who holds which claimed address, and when it was last used;
+``leases.sqlite``   who holds which address, until when, and when it was last used;
 ``grpc``            the socket behind the front door, made anew by each server.
 
 A secret appears whole or not at all (written aside, synced, linked). Leases are SQLite rows in
@@ -16,12 +16,14 @@ and never damages the rest.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import secrets
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,16 +35,32 @@ LEASE_LIFE_S = 24 * 3_600
 SECRET_BYTES = 32
 
 # Stored in the SQLite file, so that a later layout is recognised.
-_LAYOUT = 1
-_CREATE = """
-CREATE TABLE IF NOT EXISTS leases (
-    network TEXT NOT NULL,
-    address TEXT NOT NULL,
-    owner TEXT NOT NULL,
-    last_used_s REAL NOT NULL,
-    PRIMARY KEY (network, address)
-) WITHOUT ROWID
-"""
+_LAYOUT = 2
+_CREATE = (
+    """
+    CREATE TABLE IF NOT EXISTS leases (
+        network TEXT NOT NULL,
+        address TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        last_used_s REAL NOT NULL,
+        device TEXT NOT NULL DEFAULT '',
+        mac BLOB NOT NULL DEFAULT x'',
+        term_s REAL,
+        expires_s REAL,
+        PRIMARY KEY (network, address)
+    ) WITHOUT ROWID
+    """,
+    "CREATE TABLE IF NOT EXISTS clock (boot TEXT NOT NULL, offset_s REAL NOT NULL)",
+)
+#: From layout 1, which knew of claims only.
+_UPGRADE = (
+    "ALTER TABLE leases ADD COLUMN device TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE leases ADD COLUMN mac BLOB NOT NULL DEFAULT x''",
+    "ALTER TABLE leases ADD COLUMN term_s REAL",
+    "ALTER TABLE leases ADD COLUMN expires_s REAL",
+)
+#: A wall clock that differs by more was set; by less, it was slowed or hastened.
+_JUMP_S = 1.0
 
 
 class StoreError(Exception):
@@ -195,24 +213,51 @@ def _read_secret(path: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """An address that an owner holds; ``last_used_s`` is Unix time."""
+    """An address that an owner holds. Times are Unix times in seconds.
+
+    ``device`` and ``mac`` are those of the device that used it last. A lease of DHCP is for
+    ``term_s`` seconds, until ``expires_s`` (both infinite: for ever); claimed ones have neither.
+    """
 
     network: str
     address: str
     owner: str
     last_used_s: float
+    device: str = ""
+    mac: bytes = b""
+    term_s: float | None = None
+    expires_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BootTime:
+    """Seconds since the machine's boot, sleep included, and which boot that was ("": unknown)."""
+
+    boot: str
+    seconds: float
+
+
+def boot_time() -> BootTime:
+    """Read a clock that nobody can set."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        boot = ""
+    return BootTime(boot, time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 class LeaseStore:
-    """Leases of claimed addresses, kept in one SQLite file.
+    """Leases of addresses, kept in one SQLite file.
 
-    Times are Unix times in seconds given by the caller. Every change is on disk when the call
-    returns (see the module for what a power cut may take). Not for use by two threads. Raises
-    StoreError when the file cannot be read or written.
+    Times are Unix times in seconds given by the caller, who says with :meth:`follow_clock` what
+    time it is before anything else. Every change is on disk when the call returns (see the module
+    for what a power cut may take). Not for use by two threads. Raises StoreError when the file
+    cannot be read or written. ``boot`` reads the clock that nobody sets.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, boot: Callable[[], BootTime] = boot_time) -> None:
         self._path = path
+        self._boot = boot
         with self._explained():
             # Created before SQLite would, since SQLite would use the umask's mode.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
@@ -228,20 +273,52 @@ class LeaseStore:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         layout = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if layout not in (0, _LAYOUT):
+        if not 0 <= layout <= _LAYOUT:
             raise StoreError(
                 f"{self._path} was written by a later version (layout {layout}): "
                 "use that version, or another --state DIR"
             )
-        self._db.execute(_CREATE)
-        self._db.execute(f"PRAGMA user_version = {_LAYOUT}")
+        if layout == _LAYOUT:
+            return
+        with self._transaction():
+            for statement in (*(_UPGRADE if layout else ()), *_CREATE):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {_LAYOUT}")
+
+    def follow_clock(self, now_s: float) -> None:
+        """Say that it is ``now_s``: if the clock was set since the last time, leases follow it.
+
+        Their times are moved by as much, so that setting a clock ends no lease and prolongs none.
+        That is known within one boot of the machine. After another one the clock is believed,
+        except that nothing was used in the future, and nothing lasts longer than it was given for.
+        """
+        boot = self._boot()
+        offset_s = now_s - boot.seconds
+        with self._explained():
+            known = self._db.execute("SELECT boot, offset_s FROM clock").fetchone()
+            same = known is not None and known[0] == boot.boot != ""
+            jump_s = offset_s - known[1] if same else 0.0
+            if same and abs(jump_s) <= _JUMP_S:
+                return
+            with self._transaction():
+                self._db.execute("DELETE FROM clock")
+                self._db.execute("INSERT INTO clock VALUES (?, ?)", (boot.boot, offset_s))
+                self._db.execute(
+                    "UPDATE leases SET last_used_s = min(last_used_s + ?, ?), "
+                    "expires_s = min(expires_s + ?, ? + term_s)",
+                    (jump_s, now_s, jump_s, now_s),
+                )
 
     def load(self, now_s: float) -> list[Lease]:
-        """Forget the leases that lapsed before ``now_s`` and return the others."""
+        """Forget the leases that were over before ``now_s`` and return the others."""
         with self._explained():
-            self._db.execute("DELETE FROM leases WHERE last_used_s < ?", (now_s - LEASE_LIFE_S,))
+            self._db.execute(
+                "DELETE FROM leases WHERE coalesce(expires_s <= ?, last_used_s < ?)",
+                (now_s, now_s - LEASE_LIFE_S),
+            )
             rows = self._db.execute(
-                "SELECT network, address, owner, last_used_s FROM leases ORDER BY network, address"
+                "SELECT network, address, owner, last_used_s, device, mac, term_s, expires_s "
+                "FROM leases ORDER BY network, address"
             ).fetchall()
         return [Lease(*row) for row in rows]
 
@@ -249,8 +326,8 @@ class LeaseStore:
         """Remember a lease, in place of any other of the same address."""
         with self._explained():
             self._db.execute(
-                "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)",
-                (lease.network, lease.address, lease.owner, lease.last_used_s),
+                "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                dataclasses.astuple(lease),
             )
 
     def delete(self, network: str, address: str) -> None:

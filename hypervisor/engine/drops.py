@@ -56,6 +56,7 @@ GROUP_QUERY = "group_query"  #: an IGMP or MLD message that only routers send
 ICMPV6_TYPE = "icmpv6_type"  #: an ICMPv6 message that ordinary hosts do not send
 DHCP_SERVER = "dhcp_server"  #: DHCP or DHCPv6 as servers and relays speak it
 DHCP_CLIENT = "dhcp_client"  #: a DHCP request for somebody else
+DHCP_BINDING = "dhcp_binding"  #: a DHCP answer gives an address that the client cannot have here
 BROADCAST_RATE = "broadcast_rate"  #: more group frames than the sender's share of a second
 NOT_ADDRESSED = "not_addressed"  #: for the receiver's MAC, but for none of its IP addresses
 

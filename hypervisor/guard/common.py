@@ -41,9 +41,8 @@ def templates(policy: GuardPolicy, receiver: GuardPolicy | None = None) -> Templ
 
 def _all(policy: GuardPolicy, receiver: GuardPolicy | None) -> Iterator[Template]:
     # An exception stands before all that it is an exception to.
-    if not policy.dhcp_server:
-        yield from _no_dhcp(policy, 4, dhcp.SERVER_PORT, dhcp.CLIENT_PORT)
-        yield from _no_dhcp(policy, 16, dhcp.SERVER_PORT_V6, dhcp.CLIENT_PORT_V6)
+    yield from _no_dhcp(policy, 4, dhcp.SERVER_PORT, dhcp.CLIENT_PORT)
+    yield from _no_dhcp(policy, 16, dhcp.SERVER_PORT_V6, dhcp.CLIENT_PORT_V6)
     for size in (4, 16):
         for source in _own(policy, size):
             yield from _from(policy, receiver, size, source)
@@ -92,9 +91,15 @@ def _own(policy: GuardPolicy, size: int, at: int | None = None) -> list[_Compare
 
 
 def _no_dhcp(policy: GuardPolicy, size: int, server: int, client: int) -> Iterator[Template]:
-    """Yield what UDP must be looked into: all that is from or to a port of DHCP."""
+    """Yield what UDP must be looked into: requests and answers of DHCP.
+
+    From a server's port a server may say other things, which nobody needs to look into.
+    """
     at = _TRANSPORT[size]
-    for place, port in ((at, server), (at + 2, server), (at + 2, client)):
+    places = [(at + 2, server), (at + 2, client)]
+    if not policy.dhcp_server:
+        places.append((at, server))
+    for place, port in places:
         compare = (place, b"\xff\xff", port.to_bytes(2, "big"))
         yield _template(policy, size, [compare], protocols.UDP, passes=False)
 

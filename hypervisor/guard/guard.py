@@ -64,8 +64,8 @@ class Guard:
         self.policy = policy
         self.source = policy.mac
         self.full = policy.full
-        #: Its DHCP must be a client's, and is looked into.
-        self._client = not policy.dhcp_server
+        #: Whether it may speak from a DHCP server's ports.
+        self._serves = policy.dhcp_server
         self._ipv4: Container[bytes] = policy.ipv4
         self._ipv6: Container[bytes] = policy.own_ipv6 if policy.full else frozenset()
         if policy.router:
@@ -96,11 +96,16 @@ class Guard:
         return judge(self.policy, frame, offset)
 
     def screen(
-        self, frames: Sequence[bytes], offset: int, addressed: Mapping[bytes, Guard]
+        self,
+        frames: Sequence[bytes],
+        offset: int,
+        addressed: Mapping[bytes, Guard],
+        ask: Callable[[bytes, int], Verdict] | None = None,
     ) -> list[tuple[int, Discard]]:
         """Judge frames whose Ethernet header begins at ``offset``.
 
-        ``addressed`` are the guards of devices with an address list, by MAC. Returns the index
+        ``addressed`` are the guards of devices with an address list, by MAC. ``ask`` has the last
+        word on each frame that passed without being common, as DHCP never is. Returns the index
         and the verdict of each frame that does not pass; the list is nearly always empty.
         """
         common, full = self.common, self.full
@@ -113,6 +118,8 @@ class Guard:
                 receiver = addressed.get(frame[offset : offset + 6])
                 if receiver is not None:
                     verdict = receiver.judge_toward(frame, offset)
+            if verdict is None and ask is not None:
+                verdict = ask(frame, offset)
             if verdict is not None:
                 discards.append((index, verdict))
         return discards
@@ -140,7 +147,7 @@ class Guard:
             ):
                 return False
             if protocol == _UDP:
-                if size < 42 or (self._client and (a == 67 or b == 67 or b == 68)):
+                if size < 42 or b == 67 or b == 68 or (a == 67 and not self._serves):
                     return False
             elif protocol != _TCP and (protocol != _ICMP or size < 42 or a & 0xF700):
                 return False
@@ -154,7 +161,7 @@ class Guard:
         if version >> 4 != 6 or length + 54 != size or sender not in self._ipv6:
             return False
         if protocol == _UDP:
-            if size < 62 or (self._client and (a == 547 or b == 546 or b == 547)):
+            if size < 62 or b == 547 or b == 546 or (a == 547 and not self._serves):
                 return False
         elif protocol != _TCP and (protocol != _ICMPV6 or size < 62 or a & 0xFE00 != 0x8000):
             return False

@@ -7,5 +7,7 @@
 - ``devices``: virtual NICs, keyed by (owner, name); their flags, their quotas
 - ``mac``: stable addresses from a keyed hash, or as eth-multiplexer makes them
 - ``status``: device_get_status and device_set_status, as GNU Mach answers them
-- ``claims``: IP addresses: assigned by policy or claimed by owners, leased to them
+- ``claims``: IP addresses: assigned by policy, claimed by owners or given by DHCP, leased to them
+- ``transactions``: what devices asked DHCP servers for
+- ``neighbours``: addresses that somebody behind an uplink has
 """

@@ -1,14 +1,17 @@
-"""IP addresses of devices: assigned by policy, or claimed by owners and leased to them.
+"""IP addresses of devices: assigned by policy, claimed by owners, or bound by what DHCP answered.
 
-A lease is bound to the owner and outlives the device by a day, so that nobody takes the address
-while its owner is away. Nothing is ever learned from a device's own frames.
+A lease is bound to the owner and outlives the device, so that nobody takes the address while its
+owner is away: a claimed one by a day, one of DHCP until the time that the server gave it is over,
+and then it ends even in use (RFC 2131 §4.4.5). Nothing is ever learned from a device's own frames.
 """
 
 from __future__ import annotations
 
+import enum
 import ipaddress
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from hypervisor.errors import AlreadyOpen, InvalidArgument, NoMemory
@@ -22,34 +25,70 @@ Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 PER_DEVICE: Final = 8
 PER_OWNER: Final = 32
 LAPSE_S: Final = 24 * 3600
+#: A renewal is told to who keeps leases when it adds this part of the lease's time: a client that
+#: renews all the time costs no write each time.
+_TOLD_PART: Final = 16
 _NOT_CLAIMABLE: Final = tuple(
     ipaddress.ip_network(each) for each in ("0.0.0.0/8", "240.0.0.0/4", "::/96", "::ffff:0:0/96")
 )
 
 
-@dataclass(slots=True)
+class LeaseKind(enum.StrEnum):
+    """How a lease came to be."""
+
+    CLAIMED = "claimed"
+    DHCP = "dhcp"
+
+
+@dataclass(slots=True, eq=False)
 class Lease:
     """An address held by an owner; ``device`` is None while no device uses it.
 
-    ``last_used`` is in monotonic seconds, meaningful while ``device`` is None.
+    ``name`` and ``mac`` are those of the device that used it last. ``last_used`` is in monotonic
+    seconds, meaningful while ``device`` is None. A lease of DHCP is for ``term_s`` seconds, until
+    ``expires`` (monotonic); both are infinite where the server said so, and in claimed ones.
     """
 
     address: Address
     owner: str
     device: Device | None
     last_used: float
+    name: str = ""
+    mac: bytes = b""
+    kind: LeaseKind = LeaseKind.CLAIMED
+    term_s: float = math.inf
+    expires: float = math.inf
+    #: The ``expires`` that was told last.
+    told: float = math.inf
+
+    def ends(self) -> float:
+        """Return when it ends if nothing happens, in monotonic seconds."""
+        if self.kind is LeaseKind.DHCP:
+            return self.expires
+        return math.inf if self.device is not None else self.last_used + LAPSE_S
+
+    def use(self, device: Device) -> None:
+        """Let ``device`` have the address."""
+        self.device, self.name, self.mac = device, device.name, device.mac
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseChange:
-    """For whoever keeps leases on disk: ``owner`` None means that the lease is gone."""
+    """For whoever keeps leases on disk: ``owner`` None means that the lease is gone.
+
+    ``lease`` is the lease as it is now; it is None if that is gone.
+    """
 
     address: str
     owner: str | None
+    lease: Lease | None = field(default=None, compare=False)
 
 
 class AddressTable:
-    """Who has which address in one network."""
+    """Who has which address in one network.
+
+    Call :meth:`expire` before anything that depends on who has an address now.
+    """
 
     def __init__(
         self,
@@ -66,52 +105,120 @@ class AddressTable:
         }
         self._leases: dict[Address, Lease] = {}
         self.changes: list[LeaseChange] = []
+        #: When :meth:`expire` has something to do, in monotonic seconds; None: never.
+        self.due: float | None = None
 
-    def restore(self, address: str, owner: str, last_used: float) -> None:
-        """Take back a lease that was kept on disk. Raises ValueError if it is no address."""
+    def restore(
+        self,
+        address: str,
+        owner: str,
+        last_used: float,
+        *,
+        name: str = "",
+        mac: bytes = b"",
+        term_s: float | None = None,
+        expires: float = math.inf,
+    ) -> None:
+        """Take back a lease that was kept on disk: one of DHCP if it has a ``term_s``.
+
+        Raises ValueError if it is no address.
+        """
         parsed = ipaddress.ip_address(address)
-        if parsed not in self._assigned:
-            self._leases[parsed] = Lease(parsed, owner, None, last_used)
+        if parsed in self._assigned:
+            return
+        lease = Lease(parsed, owner, None, last_used, name, mac)
+        if term_s is not None:
+            lease.kind, lease.term_s = LeaseKind.DHCP, term_s
+            lease.expires = lease.told = expires
+            self._look_at(expires)
+        self._leases[parsed] = lease
+
+    # --- claims -------------------------------------------------------------------------------
 
     def claim(self, device: Device, text: str, now: float) -> str:
         """Give ``device`` the address; returns its canonical text. Idempotent.
 
-        Raises InvalidArgument if it cannot be claimed in this network, AlreadyOpen if it is
-        another's or was seen behind an uplink lately, NoMemory at a quota.
+        A lease of DHCP that the device has becomes a claimed one. Raises InvalidArgument if it
+        cannot be claimed in this network, AlreadyOpen if it is another's or was seen behind an
+        uplink lately, NoMemory at a quota.
         """
         address = self._parse(text)
-        assigned = self._assigned.get(address)
-        if assigned is not None:
-            if (assigned.owner, assigned.name) == (device.owner, device.name):
-                return str(address)
-            raise AlreadyOpen(f"address {address} is assigned to another device; choose another")
-        self._check_range(address)
-        lease = self._leases.get(address)
-        if lease is not None and not self._lapsed(lease, now):
-            if lease.owner != device.owner:
-                raise AlreadyOpen(f"address {address} is another owner's; choose another")
-            if lease.device is not None and lease.device is not device:
-                raise AlreadyOpen(f"address {address} is in use by your device {lease.device.name}")
-            if lease.device is None:
-                self._check_outside(address, now)
-                self._check_device(device)
-            lease.device = device
-            return str(address)
-        self._check_outside(address, now)
-        self._check_quota(device, now)
-        self._leases[address] = Lease(address, device.owner, device, now)
-        self.changes.append(LeaseChange(str(address), device.owner))
+        lease = self._take(device, address, now)
+        if lease is not None and lease.kind is LeaseKind.DHCP:
+            lease.kind = LeaseKind.CLAIMED
+            lease.term_s = lease.expires = lease.told = math.inf
+            self._tell(lease)
         return str(address)
 
     def unclaim(self, owner: str, text: str) -> bool:
         """Give an owner's lease back. False if he has none on that address."""
-        address = self._parse(text)
-        lease = self._leases.get(address)
+        lease = self._leases.get(self._parse(text))
         if lease is None or lease.owner != owner:
             return False
-        del self._leases[address]
-        self.changes.append(LeaseChange(str(address), None))
+        self._end(lease)
         return True
+
+    # --- DHCP ---------------------------------------------------------------------------------
+
+    def bind(self, device: Device, address: Address, term_s: float, now: float) -> bool:
+        """Give ``device`` what a DHCP server answered, for ``term_s`` seconds from now on.
+
+        True if the device did not have it; else it is renewed. What it has by policy or claim it
+        has anyway. Raises what :meth:`claim` raises.
+        """
+        known = self._leases.get(address)
+        had = known is not None and known.device is device and known.ends() > now
+        lease = self._take(device, address, now)
+        if lease is None:
+            return False
+        if lease is known and lease.kind is LeaseKind.CLAIMED:
+            return not had
+        lease.kind, lease.term_s, lease.expires = LeaseKind.DHCP, term_s, now + term_s
+        self._look_at(lease.expires)
+        if not had:
+            lease.told = lease.expires
+        elif lease.expires != lease.told and (
+            math.isinf(term_s) or abs(lease.expires - lease.told) * _TOLD_PART >= term_s
+        ):
+            self._tell(lease)
+        return not had
+
+    def unbind(self, device: Device, address: Address) -> bool:
+        """End a device's lease of DHCP. False if it has none on that address."""
+        lease = self._leases.get(address)
+        if lease is None or lease.device is not device or lease.kind is not LeaseKind.DHCP:
+            return False
+        self._end(lease)
+        return True
+
+    def expire(self, now: float) -> list[Lease]:
+        """End the leases of DHCP whose time is over, and return them as they were."""
+        if self.due is None or now < self.due:
+            return []
+        bound = [lease for lease in self._leases.values() if lease.kind is LeaseKind.DHCP]
+        over = [lease for lease in bound if lease.expires <= now]
+        for lease in over:
+            self._end(lease)
+        self.due = None
+        for lease in bound:
+            if lease.expires > now:
+                self._look_at(lease.expires)
+        return over
+
+    # --- devices ------------------------------------------------------------------------------
+
+    def device_opened(self, device: Device) -> None:
+        """Give a device that is there again what DHCP gave it before: its stack still uses it.
+
+        It is the same device if owner, name and MAC are the same.
+        """
+        for lease in self._leases.values():
+            if (
+                lease.kind is LeaseKind.DHCP
+                and lease.device is None
+                and (lease.owner, lease.name, lease.mac) == (device.owner, device.name, device.mac)
+            ):
+                lease.device = device
 
     def device_closed(self, device: Device, now: float) -> list[str]:
         """Let a closed device's leases begin to lapse; returns their addresses."""
@@ -119,7 +226,7 @@ class AddressTable:
         for lease in used:
             lease.device = None
             lease.last_used = now
-            self.changes.append(LeaseChange(str(lease.address), lease.owner))
+            self._tell(lease)
         return [str(lease.address) for lease in used]
 
     def of_device(self, device: Device) -> tuple[str, ...]:
@@ -129,12 +236,53 @@ class AddressTable:
             for address, policy in self._assigned.items()
             if (policy.owner, policy.name) == (device.owner, device.name)
         ]
-        claimed = [lease.address for lease in self._leases.values() if lease.device is device]
-        return tuple(str(each) for each in (*assigned, *claimed))
+        leased = [lease.address for lease in self._leases.values() if lease.device is device]
+        return tuple(str(each) for each in (*assigned, *leased))
 
     def in_use(self) -> list[str]:
         """Return the leased addresses that a device uses now."""
         return [str(lease.address) for lease in self._leases.values() if lease.device is not None]
+
+    # ------------------------------------------------------------------------------------------
+
+    def _take(self, device: Device, address: Address, now: float) -> Lease | None:
+        """Let ``device`` have the address; None if policy gave it. Raises as :meth:`claim`."""
+        assigned = self._assigned.get(address)
+        if assigned is not None:
+            if (assigned.owner, assigned.name) == (device.owner, device.name):
+                return None
+            raise AlreadyOpen(f"address {address} is assigned to another device; choose another")
+        self._check_range(address)
+        lease = self._leases.get(address)
+        if lease is not None and now < lease.ends():
+            if lease.owner != device.owner:
+                raise AlreadyOpen(f"address {address} is another owner's; choose another")
+            if lease.device is not None and lease.device is not device:
+                raise AlreadyOpen(f"address {address} is in use by your device {lease.device.name}")
+            if lease.device is None:
+                self._check_outside(address, now)
+                self._check_device(device)
+                lease.use(device)
+                self._tell(lease)
+            return lease
+        self._check_outside(address, now)
+        self._check_quota(device, now)
+        lease = self._leases[address] = Lease(address, device.owner, None, now)
+        lease.use(device)
+        self._tell(lease)
+        return lease
+
+    def _tell(self, lease: Lease) -> None:
+        lease.told = lease.expires
+        self.changes.append(LeaseChange(str(lease.address), lease.owner, lease))
+
+    def _end(self, lease: Lease) -> None:
+        del self._leases[lease.address]
+        self.changes.append(LeaseChange(str(lease.address), None))
+
+    def _look_at(self, expires: float) -> None:
+        if expires != math.inf and (self.due is None or expires < self.due):
+            self.due = expires
 
     @staticmethod
     def _parse(text: str) -> Address:
@@ -147,10 +295,6 @@ class AddressTable:
             raise InvalidArgument(
                 f"{text[:60]!r} is not an IP address; write 10.0.0.2 or 2001:db8::2"
             ) from None
-
-    @staticmethod
-    def _lapsed(lease: Lease, now: float) -> bool:
-        return lease.device is None and now - lease.last_used >= LAPSE_S
 
     def _check_range(self, address: Address) -> None:
         if (
@@ -184,13 +328,13 @@ class AddressTable:
             raise NoMemory(f"device {device.name} has {PER_DEVICE} addresses already")
 
     def _check_quota(self, device: Device, now: float) -> None:
-        for address in [
-            each.address
+        lapsed = [
+            each
             for each in self._leases.values()
-            if each.owner == device.owner and self._lapsed(each, now)
-        ]:
-            del self._leases[address]
-            self.changes.append(LeaseChange(str(address), None))
+            if each.owner == device.owner and each.device is None and each.ends() <= now
+        ]
+        for each in lapsed:
+            self._end(each)
         self._check_device(device)
         mine = [lease for lease in self._leases.values() if lease.owner == device.owner]
         if len(mine) < PER_OWNER:
@@ -199,6 +343,4 @@ class AddressTable:
         unused = [lease for lease in mine if lease.device is None]
         if not unused:
             raise NoMemory(f"you use {len(mine)} addresses already; give one back first")
-        oldest = min(unused, key=lambda lease: lease.last_used)
-        del self._leases[oldest.address]
-        self.changes.append(LeaseChange(str(oldest.address), None))
+        self._end(min(unused, key=lambda lease: lease.last_used))

@@ -113,6 +113,10 @@ class DeviceTable:
         """Return the device if it is open now."""
         return self._devices.get((owner, name))
 
+    def at(self, mac: bytes) -> Device | None:
+        """Return the open device whose own address that is."""
+        return self._macs.get(mac)
+
     def policy(self, who: Identity, name: str) -> DevicePolicy:
         """Return what is allowed to a device; no rule is for uplinks."""
         if who.owner == UPLINK_OWNER:

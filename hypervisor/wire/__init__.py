@@ -20,7 +20,7 @@ Modules, lowest first::
     errors protocols checksum          what all others use
     ethernet                           MACs, EtherTypes, VLAN tags
     arp ipv4 ipv6 icmp icmpv6 udp tcp  one protocol each
-    dhcp                               the same for DHCP, read only
+    dhcp dhcpv6                        the same for DHCP, read only
     virtio_net                         the 12-byte offload header of TAPs and guests
     framing                            frames on a byte stream, as QEMU and passt send them
     vde                                how a VDE client plugs in

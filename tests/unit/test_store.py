@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sqlite3
@@ -14,15 +15,18 @@ import pytest
 
 from hypervisor.store import (
     LEASE_LIFE_S,
+    BootTime,
     Lease,
     LeaseStore,
     StateDirectory,
     StoreError,
+    boot_time,
     private_directory,
 )
 from tests.helpers.kernel_objects import a_fresh_uid, as_uid
 
 NOW_S = 1_800_000_000.0
+DAY_S = 86_400.0
 
 
 @pytest.fixture
@@ -180,6 +184,118 @@ def test_a_lease_changes_hands_and_is_given_back(leases: LeaseStore) -> None:
     leases.delete("lan", "fd00::2")
     leases.delete("lan", "fd00::2")
     assert leases.load(NOW_S) == []
+
+
+def test_what_dhcp_gave_is_kept_until_its_time_is_over(leases: LeaseStore) -> None:
+    mac = bytes(range(6))
+    bound = Lease("lan", "10.0.0.5", "uid:1", NOW_S, "eth0", mac, 600.0, NOW_S + 600)
+    for_ever = Lease("lan", "10.0.0.6", "uid:1", NOW_S, "eth0", mac, math.inf, math.inf)
+    leases.save(bound)
+    leases.save(for_ever)
+    assert leases.load(NOW_S + 599) == [bound, for_ever]
+    assert leases.load(NOW_S + 600) == [for_ever]
+    assert leases.load(NOW_S + 10 * LEASE_LIFE_S) == [for_ever]
+
+
+# --- clocks -----------------------------------------------------------------------------------
+
+
+class Machine:
+    """A machine whose clocks do as they are told."""
+
+    def __init__(self) -> None:
+        self.boot, self.up_s, self.wall_s = "one", 100.0, NOW_S
+
+    def read(self) -> BootTime:
+        return BootTime(self.boot, self.up_s)
+
+    def sleep(self, seconds: float) -> None:
+        self.up_s += seconds
+        self.wall_s += seconds
+
+    def store(self, path: Path) -> LeaseStore:
+        made = LeaseStore(path / "leases.sqlite", self.read)
+        made.follow_clock(self.wall_s)
+        return made
+
+
+@pytest.mark.parametrize("jump_s", [-20 * 365 * DAY_S, -3_600.0, 3_600.0, 30 * DAY_S])
+@pytest.mark.parametrize("running", [False, True], ids=["while away", "while running"])
+def test_setting_the_clock_ends_no_lease_and_prolongs_none(
+    tmp_path: Path, jump_s: float, running: bool
+) -> None:
+    machine = Machine()
+    store = machine.store(tmp_path)
+    store.save(Lease("lan", "10.0.0.2", "uid:1", machine.wall_s))
+    store.save(
+        Lease("lan", "10.0.0.5", "uid:1", NOW_S, "eth0", bytes(6), 600.0, machine.wall_s + 600)
+    )
+    machine.sleep(300.0)
+    machine.wall_s += jump_s
+    if running:
+        store.follow_clock(machine.wall_s)
+    machine.sleep(200.0)
+    store.close()
+    store = machine.store(tmp_path)
+    claimed, bound = store.load(machine.wall_s)
+    assert machine.wall_s - claimed.last_used_s == pytest.approx(500.0)
+    assert bound.expires_s is not None
+    assert bound.expires_s - machine.wall_s == pytest.approx(100.0)
+    machine.sleep(100.0)
+    store.follow_clock(machine.wall_s)
+    assert [each.address for each in store.load(machine.wall_s)] == ["10.0.0.2"]
+    store.close()
+
+
+def test_after_a_boot_with_a_clock_that_is_slow_nothing_lasts_longer_than_given(
+    tmp_path: Path,
+) -> None:
+    machine = Machine()
+    store = machine.store(tmp_path)
+    store.save(Lease("lan", "10.0.0.2", "uid:1", machine.wall_s))
+    store.save(Lease("lan", "10.0.0.5", "uid:1", NOW_S, "eth0", bytes(6), 600.0, NOW_S + 600))
+    store.close()
+    machine.boot, machine.up_s, machine.wall_s = "two", 5.0, 1_000.0  # 1970
+    store = machine.store(tmp_path)
+    claimed, bound = store.load(machine.wall_s)
+    assert (claimed.last_used_s, bound.expires_s) == (1_000.0, 1_600.0)
+    store.close()
+
+
+def test_a_clock_that_is_slewed_moves_nothing(tmp_path: Path) -> None:
+    machine = Machine()
+    store = machine.store(tmp_path)
+    store.save(Lease("lan", "10.0.0.2", "uid:1", NOW_S))
+    machine.wall_s += 0.5
+    store.follow_clock(machine.wall_s)
+    assert store.load(machine.wall_s)[0].last_used_s == NOW_S
+    store.close()
+
+
+def test_this_machines_clocks_can_be_read(leases: LeaseStore) -> None:
+    first, second = boot_time(), boot_time()
+    assert first.boot == second.boot
+    assert 0 < first.seconds <= second.seconds
+    leases.follow_clock(NOW_S)
+    leases.follow_clock(NOW_S)
+
+
+def test_a_file_of_the_first_layout_is_read_on(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "leases.sqlite") as db:
+        db.execute(
+            "CREATE TABLE leases (network TEXT NOT NULL, address TEXT NOT NULL, owner TEXT NOT "
+            "NULL, last_used_s REAL NOT NULL, PRIMARY KEY (network, address)) WITHOUT ROWID"
+        )
+        db.execute("INSERT INTO leases VALUES ('lan', '10.0.0.2', 'uid:1', ?)", (NOW_S,))
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        store = LeaseStore(tmp_path / "leases.sqlite")
+        assert store.load(NOW_S) == [Lease("lan", "10.0.0.2", "uid:1", NOW_S)]
+        store.close()
+
+
+# --- what can go wrong ------------------------------------------------------------------------
 
 
 def test_leases_survive_kill_9_in_the_middle_of_writing(tmp_path: Path) -> None:
