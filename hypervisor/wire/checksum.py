@@ -47,6 +47,15 @@ def is_right(data: Buffer, initial: int = 0) -> bool:
     return (initial + partial(data)) % 0xFFFF == 0
 
 
+def update(value: int, old_word: int, new_word: int) -> int:
+    """Return the checksum after one 16-bit word of the data has changed (RFC 1624).
+
+    ``value`` was right before. The result is what :func:`checksum` makes of the new data, unless
+    these are all zeros; the residue is reduced, so equation 2's wrong zero cannot come of it.
+    """
+    return (value + old_word - new_word) % 0xFFFF
+
+
 def pseudo_header(source: Buffer, destination: Buffer, protocol: int, length_bytes: int) -> int:
     """Return the sum of the pseudo header of IPv4 (RFC 9293 §3.1) or IPv6 (RFC 8200 §8.1).
 
