@@ -60,6 +60,19 @@ DHCP_BINDING = "dhcp_binding"  #: a DHCP answer gives an address that the client
 BROADCAST_RATE = "broadcast_rate"  #: more group frames than the sender's share of a second
 NOT_ADDRESSED = "not_addressed"  #: for the receiver's MAC, but for none of its IP addresses
 
+# --- frames: a router ---
+NOT_ROUTED = (
+    "not_routed"  #: groups, link-local, other protocols, another's MAC: no router's business
+)
+MARTIAN = "martian"  #: from or to an address that no packet between hosts can have (RFC 1812 5.3.7)
+NO_ROUTE = "no_route"  #: the router knows no way there
+HOST_UNREACHABLE = "host_unreachable"  #: in a subnet, and nobody has it, is up, or answers
+TTL_EXPIRED = "ttl_expired"  #: the TTL or hop limit ended here
+TOO_BIG = "too_big"  #: longer than the way on carries, and not to be fragmented
+SOURCE_ROUTE = "source_route"  #: with an IPv4 source route (RFC 7126)
+ROUTER_FRAGMENT = "router_fragment"  #: a fragment for the router itself, which reassembles nothing
+NEXT_HOP_FULL = "next_hop_full"  #: too much waited for the MAC of a next hop already
+
 
 class Tally(dict[str, int]):
     """Counters by reason."""

@@ -108,16 +108,18 @@ class Engine(Sending):
         now: float,
         discards: Mapping[str, int] = NOTHING,
         discarded_bytes: int = 0,
+        elsewhere_bytes: int = 0,
     ) -> None:
         """Accept a vector of plain frames whose lengths were checked (MHVED step 1).
 
-        ``discards`` of it, of ``discarded_bytes``, the guard has taken out already. Completes
-        with :class:`Written` when the last frame has left its TX slot. Raises NoMemory, having
-        sent nothing, if the sender has too much held already.
+        ``discards`` of it, of ``discarded_bytes``, the guard has taken out already; and
+        ``elsewhere_bytes`` are counted elsewhere (negative: a router has cut some of ``frames``,
+        which are more than the vector was). Completes with :class:`Written` when the last frame
+        has left its TX slot. Raises NoMemory, having sent nothing, if the sender has too much held
+        already.
         """
-        size_bytes = sum(map(len, frames)) + discarded_bytes
-        for budget in (sender.budget, sender.task_budget, sender.account.budget):
-            budget.check(size_bytes)
+        size_bytes = sum(map(len, frames)) + discarded_bytes + elsewhere_bytes
+        self.check_write(sender, size_bytes)
         request = WriteRequest(request_id, size_bytes, nowait)
         if discards:
             self.discard(sender, discards, discarded_bytes)
@@ -126,6 +128,11 @@ class Engine(Sending):
         self.count_write(sender, 1, size_bytes)
         self._vectors.append(_Vector(sender, request, frames))
         self.poll(now)
+
+    def check_write(self, sender: Open, size_bytes: int) -> None:
+        """Raise NoMemory if a write of ``size_bytes`` is more than the sender may have held."""
+        for budget in (sender.budget, sender.task_budget, sender.account.budget):
+            budget.check(size_bytes)
 
     def ingress(
         self,

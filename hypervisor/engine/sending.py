@@ -8,7 +8,7 @@ from hypervisor.engine.drops import RX_FULL, UNADDRESSED, UNWANTED, Tally
 from hypervisor.engine.holding import Holding
 from hypervisor.engine.opens import Choice, Open, TxFrame, WriteRequest
 from hypervisor.engine.quotas import Limits
-from hypervisor.engine.taps import Finisher, Taps
+from hypervisor.engine.taps import Finisher, Tap, Taps
 from hypervisor.frames import Frame
 from hypervisor.requests import Completion
 from hypervisor.wire import vlan
@@ -134,6 +134,16 @@ class Sending(Holding):
         if len(taken) < len(run):
             self._discard(sender, request, UNWANTED, len(run) - len(taken))
         return True
+
+    def show_sent(
+        self,
+        tap: Tap,
+        run: Sequence[bytes],
+        header_bytes: int,
+        needs: Sequence[int] | None,
+    ) -> None:
+        """Show what a device sends to who looks, before somebody changes the frames."""
+        self._taps.show(tap, (), run, header_bytes, needs)
 
     def _discard(self, sender: Open, request: WriteRequest, reason: str, count: int) -> None:
         """Count frames that nobody gets, everywhere they are accounted for."""

@@ -11,6 +11,8 @@ Theory of operation
             and uplinks are learned, groups go to all, unknown unicast to trunks, uplinks and
             promiscuous devices only
     fdb     the bounded table of learned addresses
+    router  by IP destination: it is asked before (:meth:`Router.route`), and puts other addresses
+            in front of frames; then they go to whom they are addressed
 
 Each VLAN is a forwarder of its own, with a table of its own; a port that carries several has a
 :class:`Port` in each. Frames that have to change their form between two ports are said to
@@ -25,6 +27,23 @@ from __future__ import annotations
 from hypervisor.forwarding.base import Forwarder, Learning, Port
 from hypervisor.forwarding.fdb import Fdb
 from hypervisor.forwarding.hub import Hub
+from hypervisor.forwarding.resolver import Waiting
+from hypervisor.forwarding.router import Endpoint, Routed, Router
+from hypervisor.forwarding.router_host import OwnAddress
+from hypervisor.forwarding.routes import RouteTable
 from hypervisor.forwarding.switch import Switch
 
-__all__ = ["Fdb", "Forwarder", "Hub", "Learning", "Port", "Switch"]
+__all__ = [
+    "Endpoint",
+    "Fdb",
+    "Forwarder",
+    "Hub",
+    "Learning",
+    "OwnAddress",
+    "Port",
+    "RouteTable",
+    "Routed",
+    "Router",
+    "Switch",
+    "Waiting",
+]
