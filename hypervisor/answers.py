@@ -40,7 +40,8 @@ class Answers:
 
     def _get_status(self, request: requests.GetStatus, now: float) -> tuple[int, ...]:
         device = self._handle(request).nic.device
-        return status.get_status(device, self._rooms.mtu, request.flavor, request.count)
+        mtu = device.mtu(self._rooms.mtu)
+        return status.get_status(device, mtu, request.flavor, request.count)
 
     def _set_status(self, request: requests.SetStatus, now: float) -> None:
         handle = self._handle(request)

@@ -121,7 +121,7 @@ def _add_serve(commands: Any) -> None:
         "--network",
         action="append",
         default=[],
-        metavar="NAME[,mode=hub|switch][,mtu=N][,subnet=CIDR]...",
+        metavar="NAME[,mode=hub|switch|router][,mtu=N][,subnet=CIDR]...",
         help='make a network (repeatable; default: a switch called "default", mtu 1500)',
     )
     add(
@@ -136,10 +136,18 @@ def _add_serve(commands: Any) -> None:
         "--uplink",
         action="append",
         default=[],
-        metavar="nic:IFACE[,network=N]",
+        metavar="nic:IFACE[,network=N][,address=CIDR]",
         help="connect a network to an interface of this host (repeatable; needs CAP_NET_RAW)",
     )
+    add(
+        "--route",
+        action="append",
+        default=[],
+        metavar="CIDR,via=IP[,network=N]",
+        help="let a router send packets for CIDR to a next hop (repeatable)",
+    )
     add("--config", type=Path, metavar="FILE.toml", help="read settings from a file; flags win")
+    add("--mode", metavar="hub|switch|router", help="how networks forward (switch)")
     add("--guard", metavar="full|mac|off", help="what to check of frames that devices send (full)")
     add("--mac-scheme", metavar="keyed|hurd", help="how devices get their MACs (keyed)")
     add("--state", metavar="DIR", help="where MACs and leases are remembered")
@@ -220,6 +228,8 @@ def _serve(parsed: argparse.Namespace) -> int:
         networks=parsed.network,
         gateways=parsed.gateway,
         uplinks=parsed.uplink,
+        routes=parsed.route,
+        mode=parsed.mode,
         listen=parsed.listen,
         insecure_loopback=parsed.insecure_loopback,
         guard=parsed.guard,

@@ -85,10 +85,16 @@ class Linkage(Rooms):
         record.ups += 1
         self.forget_flows()
         handle.nic.refresh()
+        self._route_anew(handle.nic)
         # What came before the link was stored for a reader of plain frames: also right here.
         if each.rx:
             self.engine.links_ready[each] = None
         self.event(EventKind.LINK_UP, handle.nic.device, f"{kind} {record.peer}".rstrip())
+
+    def _route_anew(self, nic: Nic) -> None:
+        """The link behind a device has another MTU, or is new: a router wants to know."""
+        if self.routing is not None:
+            self.routing.refresh(nic)
 
     def check_attachable(self, handle: Handle) -> None:
         """Raise AlreadyOpen if the device has a stack that is not this open's to be.
@@ -183,6 +189,7 @@ class Linkage(Rooms):
         record.peer = record.peer if peer is None else peer
         if mtu is not None and handle.link:
             record.mtu = mtu
+            self._route_anew(handle.nic)
         if state is not None and state is not record.state and handle.link:
             kind = EventKind.LINK_UP if state is LinkState.UP else EventKind.LINK_DOWN
             record.ups += state is LinkState.UP
@@ -218,8 +225,51 @@ class Linkage(Rooms):
             discards.merge(forged)
             size_bytes = _wire_bytes(frames, header_bytes) - _wire_bytes(passed, header_bytes)
             self.engine.discard(each, discards, size_bytes)
+        if self.routing is not None:
+            passed, needs = self._route(each, passed, header_bytes, needs, now)
         if passed:
             self.engine.ingress(each, passed, header_bytes, needs, now)
+        if self.routing is not None:
+            self.routing.flush(now)
+
+    def _route(
+        self,
+        sender: Open,
+        frames: Sequence[bytes],
+        header_bytes: int,
+        needs: Sequence[int] | None,
+        now: float,
+    ) -> tuple[Sequence[bytes], Sequence[int] | None]:
+        """Ask the router about a link's frames; what it drops is counted as the sender's."""
+        assert self.routing is not None
+        routed = self.routing.route(sender, frames, header_bytes, needs, now)
+        if routed.drops:
+            self.engine.discard(sender, routed.drops, routed.dropped_bytes)
+        return routed.frames, None if needs is None else routed.needs
+
+    # --- joined networks ----------------------------------------------------------------------
+
+    @property
+    def has_crossings(self) -> bool:
+        """Whether there are frames for other networks, for :meth:`take_crossings`."""
+        return self.routing is not None and bool(self.routing.router.crossings)
+
+    def take_crossings(self) -> list[tuple[str, bytes, int, int]]:
+        """Return the frames for other networks since the last call: the network's name, the frame,
+        its bytes of offload header, and the offloads it needs.
+        """
+        if self.routing is None:
+            return []
+        router = self.routing.router
+        taken, router.crossings = router.crossings, []
+        return [(side.name, frame, header, need) for side, frame, header, need in taken]
+
+    def enter(self, frame: bytes, header_bytes: int, need: int, now: float) -> None:
+        """Take a frame that a joined network's router has made ready for this network."""
+        if self.routing is not None:
+            self.routing.enter(frame, header_bytes, need, now)
+
+    # --- known flows --------------------------------------------------------------------------
 
     def flows_of(self, handle: Handle) -> FlowTable:
         """Return the table of a link's known flows; it is emptied whenever anything changes."""

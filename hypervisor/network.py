@@ -41,6 +41,7 @@ from hypervisor.mach.tickets import LIFETIME_S
 from hypervisor.port_answers import PortAnswers
 from hypervisor.requests import Completion, Event, EventKind, Request, Role
 from hypervisor.rooms import NetworkOptions
+from hypervisor.routing import ROUTER_DEVICE, ROUTER_OWNER, elsewhere_bytes
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES, MAX_VLAN_TAGS, VLAN_TAG_BYTES
 
 __all__ = ["Network", "NetworkOptions"]
@@ -65,6 +66,8 @@ class Network(Linkage):
             **FilterAnswers(self).handlers,
             **PortAnswers(self, self._hold_receive).handlers,
         }
+        if self.routing is not None:
+            self.routing.begin(self.open_outlet(ROUTER_OWNER, ROUTER_DEVICE, "router", ""))
 
     @property
     def longest_frame(self) -> int:
@@ -126,15 +129,19 @@ class Network(Linkage):
 
     def poll_at(self) -> float | None:
         """Return when tick() is due, in monotonic seconds, or None."""
-        due, leases_due = self.engine.poll_at(), self.addresses.due
-        if due is None or leases_due is None:
-            return leases_due if due is None else due
-        return min(due, leases_due)
+        dues = [self.engine.poll_at(), self.addresses.due]
+        if self.routing is not None:
+            dues.append(self.routing.poll_at())
+        return min((due for due in dues if due is not None), default=None)
 
     def tick(self, now: float) -> None:
-        """Let time pass: gives up receivers that did not drain, ends leases that are over."""
+        """Let time pass: gives up receivers that did not drain and silent next hops, ends leases
+        that are over.
+        """
         self.engine.tick(now)
         self.expire_leases(now)
+        if self.routing is not None:
+            self.routing.tick(now)
 
     def stop(self, now: float) -> None:
         """End every held request with ServerDied and free everything."""
@@ -153,8 +160,19 @@ class Network(Linkage):
             raise DeviceDown(f"device {handle.nic.device.name} is down: set its UP flag")
         frames = request.frames
         self._check_vector(frames, handle.nic.trunk, request.inband)
+        if self.routing is not None:
+            # Before the router answers anything: a write that fails has changed nothing.
+            self.engine.check_write(handle.open, sum(map(len, frames)))
         self._held[request.request_id] = handle.open
         passed, _, discards = self.screens.screen(handle.nic, frames, 0, None, now)
+        discarded_bytes = sum(map(len, frames)) - sum(map(len, passed)) if discards else 0
+        elsewhere = 0
+        if self.routing is not None:
+            routed = self.routing.route(handle.open, passed, 0, None, now)
+            elsewhere = elsewhere_bytes(passed, routed)
+            discards.merge(routed.drops)
+            discarded_bytes += routed.dropped_bytes
+            passed = routed.frames
         self.engine.submit_write(
             handle.open,
             request.request_id,
@@ -162,8 +180,11 @@ class Network(Linkage):
             bool(request.mode & D_NOWAIT),
             now,
             discards,
-            sum(map(len, frames)) - sum(map(len, passed)) if discards else 0,
+            discarded_bytes,
+            elsewhere,
         )
+        if self.routing is not None:
+            self.routing.flush(now)
         return _HELD
 
     def _check_vector(self, frames: Sequence[bytes], tagged: bool, inband: bool) -> None:
@@ -240,7 +261,8 @@ class Network(Linkage):
             raise BadArguments("device_open needs D_READ (1), D_WRITE (2) or both in mode")
         handle = self.admit(task, request.name, request.mode, request.role, request.exclusive)
         device = handle.nic.device
-        return requests.Opened(handle.port, device.name, device.mac, self.mtu, self.name)
+        mtu = device.mtu(self.mtu)
+        return requests.Opened(handle.port, device.name, device.mac, mtu, self.name)
 
     def _close(self, request: requests.CloseDevice, now: float) -> None:
         task = self.tasks.find(request.caller)

@@ -117,6 +117,7 @@ class Nic:
         "port",
         "ports",
         "retired",
+        "routed",
         "rx_drops",
         "storm",
         "table",
@@ -157,11 +158,18 @@ class Nic:
         self.filtered_frames = 0
         self._incoming: Tap | None = None
         self._outgoing: Tap | None = None
+        #: Whether a router changes what it sends: then who looks is shown it before.
+        self.routed = False
+
+    @property
+    def outgoing(self) -> Tap | None:
+        """Who looks at what the device sends."""
+        return self._outgoing
 
     def refresh(self) -> None:
         """Tell the forwarder who receives, after an open came or went or UP changed."""
         for handle in self.handles:
-            handle.open.tap = self._outgoing
+            handle.open.tap = None if self.routed else self._outgoing
         receivers: list[Open] = []
         if self.device.up:
             receivers = [handle.open for handle in self.handles if handle.takes_frames]

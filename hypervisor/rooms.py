@@ -17,7 +17,7 @@ from hypervisor.engine.opens import Choice, Open
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import DeviceError
 from hypervisor.flows import FlowTable
-from hypervisor.forwarding import Hub, Switch
+from hypervisor.forwarding import Forwarder, Hub, Switch
 from hypervisor.guard import Preset
 from hypervisor.infos import DeviceState, Notification
 from hypervisor.mach import mac
@@ -30,6 +30,7 @@ from hypervisor.mach.receive_ports import ReceivePorts
 from hypervisor.mach.tickets import TicketTable
 from hypervisor.nic import DiscardLog, Handle, Nic
 from hypervisor.requests import Event, EventKind, Role
+from hypervisor.routing import RouterOptions, Routing
 from hypervisor.screens import Screens
 from hypervisor.wire.offload import finish
 from hypervisor.wire.vlan import TAGGED_HEAD_BYTES, untag, vid_of
@@ -42,13 +43,14 @@ class NetworkOptions:
 
     ``secret`` keys the addresses of devices; ``random_bytes`` gives unguessable names for tasks
     and ports; ``mtu`` is the IP MTU in bytes. ``rules`` are the operator's, and do not touch the
-    devices for which ``policies`` has decided (:mod:`hypervisor.mach.policy`).
+    devices for which ``policies`` has decided (:mod:`hypervisor.mach.policy`); ``router`` is
+    for mode "router" only.
     """
 
     random_bytes: Callable[[int], bytes]
     secret: bytes
     name: str = "default"
-    mode: Literal["hub", "switch"] = "switch"
+    mode: Literal["hub", "switch", "router"] = "switch"
     mtu: int = 1500
     subnets: tuple[Subnet, ...] = ()
     guard: Preset = "full"
@@ -56,6 +58,7 @@ class NetworkOptions:
     policies: tuple[DevicePolicy, ...] = ()
     rules: tuple[Rule, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    router: RouterOptions = field(default_factory=RouterOptions)
 
 
 class Rooms:
@@ -65,24 +68,31 @@ class Rooms:
         self.options = options
         self.name = options.name
         self.mtu = options.mtu
-        self.wiring = Wiring(Hub if options.mode == "hub" else Switch)
-        self.engine = Engine(options.limits, self._classify, finish)
+        is_routed = options.mode == "router"
+        classify = self._classify_routed if is_routed else self._classify
+        self.engine = Engine(options.limits, classify, finish)
         self.events: list[Event] = []
+        self.discards = DiscardLog(self.name, self.events)
+        self.neighbours = NeighbourTable(options.subnets)
+        #: The router, in a network that has one.
+        self.routing = self._make_routing() if is_routed else None
+        self.wiring = Wiring(self._make_forwarder)
         self.tasks: TaskTable[Handle] = TaskTable(
             options.random_bytes, options.limits.held_requests_per_task
         )
         self.tickets: TicketTable[Handle] = TicketTable(options.random_bytes)
         self.receive_ports = ReceivePorts(self.engine.mail, options.random_bytes)
-        book = PolicyBook(options.policies, options.rules)
+        policies = options.policies
+        if is_routed:
+            policies = (options.router.policy(), *policies)
+        book = PolicyBook(policies, options.rules)
         self.devices = DeviceTable(self._candidates, book)
-        self.neighbours = NeighbourTable(options.subnets)
         self.addresses = AddressTable(options.subnets, book.named(), self.neighbours)
         self.nics: dict[Device, Nic] = {}
         #: Known flows of the opens that have links.
         self.flows: dict[Open, FlowTable] = {}
         #: Opens that are gone and whose link the caller must close.
         self.closed_links: list[Handle] = []
-        self.discards = DiscardLog(self.name, self.events)
         self.bindings = Bindings(self.addresses, self)
         self.screens = Screens(
             options.guard,
@@ -92,6 +102,24 @@ class Rooms:
             self.wiring.untagged,
             self.bindings,
         )
+
+    def _make_routing(self) -> Routing:
+        options = self.options
+        return Routing(
+            self.name,
+            self.mtu,
+            options.subnets,
+            options.router,
+            self.engine,
+            self.discards,
+            self.neighbours,
+        )
+
+    def _make_forwarder(self) -> Forwarder:
+        """Return the forwarder of another VLAN; a router's network has none but one."""
+        if self.routing is not None:
+            return self.routing.router
+        return Hub() if self.options.mode == "hub" else Switch()
 
     def _candidates(self, owner: str, name: str) -> Iterator[bytes]:
         if self.options.mac_scheme == "hurd":
@@ -110,6 +138,14 @@ class Rooms:
             choice = nic.forwarder.forward(nic.port, head[:6], now)
         else:
             choice = self._classify_slowly(nic, head, frame, header_bytes, now)
+        return self.wiring.mirrored(nic, choice) if self.wiring.mirrors else choice
+
+    def _classify_routed(
+        self, sender: Open, head: bytes, frame: bytes, header_bytes: int, now: float
+    ) -> Choice:
+        """Guard and router have been asked: a frame goes to whom it is addressed now."""
+        nic: Nic = sender.device
+        choice = nic.forwarder.forward(nic.port, head[:6], now)
         return self.wiring.mirrored(nic, choice) if self.wiring.mirrors else choice
 
     def _classify_slowly(
@@ -154,6 +190,7 @@ class Rooms:
         self.addresses.device_opened(device)
         guard = self.screens.make_guard(device)
         nic = Nic(device, make_ports(device, learns=guard.lenient), guard)
+        nic.routed = self.routing is not None
         self.nics[device] = nic
         self.wiring.plug(nic)
         self.refresh_guard(nic)
@@ -167,6 +204,8 @@ class Rooms:
     def refresh_guard(self, nic: Nic) -> None:
         """Judge a device anew by what it is and has now: call after any change of either."""
         self.screens.refresh(nic)
+        if self.routing is not None:
+            self.routing.refresh(nic)
         self.forget_flows()
 
     # --- addresses ----------------------------------------------------------------------------
@@ -230,7 +269,12 @@ class Rooms:
             device = handle.nic.device
             addresses = self.addresses.of_device(device)
             state = DeviceState(
-                notify.name, handle.port, device.flags, device.mac, self.mtu, addresses
+                notify.name,
+                handle.port,
+                device.flags,
+                device.mac,
+                device.mtu(self.mtu),
+                addresses,
             )
             self.engine.mail.notify(notify.box, state)
 

@@ -21,6 +21,7 @@ import hypervisor
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
 from hypervisor.errors import DeviceError
+from hypervisor.interconnect import Interconnect
 from hypervisor.lease_book import LeaseBook
 from hypervisor.links.base import Link, PatientLink
 from hypervisor.links.burst import DataPath
@@ -88,6 +89,7 @@ class Runtime:
         self._leases = LeaseBook(leases, clock, wall)
         self._path = path or DataPath()
         self._lanes = {network.name: _Lane(network) for network in networks}
+        self._interconnect = Interconnect(lane.network for lane in self._lanes.values())
         self._own = f"uid:{os.geteuid()}"
         self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="descriptors")
         self._on_completions: OnCompletions = _ignore
@@ -296,6 +298,9 @@ class Runtime:
             self._publish(network)
         if network.addresses.changes:
             self._leases.keep(network)
+        if network.has_crossings:
+            for joined in self._interconnect.carry(network, self._clock()):
+                self._settle(self._lanes[joined.name])
         due = network.poll_at()
         if due != lane.timer_at:
             self._arm(lane, due)

@@ -26,7 +26,7 @@ def device_info(network: str, mtu: int, nic: Nic, addresses: tuple[str, ...]) ->
         mac=nic.device.mac,
         addresses=addresses,
         flags=nic.device.flags,
-        mtu=mtu,
+        mtu=nic.device.mtu(mtu),
         opens=len(opens),
         link=next((handle.link for handle in nic.handles if handle.link), ""),
         tx_frames=nic.retired[0] + sum(each.sent_frames for each in opens),

@@ -27,18 +27,20 @@ from hypervisor.config.model import (
     ListenConfig,
     NetworkConfig,
     PolicyConfig,
+    RouteConfig,
     ServerConfig,
     TranslatorConfig,
     UplinkConfig,
 )
 from hypervisor.config.policies import check_policies, policy_configs
 from hypervisor.config.problems import ConfigError, Origin, Problems, closest
+from hypervisor.config.routers import settle_routers
 from hypervisor.config.tables import Draft, Setting, Table
 from hypervisor.kernel.places import current_places
 
 _DEFAULTS = Origin("the defaults")
 # Settings of the server that are defaults for its networks.
-_SHARED = ("guard", "mac_scheme")
+_SHARED = ("mode", "guard", "mac_scheme")
 
 
 def load_config(
@@ -85,6 +87,7 @@ def build_config(
     devices = list(below.devices)
     guests = _overlay("guest", above.guests, below.guests, "path", problems)
     vdes = _overlay("VDE folder", above.vdes, below.vdes, "path", problems)
+    routes = above.routes + below.routes
     listen = (above.listen or below.listen)[:1]
     for what, tables in (
         ("node", translators),
@@ -93,6 +96,7 @@ def build_config(
         ("VDE folder", vdes),
         ("gateway", above.gateways + below.gateways),
         ("uplink", uplinks),
+        ("route", routes),
         ("listener", listen),
     ):
         for table in tables:
@@ -107,6 +111,7 @@ def build_config(
     check_devices(devices, networks, problems)
     check_policies(below.policies, names, [*translators, *guests, *vdes], problems)
     check_gateways(gateways, networks, devices, problems)
+    settle_routers(networks, routes, uplinks, [*devices, *gateways], problems)
     problems.raise_if_any()
     return _frozen(
         server,
@@ -117,6 +122,7 @@ def build_config(
         vdes,
         gateways,
         uplinks,
+        routes,
         listen,
         default_state,
     )
@@ -236,6 +242,7 @@ def _frozen(
     vdes: Sequence[Table],
     gateways: Sequence[Table],
     uplinks: Sequence[Table],
+    routes: Sequence[Table],
     listen: Sequence[Table],
     default_state: Path,
 ) -> ServerConfig:
@@ -248,7 +255,8 @@ def _frozen(
         vdes=tuple(vde_config(table) for table in vdes),
         gateways=_each(GatewayConfig, gateways),
         listen=_listener(listen[0]) if listen else None,
-        uplinks=tuple(UplinkConfig(one.value("to"), one.value("network")) for one in uplinks),
+        uplinks=tuple(_uplink(one) for one in uplinks),
+        routes=_each(RouteConfig, routes),
         insecure_loopback=bool(server.value("insecure_loopback")),
         log_format=server.value("log_format") or "text",
         ready_fd=server.value("ready_fd"),
@@ -264,6 +272,11 @@ def _translator(table: Table) -> TranslatorConfig:
     values = table.values()
     values.setdefault("mode", 0o660 if "group" in values else 0o600)
     return TranslatorConfig(**values)
+
+
+def _uplink(table: Table) -> UplinkConfig:
+    addresses = table.value("addresses") or ()
+    return UplinkConfig(table.value("to"), table.value("network"), addresses)
 
 
 def _listener(table: Table) -> ListenConfig:

@@ -25,6 +25,7 @@ _ARRAYS: Mapping[str, Mapping[str, Kind]] = {
     "vde": tables.VDE_KEYS,
     "gateway": tables.GATEWAY_KEYS,
     "uplink": tables.UPLINK_KEYS,
+    "route": tables.ROUTE_KEYS,
 }
 # Which process to tell is the starter's business, not the file's.
 _SERVER_KEYS = {key: kind for key, kind in tables.SERVER_KEYS.items() if key != "ready_fd"}
@@ -101,6 +102,7 @@ class _Reader:
             gateways=read["gateway"],
             listen=listen,
             uplinks=read["uplink"],
+            routes=read["route"],
         )
 
     def _locate(self, *path: str | int) -> Origin:

@@ -19,11 +19,13 @@ class FlagValues:
     streams: Sequence[str] = ()
     dgrams: Sequence[str] = ()
     uplinks: Sequence[str] = ()
+    routes: Sequence[str] = ()
     vdes: Sequence[str] = ()
     networks: Sequence[str] = ()
     gateways: Sequence[str] = ()
     listen: str | None = None
     insecure_loopback: bool = False
+    mode: str | None = None
     guard: str | None = None
     mac_scheme: str | None = None
     state: str | None = None
@@ -48,6 +50,8 @@ def read_flags(flags: FlagValues, problems: Problems) -> Draft:
         draft.gateways += _table("--gateway", "addresses", text, tables.GATEWAY_KEYS, problems)
     for text in flags.uplinks:
         draft.uplinks += _table("--uplink", "to", text, tables.UPLINK_KEYS, problems)
+    for text in flags.routes:
+        draft.routes += _table("--route", "to", text, tables.ROUTE_KEYS, problems)
     if flags.listen is not None:
         draft.listen = _table("--listen", "endpoint", flags.listen, tables.LISTEN_KEYS, problems)
         draft.server.refused |= set() if draft.listen else {"listen"}
@@ -57,6 +61,7 @@ def read_flags(flags: FlagValues, problems: Problems) -> Draft:
 def _server(flags: FlagValues, problems: Problems) -> Table:
     table = Table(Origin("the command line"))
     texts = {
+        "mode": flags.mode,
         "guard": flags.guard,
         "mac_scheme": flags.mac_scheme,
         "insecure_loopback": "true" if flags.insecure_loopback else None,

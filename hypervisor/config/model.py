@@ -19,7 +19,7 @@ Address = IPv4Address | IPv6Address
 Subnet = IPv4Network | IPv6Network
 Interface = IPv4Interface | IPv6Interface
 
-NetworkMode = Literal["hub", "switch"]
+NetworkMode = Literal["hub", "switch", "router"]
 GuardPreset = Literal["full", "mac", "off"]
 MacScheme = Literal["keyed", "hurd"]
 LogFormat = Literal["text", "json"]
@@ -50,7 +50,11 @@ class TranslatorConfig:
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """One virtual Ethernet. ``mtu`` counts the bytes of IP; slots are per open."""
+    """One virtual Ethernet. ``mtu`` counts the bytes of IP; slots are per open.
+
+    In mode "router", ``router_addresses`` are the router's own, and networks whose ``router`` has
+    the same name, unless it is "", are joined by it.
+    """
 
     name: str = DEFAULT_NETWORK
     mode: NetworkMode = "switch"
@@ -64,6 +68,8 @@ class NetworkConfig:
     rx_slots: int = 1_024
     rx_bytes: int = 4 * 2**20
     hold_timeout_s: float = 0.1
+    router_addresses: tuple[Interface, ...] = ()
+    router: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +119,22 @@ class GatewayConfig:
 
 @dataclass(frozen=True, slots=True)
 class UplinkConfig:
-    """A way out of a network: the interface of this host called ``interface``."""
+    """A way out of a network: the interface of this host called ``interface``.
+
+    ``addresses`` are the router's on its wire, in a network of mode "router".
+    """
 
     interface: str
+    network: str = DEFAULT_NETWORK
+    addresses: tuple[Interface, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteConfig:
+    """A router sends packets for ``to`` to the next hop ``via``, on a wire of ``network``."""
+
+    to: Subnet
+    via: Address
     network: str = DEFAULT_NETWORK
 
 
@@ -153,6 +172,7 @@ class ServerConfig:
     gateways: tuple[GatewayConfig, ...] = ()
     listen: ListenConfig | None = None
     uplinks: tuple[UplinkConfig, ...] = ()
+    routes: tuple[RouteConfig, ...] = ()
     insecure_loopback: bool = False
     log_format: LogFormat = "text"
     ready_fd: int | None = None

@@ -11,7 +11,11 @@ from hypervisor.config.kinds import BadValue, Kind, shown
 from hypervisor.config.problems import Origin, Problems, closest
 
 # What `key=value` calls a key, where that differs: `subnet=` is written once for each subnet.
-_SINGULAR = {"subnets": "subnet", "addresses": "address"}
+_SINGULAR = {
+    "subnets": "subnet",
+    "addresses": "address",
+    "router_addresses": "router_address",
+}
 
 #: Largest MTU: a TAP's, 65,535 bytes less the Ethernet header.
 MAX_MTU = 65_521
@@ -27,7 +31,7 @@ MAX_OPENS = 8_192
 
 NETWORK_KEYS: Mapping[str, Kind] = {
     "name": kinds.NETWORK_NAME,
-    "mode": kinds.word("hub", "switch"),
+    "mode": kinds.word("hub", "switch", "router"),
     "mtu": kinds.integer(68, MAX_MTU),
     "subnets": kinds.SUBNETS,
     "guard": kinds.word("full", "mac", "off"),
@@ -38,6 +42,8 @@ NETWORK_KEYS: Mapping[str, Kind] = {
     "rx_slots": kinds.integer(1, MAX_SLOTS),
     "rx_bytes": kinds.integer(1_024, MAX_POOL_BYTES),
     "hold_timeout_s": kinds.seconds(0.001, 60.0),
+    "router_addresses": kinds.INTERFACES,
+    "router": kinds.NETWORK_NAME,
 }
 TRANSLATOR_KEYS: Mapping[str, Kind] = {
     "path": kinds.PATH,
@@ -63,6 +69,7 @@ SETTINGS: Mapping[str, Kind] = {
     "router": kinds.TRUTH,
     "promisc": kinds.TRUTH,
     "set_address": kinds.TRUTH,
+    "mtu": kinds.integer(68, MAX_MTU),
     **OWNER_SETTINGS,
 }
 DEVICE_KEYS: Mapping[str, Kind] = {
@@ -94,7 +101,16 @@ GATEWAY_KEYS: Mapping[str, Kind] = {
     "network": kinds.NETWORK_NAME,
     "host": kinds.TRUTH,
 }
-UPLINK_KEYS: Mapping[str, Kind] = {"to": kinds.UPLINK, "network": kinds.NETWORK_NAME}
+UPLINK_KEYS: Mapping[str, Kind] = {
+    "to": kinds.UPLINK,
+    "network": kinds.NETWORK_NAME,
+    "addresses": kinds.INTERFACES,
+}
+ROUTE_KEYS: Mapping[str, Kind] = {
+    "to": kinds.SUBNET,
+    "via": kinds.ADDRESS,
+    "network": kinds.NETWORK_NAME,
+}
 #: Ports of a VDE folder: fewer than the devices that an owner may have.
 MAX_VDE_PORTS = 48
 VDE_KEYS: Mapping[str, Kind] = {
@@ -107,6 +123,7 @@ VDE_KEYS: Mapping[str, Kind] = {
 }
 LISTEN_KEYS: Mapping[str, Kind] = {"endpoint": kinds.ENDPOINT, "network": kinds.NETWORK_NAME}
 SERVER_KEYS: Mapping[str, Kind] = {
+    "mode": NETWORK_KEYS["mode"],
     "guard": NETWORK_KEYS["guard"],
     "mac_scheme": NETWORK_KEYS["mac_scheme"],
     "insecure_loopback": kinds.TRUTH,
@@ -177,6 +194,7 @@ class Draft:
     gateways: list[Table] = field(default_factory=list)
     listen: list[Table] = field(default_factory=list)
     uplinks: list[Table] = field(default_factory=list)
+    routes: list[Table] = field(default_factory=list)
 
 
 def read_table(

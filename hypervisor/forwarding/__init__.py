@@ -27,8 +27,9 @@ from __future__ import annotations
 from hypervisor.forwarding.base import Forwarder, Learning, Port
 from hypervisor.forwarding.fdb import Fdb
 from hypervisor.forwarding.hub import Hub
+from hypervisor.forwarding.packets import Routed
 from hypervisor.forwarding.resolver import Waiting
-from hypervisor.forwarding.router import Endpoint, Routed, Router
+from hypervisor.forwarding.router import Endpoint, Router
 from hypervisor.forwarding.router_host import OwnAddress
 from hypervisor.forwarding.routes import RouteTable
 from hypervisor.forwarding.switch import Switch

@@ -19,6 +19,7 @@ from hypervisor.engine.drops import (
     SOURCE_ROUTE,
     TOO_BIG,
     TTL_EXPIRED,
+    Tally,
 )
 from hypervisor.forwarding.base import Port
 from hypervisor.forwarding.resolver import Waiting
@@ -38,13 +39,44 @@ from hypervisor.wire.offload import finish
 from hypervisor.wire.virtio_net import PLAIN_HEADER, Offload
 
 if TYPE_CHECKING:
-    from hypervisor.forwarding.router import Routed, Router
+    from hypervisor.forwarding.router import Router
 
 _ETHERNET: Final = 14
 _TSO: Final = int(Offload.TSO4 | Offload.TSO6)
 # Of an offload header: where the TCP header ends, and the payload of each segment.
 _SEGMENT = struct.Struct("=2xHH")
 _LINK_LOCAL4: Final = b"\xa9\xfe"
+
+
+class Routed:
+    """What became of some frames of one sender.
+
+    ``frames`` go on, with their ``needs`` if they have offload headers. ``drops`` were discarded,
+    by reason, ``first`` has one frame of each; ``taken`` are the router's now: for itself, for
+    another network, or until a next hop answers. Bytes are those on the wire.
+    """
+
+    __slots__ = ("dropped_bytes", "drops", "first", "frames", "needs", "taken", "taken_bytes")
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.needs: list[int] = []
+        self.drops = Tally()
+        self.dropped_bytes = 0
+        self.first: dict[str, bytes] = {}
+        self.taken = 0
+        self.taken_bytes = 0
+
+    def drop(self, reason: str, frame: bytes, header_bytes: int) -> None:
+        """Count a frame as discarded."""
+        self.drops.count(reason)
+        self.dropped_bytes += len(frame) - header_bytes
+        self.first.setdefault(reason, frame)
+
+    def take(self, frame: bytes, header_bytes: int) -> None:
+        """Count a frame as the router's."""
+        self.taken += 1
+        self.taken_bytes += len(frame) - header_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,10 @@ from hypervisor.engine.opens import Choice
 from hypervisor.forwarding.base import NOWHERE, Entry, Port, choose
 from hypervisor.forwarding.packets import (
     Job,
+    Routed,
     Transit,
+    is_host,
+    is_link_local,
     rewritten,
     segment_bytes,
 )
@@ -83,37 +86,6 @@ class Endpoint:
     prefixes: tuple[tuple[bytes, int], ...] = ()
     closed: bool = False
     dhcp_server: bool = False
-
-
-class Routed:
-    """What became of some frames of one sender.
-
-    ``frames`` go on, with their ``needs`` if they have offload headers. ``drops`` were discarded,
-    by reason, ``first`` has one frame of each; ``taken`` are the router's now: for itself, for
-    another network, or until a next hop answers. Bytes are those on the wire.
-    """
-
-    __slots__ = ("dropped_bytes", "drops", "first", "frames", "needs", "taken", "taken_bytes")
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.needs: list[int] = []
-        self.drops = Tally()
-        self.dropped_bytes = 0
-        self.first: dict[str, bytes] = {}
-        self.taken = 0
-        self.taken_bytes = 0
-
-    def drop(self, reason: str, frame: bytes, header_bytes: int) -> None:
-        """Count a frame as discarded."""
-        self.drops.count(reason)
-        self.dropped_bytes += len(frame) - header_bytes
-        self.first.setdefault(reason, frame)
-
-    def take(self, frame: bytes, header_bytes: int) -> None:
-        """Count a frame as the router's."""
-        self.taken += 1
-        self.taken_bytes += len(frame) - header_bytes
 
 
 #: A frame for another network: its router, the frame, bytes of offload header, needs.

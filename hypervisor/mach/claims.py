@@ -20,6 +20,7 @@ from hypervisor.mach.neighbours import NeighbourTable
 from hypervisor.mach.policy import DevicePolicy
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PER_DEVICE: Final = 8

@@ -64,6 +64,10 @@ class Device:
         """Whether the UP flag is set."""
         return bool(self.flags & IFF_UP)
 
+    def mtu(self, network_mtu: int) -> int:
+        """Return the device's IP MTU in bytes in a network of ``network_mtu``."""
+        return min(self.policy.mtu or network_mtu, network_mtu)
+
     @property
     def uplink(self) -> bool:
         """Whether it is a way out of the network and no device of a client."""

@@ -60,6 +60,7 @@ class DevicePolicy:
     those that they send "in" to the network, are given "out" of it, or both. ``learn_limit`` is
     how many addresses are learned behind it (0: the table's own limit); ``sticky`` ones move to no
     other port before they age; ``static_macs`` are there for good, and its own to send from.
+    ``mtu`` is the IP MTU in bytes of the way to it, if less than the network's (0: that).
     """
 
     owner: str
@@ -80,6 +81,7 @@ class DevicePolicy:
     vlans: tuple[int, ...] = ()
     mirror: tuple[str, ...] = ()
     mirror_direction: Literal["in", "out", "both"] = "both"
+    mtu: int = 0
     learn_limit: int = 0
     sticky: bool = False
     static_macs: tuple[bytes, ...] = ()

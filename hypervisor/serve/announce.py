@@ -82,7 +82,10 @@ def example_command(config: ServerConfig) -> str:
     network = next(one for one in config.networks if one.name == translator.network)
     words = ["pfinet-client", "run", "--device", str(translator.path)]
     gateway = next((one for one in config.gateways if one.network == network.name), None)
-    if gateway is None:
+    if network.router_addresses:
+        own = network.router_addresses[0]
+        words += ["--address", _beside(own), "--gateway", str(own.ip)]
+    elif gateway is None:
         words += ["--address", _example_address(network)]
     else:
         own = gateway.addresses[0]
@@ -96,7 +99,7 @@ def endpoint(host: str, port: int) -> str:
 
 
 def _beside(gateway: Interface) -> str:
-    """Return an address that a client of a gateway may have."""
+    """Return an address that a client of a gateway, or a router, may have."""
     network = gateway.network
     first = network.network_address + 1
     return f"{first if first != gateway.ip else first + 1}/{network.prefixlen}"

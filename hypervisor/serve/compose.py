@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 
 from hypervisor.config.model import (
     GatewayConfig,
@@ -12,10 +13,12 @@ from hypervisor.config.model import (
     ServerConfig,
 )
 from hypervisor.engine.quotas import Limits
+from hypervisor.forwarding import RouteTable
 from hypervisor.gateway.plan import GATEWAY_DEVICE, GATEWAY_OWNER
 from hypervisor.links.burst import DataPath
 from hypervisor.mach.policy import DevicePolicy, Rule
 from hypervisor.network import Network, NetworkOptions
+from hypervisor.routing import RouterOptions
 from hypervisor.runtime import Runtime
 from hypervisor.store import LeaseStore
 
@@ -30,8 +33,15 @@ def make_runtime(
 
     Call it in the event loop that will run it. Raises StoreError if the leases cannot be read.
     """
+    tables: dict[str, RouteTable] = {}
     networks = [
-        make_network(network, config.policies, secrets[network.name], config.gateways)
+        make_network(
+            network,
+            config.policies,
+            secrets[network.name],
+            config.gateways,
+            router_options(network, config, tables),
+        )
         for network in config.networks
     ]
     return Runtime(networks, leases=leases, path=data_path(os.environ))
@@ -47,6 +57,7 @@ def make_network(
     policies: Sequence[PolicyConfig],
     secret: bytes,
     gateways: Sequence[GatewayConfig] = (),
+    router: RouterOptions | None = None,
 ) -> Network:
     """Return a network as configured, with the rules for its devices."""
     return Network(
@@ -61,6 +72,7 @@ def make_network(
             mac_scheme=config.mac_scheme,
             policies=decided(config.name, gateways),
             rules=rules(config.name, policies),
+            router=router or RouterOptions(config.router_addresses),
             limits=Limits(
                 pool_frames=config.pool_frames,
                 pool_bytes=config.pool_bytes,
@@ -70,6 +82,33 @@ def make_network(
                 hold_timeout_s=config.hold_timeout_s,
             ),
         )
+    )
+
+
+def router_options(
+    network: NetworkConfig, config: ServerConfig, tables: dict[str, RouteTable]
+) -> RouterOptions:
+    """Return what a network's router is made from; joined ones share one of ``tables``.
+
+    A network's gateway is its way out by default: where no route to everywhere is configured.
+    """
+    joined = {network.name}
+    if network.router:
+        joined |= {each.name for each in config.networks if each.router == network.router}
+    everywhere = {each.to for each in config.routes if each.network in joined}
+    routes = [(each.to, each.via) for each in config.routes if each.network == network.name]
+    for gateway in config.gateways:
+        if gateway.network == network.name:
+            for address in gateway.addresses:
+                to = ip_network("0.0.0.0/0" if address.version == 4 else "::/0")
+                if to not in everywhere:
+                    everywhere.add(to)
+                    routes.append((to, address.ip))
+    return RouterOptions(
+        network.router_addresses,
+        {each.interface: each.addresses for each in config.uplinks if each.network == network.name},
+        tuple(routes),
+        tables.setdefault(network.router, RouteTable()) if network.router else None,
     )
 
 
