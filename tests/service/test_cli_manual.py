@@ -62,7 +62,7 @@ def test_the_files_example_loads_and_has_every_key(manual: str, tmp_path: Path) 
     keys = {*tables.NETWORK_KEYS, *tables.TRANSLATOR_KEYS, *tables.DEVICE_KEYS}
     keys |= {*tables.POLICY_KEYS}
     keys |= {*tables.GUEST_KEYS, *tables.VDE_KEYS}
-    keys |= {*tables.GATEWAY_KEYS, *tables.UPLINK_KEYS}
+    keys |= {*tables.GATEWAY_KEYS, *tables.UPLINK_KEYS, *tables.ROUTE_KEYS}
     keys |= {*tables.SERVER_KEYS, "listen"} - {"ready_fd"}
     written = set(re.findall(r"^(\w+) =", toml, re.MULTILINE))
     assert written == keys
