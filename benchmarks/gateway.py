@@ -8,19 +8,19 @@ processors for a gigabyte. Outside is a namespace behind a veth pair; nothing le
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
-import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 from benchmarks.peers import missing
-from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew, Helper, wait_readable, wait_until
-from benchmarks.report import Ratio, Report, Series, rounds_of
+from benchmarks.probes import round_trip, tcp
+from benchmarks.processes import BenchmarkError, Crew, Helper, wait_readable, wait_until
+from benchmarks.race import Contestant, all_series, failures, race
+from benchmarks.report import Ratio, Report
+from benchmarks.tcp import uid_is_there
 from benchmarks.topologies import HOLDER, Namespace
 from hypervisor.kernel.namespaces import private_tun_node
 from pfinet_client.run import RunOptions, preload, run
@@ -47,69 +47,23 @@ class WayOut:
         return sum(_cpu_s(pid) for helper in self.between for pid in _tree(helper.process.pid))
 
 
-@dataclass(slots=True)
-class Contestant:
-    """One way out at one MTU, and its figures."""
+FIGURES = {
+    "out": ("TCP out", "Gbit/s"),
+    "back": ("TCP in", "Gbit/s"),
+    "rtt": ("ping", "ms"),
+    "out_cpu": ("processors, out", "s/GB"),
+    "back_cpu": ("processors, in", "s/GB"),
+}
 
-    name: str
-    make: Callable[[], WayOut]
-    absent: str = ""
-    failure: str = ""
-    way: WayOut | None = None
-    out: Series = field(init=False)
-    back: Series = field(init=False)
-    rtt: Series = field(init=False)
-    out_cpu: Series = field(init=False)
-    back_cpu: Series = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Name the figures."""
-        self.out = Series(f"{self.name}, TCP out", "Gbit/s")
-        self.back = Series(f"{self.name}, TCP in", "Gbit/s")
-        self.rtt = Series(f"{self.name}, ping", "ms")
-        self.out_cpu = Series(f"{self.name}, processors, out", "s/GB")
-        self.back_cpu = Series(f"{self.name}, processors, in", "s/GB")
-
-    @property
-    def series(self) -> tuple[Series, ...]:
-        """Return the figures to show."""
-        return (self.out, self.back, self.rtt, self.out_cpu, self.back_cpu)
-
-    def start(self) -> None:
-        """Make the way out, or note why that cannot be done."""
-        try:
-            if self.absent:
-                self._leave(self.absent)
-            else:
-                self.way = self.make()
-        except BenchmarkError as error:
-            self._fail(error)
-
-    def measure(self, seconds: float) -> None:
-        """Take every figure once; a contestant that fails is out of the race, and says why."""
-        if self.way is None:
-            return
-        try:
-            for speed, cost, options in (
-                (self.out, self.out_cpu, ()),
-                (self.back, self.back_cpu, ("--reverse",)),
-            ):
-                before_s = self.way.cpu_s()
-                rate, size_bytes = _tcp(self.way.inside, seconds, *options)
-                speed.add(rate / 1e9)
-                cost.add((self.way.cpu_s() - before_s) / (size_bytes / 1e9))
-            self.rtt.add(_round_trip(self.way.inside))
-        except BenchmarkError as error:
-            self._fail(error)
-
-    def _fail(self, error: BenchmarkError) -> None:
-        self.failure = f"{self.name} failed: {error}"
-        self._leave("failed")
-
-    def _leave(self, why: str) -> None:
-        self.way = None
-        for series in self.series:
-            series.absent = why
+def _take(contestant: Contestant[WayOut], way: WayOut, seconds: float) -> None:
+    """Take every figure once."""
+    for key, options in (("out", ()), ("back", ("--reverse",))):
+        before_s = way.cpu_s()
+        rate, size_bytes = tcp(way.inside, OUTSIDE, seconds, *options)
+        contestant[key].add(rate)
+        contestant[f"{key}_cpu"].add((way.cpu_s() - before_s) / (size_bytes / 1e9))
+    contestant["rtt"].add(round_trip(way.inside, OUTSIDE, PINGS, PING_INTERVAL_S))
 
 
 class Ground:
@@ -207,27 +161,6 @@ def _reaching(way: WayOut, helper: Helper) -> WayOut:
     return way
 
 
-def _tcp(inside: Namespace, seconds: float, *options: str) -> tuple[float, int]:
-    """Return bits per second and bytes of a stream of ``seconds``, whole ones for iperf3's sake."""
-    output = inside.run(
-        *("iperf3", "--client", OUTSIDE, "--time", str(max(1, round(seconds))), "--json", *options),
-        timeout_s=seconds + PATIENCE_S,
-    )
-    total = json.loads(output)["end"].get("sum_received", {"bytes": 0})
-    if not total["bytes"]:
-        raise BenchmarkError(f"iperf3: nothing arrived of a stream of {seconds:g} s")
-    return float(total["bits_per_second"]), int(total["bytes"])
-
-
-def _round_trip(inside: Namespace) -> float:
-    """Return the median round trip in ms."""
-    command = ("ping", "-n", "-c", str(PINGS), "-i", str(PING_INTERVAL_S), OUTSIDE)
-    times = re.findall(r"time=([\d.]+) ms", inside.run(*command))
-    if not times:
-        raise BenchmarkError(f"ping {OUTSIDE}: no answer")
-    return statistics.median(map(float, times))
-
-
 def _tree(pid: int) -> list[int]:
     """Return a process and all below it."""
     found, todo = [], [pid]
@@ -248,7 +181,7 @@ def _cpu_s(pid: int) -> float:
 
 def run_benchmark(rounds: int, seconds: float) -> Report:
     """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
-    if os.geteuid() != 0:
+    if not uid_is_there(ORDINARY_UID):
         raise BenchmarkError("run it as root: it makes ordinary users' namespaces and a network")
     load_before = os.getloadavg()[0]
     tools = missing("iperf3", "ping", "ip", "unshare", "nsenter", "setpriv")
@@ -260,7 +193,7 @@ def run_benchmark(rounds: int, seconds: float) -> Report:
         os.chmod(crew.folder, 0o755)
         ground = Ground(crew)
         contestants = [
-            Contestant(f"{name}, mtu {mtu}", lambda make=make, mtu=mtu: make(mtu), absent)  # type: ignore[misc]
+            Contestant(f"{name}, mtu {mtu}", partial(make, mtu), FIGURES, absent)
             for mtu in MTUS
             for name, make, absent in (
                 ("ours", ground.ours, missing("pasta", "nft")),
@@ -268,18 +201,14 @@ def run_benchmark(rounds: int, seconds: float) -> Report:
                 ("slirp4netns", ground.slirp, missing("slirp4netns")),
             )
         ]
-        for contestant in contestants:
-            contestant.start()
-        for _ in rounds_of(rounds):
-            for contestant in contestants:
-                contestant.measure(seconds)
+        race(contestants, rounds, partial(_take, seconds=seconds))
     return Report(
         benchmark="gateway",
         rounds=rounds,
         seconds=seconds,
         load_before=load_before,
-        series=[series for contestant in contestants for series in contestant.series],
-        failures=[contestant.failure for contestant in contestants if contestant.failure],
+        series=all_series(contestants),
+        failures=failures(contestants),
         ratios=[ratio for at in (0, 3) for ratio in _ratios(*contestants[at : at + 3])],
         notes=[
             "Processors: of the server, its gateway and pasta; of pasta; of slirp4netns. What "
@@ -288,7 +217,9 @@ def run_benchmark(rounds: int, seconds: float) -> Report:
     )
 
 
-def _ratios(ours: Contestant, pasta: Contestant, slirp: Contestant) -> list[Ratio]:
+def _ratios(
+    ours: Contestant[WayOut], pasta: Contestant[WayOut], slirp: Contestant[WayOut]
+) -> list[Ratio]:
     return [
         Ratio(f"{mine.name}, of {peer.name.partition(',')[0]}", mine, its)
         for peer in (pasta, slirp)

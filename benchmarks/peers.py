@@ -31,6 +31,7 @@ PACKAGES = {
     "slirp4netns": "slirp4netns",
     "nft": "nftables",
     "nsenter": "util-linux",
+    "ethtool": "ethtool",
 }
 
 

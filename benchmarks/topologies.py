@@ -75,11 +75,13 @@ class Namespace:
             f"make {interface}",
         )
 
-    def configure(self, interface: str, addresses: tuple[str, str]) -> None:
+    def configure(
+        self, interface: str, addresses: tuple[str, str], mtu_bytes: int = MTU_BYTES
+    ) -> None:
         """Give an interface its addresses and set it up. Raises BenchmarkError."""
         v4, v6 = addresses
         self.run("ip", "link", "set", "lo", "up")
-        self.run("ip", "link", "set", interface, "mtu", str(MTU_BYTES), "up")
+        self.run("ip", "link", "set", interface, "mtu", str(mtu_bytes), "up")
         self.run("ip", "address", "add", f"{v4}/24", "dev", interface)
         self.run("ip", "address", "add", f"{v6}/64", "dev", interface, "nodad")
 
@@ -122,15 +124,30 @@ def bare(crew: Crew, name: str) -> Namespace:
     return Namespace(crew, crew.start(name, ["unshare", "--net", "--", *HOLDER]))
 
 
-def join_veth(crew: Crew, subnet: int) -> Joined:
+def join_veth(crew: Crew, subnet: int, mtu_bytes: int = MTU_BYTES) -> Joined:
     """Join two namespaces by a veth pair. Raises BenchmarkError."""
     left_at, right_at = addresses(subnet)
     left, right = bare(crew, "veth, left"), bare(crew, "veth, right")
     peer = ("peer", "name", "eth0", "netns", str(right.pid))
     left.run("ip", "link", "add", "eth0", "type", "veth", *peer)
-    left.configure("eth0", left_at)
-    right.configure("eth0", right_at)
+    left.configure("eth0", left_at, mtu_bytes)
+    right.configure("eth0", right_at, mtu_bytes)
     return Joined(left, right, *right_at).settle()
+
+
+def join_bridge(crew: Crew, subnet: int, mtu_bytes: int = MTU_BYTES) -> Joined:
+    """Join two namespaces by a Linux bridge in a third. Raises BenchmarkError."""
+    place, ends = bare(crew, "bridge"), []
+    place.run("ip", "link", "add", "br0", "type", "bridge")
+    for side, at in zip(("left", "right"), addresses(subnet), strict=True):
+        end = bare(crew, f"bridge, {side}")
+        peer = ("peer", "name", "eth0", "netns", str(end.pid))
+        place.run("ip", "link", "add", side, "type", "veth", *peer)
+        place.run("ip", "link", "set", side, "mtu", str(mtu_bytes), "master", "br0", "up")
+        end.configure("eth0", at, mtu_bytes)
+        ends.append(end)
+    place.run("ip", "link", "set", "br0", "up")
+    return Joined(ends[0], ends[1], *at).settle()
 
 
 def join_vde(crew: Crew, subnet: int, switch: Path) -> Joined:

@@ -11,18 +11,16 @@ TCP over IPv4, out and in, and ping's round trip, with an MTU of 1500 everywhere
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import statistics
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_interface
 from pathlib import Path
 
 from benchmarks.peers import missing, start_hypervisor, start_vde_switch
-from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew
-from benchmarks.report import Ratio, Report, Series, rounds_of
+from benchmarks.probes import round_trip, tcp
+from benchmarks.processes import Crew
+from benchmarks.race import Contestant, all_series, failures, race
+from benchmarks.report import Ratio, Report
 from benchmarks.tcp import become_root_of_a_namespace
 from benchmarks.topologies import (
     HOLDER,
@@ -41,76 +39,14 @@ PINGS, PING_INTERVAL_S = 100, 0.005
 NEAR, FAR = "nic0", "eth0"
 
 
-@dataclass(slots=True)
-class Contestant:
-    """One way from a network to a wire, and its figures."""
-
-    name: str
-    join: Callable[[], Joined]
-    absent: str = ""
-    failure: str = ""
-    joined: Joined | None = None
-    out: Series = field(init=False)
-    back: Series = field(init=False)
-    rtt: Series = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Name the figures."""
-        self.out = Series(f"{self.name}, TCP out", "Gbit/s")
-        self.back = Series(f"{self.name}, TCP in", "Gbit/s")
-        self.rtt = Series(f"{self.name}, ping", "ms")
-
-    @property
-    def series(self) -> tuple[Series, ...]:
-        """Return the figures to show."""
-        return (self.out, self.back, self.rtt)
-
-    def start(self) -> None:
-        """Join the namespaces, or note why that cannot be done."""
-        if self.absent:
-            self._leave(self.absent)
-            return
-        try:
-            self.joined = self.join()
-        except BenchmarkError as error:
-            self._fail(error)
-
-    def measure(self, seconds: float) -> None:
-        """Take every figure once; a contestant that fails is out of the race, and says why."""
-        if self.joined is None:
-            return
-        try:
-            self.out.add(_tcp(self.joined, seconds))
-            self.back.add(_tcp(self.joined, seconds, "--reverse"))
-            self.rtt.add(_round_trip(self.joined))
-        except BenchmarkError as error:
-            self._fail(error)
-
-    def _fail(self, error: BenchmarkError) -> None:
-        self.failure = f"{self.name} failed: {error}"
-        self._leave("failed")
-
-    def _leave(self, why: str) -> None:
-        self.joined = None
-        for series in self.series:
-            series.absent = why
+FIGURES = {"out": ("TCP out", "Gbit/s"), "back": ("TCP in", "Gbit/s"), "rtt": ("ping", "ms")}
 
 
-def _tcp(joined: Joined, seconds: float, *options: str) -> float:
-    output = joined.left.run(
-        *("iperf3", "--client", joined.v4, "--time", f"{seconds:g}", "--json", *options),
-        timeout_s=seconds + PATIENCE_S,
-    )
-    return float(json.loads(output)["end"]["sum_received"]["bits_per_second"]) / 1e9
-
-
-def _round_trip(joined: Joined) -> float:
-    """Return the median round trip in ms."""
-    command = ("ping", "-n", "-c", str(PINGS), "-i", str(PING_INTERVAL_S), joined.v4)
-    times = re.findall(r"time=([\d.]+) ms", joined.left.run(*command))
-    if not times:
-        raise BenchmarkError(f"ping {joined.v4}: no answer")
-    return statistics.median(map(float, times))
+def _take(contestant: Contestant[Joined], joined: Joined, seconds: float) -> None:
+    """Take every figure once."""
+    contestant["out"].add(tcp(joined.left, joined.v4, seconds)[0])
+    contestant["back"].add(tcp(joined.left, joined.v4, seconds, "--reverse")[0])
+    contestant["rtt"].add(round_trip(joined.left, joined.v4, PINGS, PING_INTERVAL_S))
 
 
 def _wire(crew: Crew, name: str, subnet: int) -> tuple[Namespace, Namespace]:
@@ -185,30 +121,27 @@ def run(rounds: int, seconds: float) -> Report:
         vde = Contestant(
             "vde",
             lambda: join_vde(crew, 12, crew.folder),
+            FIGURES,
             tools or missing("vde_switch", "vde_plug2tap") or no_tun,
         )
         ours = Contestant(
-            "ours", lambda: join_ours(crew, 11, crew.folder / "ours"), tools or no_tun
+            "ours", lambda: join_ours(crew, 11, crew.folder / "ours"), FIGURES, tools or no_tun
         )
-        bridge = Contestant("bridge", lambda: join_bridge(crew, 13), tools)
+        bridge = Contestant("bridge", lambda: join_bridge(crew, 13), FIGURES, tools)
         contestants = [bridge, vde, ours]
-        for contestant in contestants:
-            contestant.start()
-        for _ in rounds_of(rounds):
-            for contestant in contestants:
-                contestant.measure(seconds)
+        race(contestants, rounds, partial(_take, seconds=seconds))
     return Report(
         benchmark="uplink",
         rounds=rounds,
         seconds=seconds,
         load_before=load_before,
-        series=[series for contestant in contestants for series in contestant.series],
-        failures=[contestant.failure for contestant in contestants if contestant.failure],
+        series=all_series(contestants),
+        failures=failures(contestants),
         ratios=[
-            Ratio("ours, TCP out, of vde", ours.out, vde.out, at_least=3),
-            Ratio("ours, TCP in, of vde", ours.back, vde.back, at_least=3),
-            Ratio("ours, TCP out, of the bridge", ours.out, bridge.out),
-            Ratio("ours, TCP in, of the bridge", ours.back, bridge.back),
-            Ratio("ours, ping, of vde", ours.rtt, vde.rtt),
+            Ratio("ours, TCP out, of vde", ours["out"], vde["out"], at_least=3),
+            Ratio("ours, TCP in, of vde", ours["back"], vde["back"], at_least=3),
+            Ratio("ours, TCP out, of the bridge", ours["out"], bridge["out"]),
+            Ratio("ours, TCP in, of the bridge", ours["back"], bridge["back"]),
+            Ratio("ours, ping, of vde", ours["rtt"], vde["rtt"]),
         ],
     )

@@ -1,0 +1,102 @@
+"""Contestants of a race: each is started once, measured once a round, and may break down.
+
+A contestant that cannot run is a row that says why; one that fails in the middle leaves the race,
+says why as well, and the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from benchmarks.processes import BenchmarkError
+from benchmarks.report import Series, rounds_of
+
+#: What a contestant is measured on: two joined namespaces, a way out, ...
+Place = TypeVar("Place")
+
+
+class Contestant(Generic[Place]):
+    """One way of doing it, and its figures by key.
+
+    ``figures`` are (label, unit) by key; ``enter`` starts it and may raise BenchmarkError;
+    ``absent`` says why it cannot even be started; ``hidden`` figures are not shown by themselves.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        enter: Callable[[], Place],
+        figures: Mapping[str, tuple[str, str]],
+        absent: str = "",
+        hidden: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.failure = ""
+        self.place: Place | None = None
+        self.figures = {
+            key: Series(f"{name}, {label}", unit) for key, (label, unit) in figures.items()
+        }
+        self._enter = enter
+        self._absent = absent
+        self._hidden = hidden
+
+    def __getitem__(self, key: str) -> Series:
+        """Return a figure."""
+        return self.figures[key]
+
+    @property
+    def series(self) -> list[Series]:
+        """Return the figures to show."""
+        return [series for key, series in self.figures.items() if key not in self._hidden]
+
+    def start(self) -> None:
+        """Start it, or note why that cannot be done."""
+        if self._absent:
+            self._leave(self._absent)
+            return
+        try:
+            self.place = self._enter()
+        except BenchmarkError as error:
+            self._fail(error)
+
+    def measure(self, trial: Callable[[Contestant[Place], Place], None]) -> None:
+        """Have ``trial`` add to the figures, if it is still in the race."""
+        if self.place is None:
+            return
+        try:
+            trial(self, self.place)
+        except BenchmarkError as error:
+            self._fail(error)
+
+    def _fail(self, error: BenchmarkError) -> None:
+        self.failure = f"{self.name} failed: {error}"
+        self._leave("failed")
+
+    def _leave(self, why: str) -> None:
+        self.place = None
+        for series in self.figures.values():
+            series.absent = why
+
+
+def race(
+    contestants: Sequence[Contestant[Place]],
+    rounds: int,
+    trial: Callable[[Contestant[Place], Place], None],
+) -> None:
+    """Start all of them, then measure each once a round."""
+    for contestant in contestants:
+        contestant.start()
+    for _ in rounds_of(rounds):
+        for contestant in contestants:
+            contestant.measure(trial)
+
+
+def all_series(contestants: Sequence[Contestant[Place]]) -> list[Series]:
+    """Return the figures to show, of all."""
+    return [series for contestant in contestants for series in contestant.series]
+
+
+def failures(contestants: Sequence[Contestant[Place]]) -> list[str]:
+    """Return what broke."""
+    return [contestant.failure for contestant in contestants if contestant.failure]

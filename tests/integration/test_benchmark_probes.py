@@ -1,0 +1,81 @@
+"""The benchmarks' probes measure real namespaces, and a report can be drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from benchmarks import plot, probes
+from benchmarks.processes import BenchmarkError, Crew
+from benchmarks.race import Contestant, all_series, failures, race
+from benchmarks.report import Report, Series
+from benchmarks.topologies import join_veth
+
+
+def test_every_probe_of_two_joined_namespaces_finds_something() -> None:
+    with Crew() as crew:
+        joined = join_veth(crew, 91, 65_520)
+        assert probes.interface_of(joined.left) == "eth0"
+        assert "mtu 65520" in joined.left.run("ip", "link", "show", "eth0")
+        probes.forget_offloads(joined)
+        features = joined.left.run("ethtool", "-k", "eth0")
+        assert "tcp-segmentation-offload: off" in features
+        assert "tx-checksumming: off" in features
+        rate, size_bytes = probes.tcp(joined.left, joined.v4, 1, "--parallel", "4")
+        assert rate > 0
+        assert size_bytes > 0
+        seen = probes.udp(joined, 1, 64)
+        assert seen.sent > seen.lost >= 0
+        assert probes.loaded_p99(joined, 1) > 0
+        assert probes.connections(joined, 0.1) > 0
+
+
+def test_a_contestant_that_breaks_down_leaves_the_race_and_says_why() -> None:
+    figures = {"speed": ("speed", "m/s"), "weight": ("weight", "kg")}
+
+    def broken() -> int:
+        raise BenchmarkError("it fell over")
+
+    def trial(contestant: Contestant[int], place: int) -> None:
+        if contestant.name == "sprinter" and contestant["speed"].values:
+            raise BenchmarkError(f"out of breath at {place}")
+        contestant["speed"].add(7.0)
+
+    runners = [
+        Contestant("walker", lambda: 1, figures, hidden=("weight",)),
+        Contestant("sprinter", lambda: 2, figures),
+        Contestant("statue", broken, figures),
+        Contestant("ghost", lambda: 3, figures, absent="not installed (apt install ghost)"),
+    ]
+    race(runners, 2, trial)
+    assert failures(runners) == [
+        "sprinter failed: out of breath at 2",
+        "statue failed: it fell over",
+    ]
+    shown = {series.name: series.absent for series in all_series(runners)}
+    assert shown == {
+        "walker, speed": "",
+        "sprinter, speed": "failed",
+        "sprinter, weight": "failed",
+        "statue, speed": "failed",
+        "statue, weight": "failed",
+        "ghost, speed": "not installed (apt install ghost)",
+        "ghost, weight": "not installed (apt install ghost)",
+    }
+
+
+def test_a_report_is_drawn_with_one_bar_for_each_measured_figure(tmp_path: Path) -> None:
+    series = [
+        Series("ours, <fast>", "Gbit/s", [1.0, 3.0, 2.0]),
+        Series("veth", "Gbit/s", [4.0]),
+        Series("ours, ping", "ms", [0.0]),
+        Series("vde", "Gbit/s", absent="not installed"),
+    ]
+    path = plot.draw(Report("race", 3, 1.0, series, []), tmp_path / "plots")
+    drawn = ElementTree.fromstring(path.read_text())
+    space = "{http://www.w3.org/2000/svg}"
+    bars = [(one.get("class"), float(one.get("width", ""))) for one in drawn.iter(f"{space}rect")]
+    assert bars == [("bar ours", 210.0), ("bar", 420.0), ("bar ours", 0.0)]
+    words = [one.text for one in drawn.iter(f"{space}text")]
+    assert "ours, <fast>" in words
+    assert "2 Gbit/s" in words
