@@ -62,6 +62,9 @@ class DeviceInfo:
     filters: int
     filtered_frames: int
     link_info: LinkInfo | None = None
+    vlans: tuple[int, ...] = ()
+    is_tagged: bool = False
+    mirror: tuple[str, ...] = ()
 
 
 class LinkState(Enum):

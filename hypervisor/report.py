@@ -97,7 +97,7 @@ def devices(answer: Mapping[str, Any]) -> str:
             one["owner"],
             one["name"],
             one["mac"],
-            _flags(one["flags"]) + (" stalled" if one["stalled"] else ""),
+            " ".join([_flags(one["flags"]), *_particulars(one)]),
             _link_word(one),
             str(one["opens"]),
             str(one["tx_frames"]),
@@ -117,11 +117,12 @@ def fdb(answer: Mapping[str, Any]) -> str:
     """Return a table of forwarding entries."""
     if not answer["entries"]:
         return "no forwarding entries of yours"
-    heads = ("NETWORK", "MAC", "OWNER", "DEVICE", "AGE")
+    heads = ("NETWORK", "MAC", "VLAN", "OWNER", "DEVICE", "AGE")
     rows = [
         (
             one["network"],
             one["mac"],
+            str(one["vlan"] or "-"),
             one["owner"],
             one["device"],
             "static" if one["age_s"] is None else console.duration(one["age_s"]),
@@ -143,6 +144,17 @@ def event(one: Mapping[str, Any]) -> str:
 
 def _flags(bits: int) -> str:
     return ",".join(word for bit, word in _FLAG_WORDS if bits & bit) or "DOWN"
+
+
+def _particulars(one: Mapping[str, Any]) -> list[str]:
+    """Return what else is to be said of a device, in words."""
+    words = ["stalled"] if one["stalled"] else []
+    if one["vlans"]:
+        kind = "tagged" if one["is_tagged"] else "vlan"
+        words.append(f"{kind}:{','.join(map(str, one['vlans']))}")
+    if one["mirror"]:
+        words.append("mirror")
+    return words
 
 
 def _link_word(one: Mapping[str, Any]) -> str:

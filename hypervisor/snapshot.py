@@ -42,6 +42,9 @@ def device_info(network: str, mtu: int, nic: Nic, addresses: tuple[str, ...]) ->
         filters=len(nic.filters),
         filtered_frames=nic.filtered_frames,
         link_info=next((link_info(each.record) for each in nic.handles if each.record), None),
+        vlans=tuple(vid for vid in nic.ports if vid),
+        is_tagged=nic.port.tagged,
+        mirror=nic.device.policy.mirror,
     )
 
 

@@ -101,6 +101,9 @@ def device(info: DeviceInfo) -> network_pb2.Device:
         stalled=info.stalled,
         filters=info.filters,
         filtered_frames=info.filtered_frames,
+        vlans=info.vlans,
+        is_tagged=info.is_tagged,
+        mirror=info.mirror,
         link_status=None if info.link_info is None else link(info.link_info),
     )
 
@@ -128,6 +131,7 @@ def fdb_entry(network_name: str, info: FdbInfo) -> network_pb2.FdbEntry:
         device=info.device,
         is_static=info.age_s is None,
         age_s=info.age_s or 0.0,
+        vlan=info.vlan,
     )
 
 

@@ -191,6 +191,9 @@ def _device(one: network_pb2.Device) -> dict[str, Any]:
         "stalled": one.stalled,
         "filters": one.filters,
         "filtered_frames": one.filtered_frames,
+        "vlans": list(one.vlans),
+        "is_tagged": one.is_tagged,
+        "mirror": list(one.mirror),
         "link_status": _link(one.link_status) if one.HasField("link_status") else None,
     }
 
@@ -224,6 +227,7 @@ def _fdb_entry(one: network_pb2.FdbEntry) -> dict[str, Any]:
     return {
         "network": one.network,
         "mac": one.mac_address.hex(":"),
+        "vlan": one.vlan,
         "owner": one.owner,
         "device": one.device,
         "age_s": None if one.is_static else one.age_s,

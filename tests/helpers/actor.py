@@ -5,13 +5,29 @@ from __future__ import annotations
 from hypervisor.errors import D_NOWAIT
 from hypervisor.wire.offload import quick_check
 from tests.helpers import packets
-from tests.helpers.naive import Asked, NaiveOpen
+from tests.helpers.naive import Asked, NaiveDevice, NaiveOpen
 from tests.helpers.observer import SPECIAL, NetworkObserver
 from tests.helpers.packets import Sent
 
 #: Runs of frames: (whom to, of which size, how many, forged source). Whom: first the special
 #: destinations, then the devices of the others.
 Runs = list[tuple[int, int, int, bytes | None]]
+
+
+#: VLAN tags that no port may send: none where one must be is the first.
+BAD_TAGS = [
+    bytes.fromhex(each)
+    for each in ("", "88a8000a", "81000000", "81000fff", "81000099", "8100000a81000014")
+]
+
+
+def _tags(device: NaiveDevice, number: int, size: int) -> bytes:
+    """Return the tags of a frame: mostly right ones, the same for three frames in a row."""
+    if number % 13 == 0 and device.vlans != (0,) and size <= 200:
+        return BAD_TAGS[number // 13 % len(BAD_TAGS)]
+    if not device.tagged:
+        return b""
+    return b"\x81\x00\x00" + bytes([device.vlans[number // 3 % len(device.vlans)]])
 
 
 class NetworkActor(NetworkObserver):
@@ -44,15 +60,19 @@ class NetworkActor(NetworkObserver):
         source = forged or sender.device.mac
         numbers = range(self.frame_number, self.frame_number + count)
         self.frame_number += count
-        if kind == "plain":
-            return [packets.plain(to, source, number, size) for number in numbers]
-        if kind == "udp":
-            return [packets.udp(to, source, number, size) for number in numbers]
-        version, segments = int(kind[3]), 2 + count % 3
         return [
-            packets.tcp(to, source, number, segments, version=version, gso_size=500)
+            self.make(to, source, number, size, kind).tagged(_tags(sender.device, number, size))
             for number in numbers
         ]
+
+    def make(self, to: bytes, source: bytes, number: int, size: int, kind: str) -> Sent:
+        """Make one frame without tags."""
+        if kind == "plain":
+            return packets.plain(to, source, number, size)
+        if kind == "udp":
+            return packets.udp(to, source, number, size)
+        version, segments = int(kind[3]), 2 + number % 3
+        return packets.tcp(to, source, number, segments, version=version, gso_size=500)
 
     def post(self, each: NaiveOpen, vector: list[Sent], nowait: bool) -> None:
         """Write a good vector through an open that may or may not take it."""

@@ -59,6 +59,14 @@ class NaiveDevice:
     name: str
     mac: bytes
     trunk: bool
+    #: The VLANs that it is in, and whether its frames say so; 0 is the untagged part.
+    vlans: tuple[int, ...] = (0,)
+    tagged: bool = False
+    #: Whether addresses stick to it, which are its own for good, and of whom it is shown what.
+    sticky: bool = False
+    static: tuple[bytes, ...] = ()
+    mirror: str = ""
+    mirrored: tuple[str, ...] = ()
     up: bool = True
     promiscuous: bool = False
     exclusive: bool = False
@@ -81,6 +89,11 @@ class NaiveDevice:
                     if each.priority >= 100:
                         break
         return took
+
+    def sees(self, other: NaiveDevice) -> bool:
+        """Whether it mirrors another device."""
+        named = {"*", f"{other.owner}/{other.name}"} & set(self.mirrored)
+        return other is not self and bool(named)
 
     @property
     def stack(self) -> bool:
@@ -224,6 +237,16 @@ class Verdict:
     flooded: list[NaiveOpen] = field(default_factory=list)
     #: The devices of all these, and those that only have filters.
     devices: list[NaiveDevice] = field(default_factory=list)
+    #: Opens of mirrors, and the VLAN in which all this is so.
+    mirrors: list[NaiveOpen] = field(default_factory=list)
+    vlan: int = 0
+
+    def form(self, sent: Sent, device: NaiveDevice) -> Sent:
+        """Return a frame as a receiver of it gets it."""
+        if not self.vlan:
+            return sent
+        bare = sent.bare or sent
+        return bare.tagged(b"\x81\x00" + bytes([0, self.vlan])) if device.tagged else bare
 
 
 class Witness(Protocol):
@@ -239,7 +262,7 @@ class NaiveNetwork:
     def __init__(self, mode: str) -> None:
         self.mode = mode
         self.devices: list[NaiveDevice] = []
-        self.learned: dict[bytes, tuple[NaiveDevice, float]] = {}
+        self.learned: dict[tuple[int, bytes], tuple[NaiveDevice, float]] = {}
         self.frames = 0
         self.bytes = 0
         self.discards: Counter[str] = Counter()
@@ -256,7 +279,9 @@ class NaiveNetwork:
     def add(self, device: NaiveDevice) -> None:
         """A device came; its own address is no longer behind anybody else."""
         self.devices.append(device)
-        self.learned.pop(device.mac, None)
+        for vlan in device.vlans:
+            for mac in (device.mac, *device.static):
+                self.learned.pop((vlan, mac), None)
 
     def remove(self, each: NaiveOpen) -> None:
         """An open is gone, and its device with the last one."""
@@ -273,42 +298,78 @@ class NaiveNetwork:
         self._forget_behind(each.device)
 
     def _forget_behind(self, device: NaiveDevice) -> None:
-        self.learned = {mac: entry for mac, entry in self.learned.items() if entry[0] is not device}
+        self.learned = {key: entry for key, entry in self.learned.items() if entry[0] is not device}
 
     def judge(self, sender: NaiveDevice, sent: Sent, now: float) -> Verdict:
         """Decide about one frame, as the semantics' sections on forwarding and guard say."""
-        owner_of_source = self._owner_of(sent.source)
+        bad_tag, vlan = _vlan_of(sender, sent.tags)
+        if bad_tag:
+            return Verdict(bad_tag)
+        owner_of_source = self._owner_of(sent.source, vlan)
         if sent.source[0] & 1:
             return Verdict("group_source")
-        if sender.uplink and owner_of_source is not None:
+        if sender.uplink and owner_of_source not in (None, sender):
             return Verdict("own_outside")
         if owner_of_source is not sender:
             if not (sender.uplink or sender.trunk) or owner_of_source is not None:
                 return Verdict("source_mac")
-            if self.mode == "switch":
-                self.learned[sent.source] = (sender, now)
-        verdict = self._forward(sender, sent.destination, now)
+            if not self._learn(sender, sent.source, vlan, now):
+                return Verdict("own_outside" if sender.uplink else "source_mac")
+        verdict = self._forward(sender, sent.destination, vlan, now)
+        verdict.vlan = vlan
+        verdict.mirrors = self._mirrors(sender, verdict)
         if verdict.discard or verdict.holding or verdict.flooded:
             return verdict
         looking = any(device.looks(NETF_IN) for device in verdict.devices)
-        return verdict if looking else Verdict("no_receiver")
+        verdict.discard = None if looking else "no_receiver"
+        return verdict
 
-    def _owner_of(self, mac: bytes) -> NaiveDevice | None:
-        return next((each for each in self.devices if each.mac == mac and not each.uplink), None)
+    def _learn(self, sender: NaiveDevice, source: bytes, vlan: int, now: float) -> bool:
+        """Learn where an address is; False if it sticks to somebody else."""
+        if self.mode == "hub":
+            return True
+        device, seen = self.learned.get((vlan, source), (sender, now))
+        if device is not sender and device.sticky and now - seen < AGEING_S:
+            return False
+        self.learned[vlan, source] = (sender, now)
+        return True
 
-    def _forward(self, sender: NaiveDevice, destination: bytes, now: float) -> Verdict:
+    def _mirrors(self, sender: NaiveDevice, verdict: Verdict) -> list[NaiveOpen]:
+        """Return the opens of who is shown what the sender sends, or what receivers get."""
+        chosen = [*verdict.holding, *verdict.flooded]
+        receivers = [each.device for each in chosen]
+        shown = [
+            device
+            for device in self.devices
+            if device is not sender
+            and (
+                (device.mirror in ("in", "both") and device.sees(sender))
+                or (device.mirror in ("out", "both") and any(map(device.sees, receivers)))
+            )
+        ]
+        return [each for each in _receivers(shown) if each not in chosen]
+
+    def _owner_of(self, mac: bytes, vlan: int) -> NaiveDevice | None:
+        here = [each for each in self.devices if vlan in each.vlans]
+        for each in here:
+            if each.mac == mac and not each.uplink:
+                return each
+        pinned = [each for each in here if mac in each.static]
+        return pinned[0] if pinned and self.mode == "switch" else None
+
+    def _forward(self, sender: NaiveDevice, destination: bytes, vlan: int, now: float) -> Verdict:
         others = [
             each
             for each in self.devices
-            if each is not sender and not (each.uplink and sender.uplink)
+            if each is not sender and vlan in each.vlans and not (each.uplink and sender.uplink)
         ]
         if destination[:5] == b"\x01\x80\xc2\x00\x00" and destination[5] < 16:
             return Verdict("reserved_group")
         if destination[0] & 1:
             return Verdict(flooded=_receivers(others), devices=others)
-        target = self._owner_of(destination)
-        if target is None and destination in self.learned:
-            device, seen = self.learned[destination]
+        target = self._owner_of(destination, vlan)
+        if target is None and (vlan, destination) in self.learned:
+            device, seen = self.learned[vlan, destination]
             target = device if now - seen < AGEING_S else None
         if target is sender:
             return Verdict("hairpin")
@@ -339,7 +400,7 @@ class NaiveNetwork:
         verdict = self.judge(sender.device, sent, now)
         if not verdict.discard or verdict.discard in UNADDRESSED:
             sender.device.show(sent, NETF_OUT)
-        shown = [device.show(sent, NETF_IN) for device in verdict.devices]
+        shown = [device.show(verdict.form(sent, device), NETF_IN) for device in verdict.devices]
         if not (verdict.discard or verdict.holding or verdict.flooded or any(shown)):
             verdict.discard = "unwanted"
         if verdict.discard:
@@ -348,12 +409,26 @@ class NaiveNetwork:
             self.frames += 1
             self.bytes += sent.wire_bytes
         for each in (*verdict.holding, *verdict.flooded):
+            each.expect(sender, verdict.form(sent, each.device))
+        for each in verdict.mirrors:
             each.expect(sender, sent)
         if self.witnesses:
             devices = {each.device for each in (*verdict.holding, *verdict.flooded)}
             for witness in self.witnesses:
                 witness.sent(devices, sent.plain)
         return verdict
+
+
+def _vlan_of(sender: NaiveDevice, tags: bytes) -> tuple[str, int]:
+    """Return what is wrong with a sender's tags, or the VLAN that its frame is in."""
+    if not sender.tagged:
+        return ("vlan_tag" if tags and sender.vlans != (0,) else ""), sender.vlans[0]
+    if tags[:2] != b"\x81\x00":
+        return "vlan_untagged", 0
+    vlan = int.from_bytes(tags[2:4], "big") % 4096
+    if vlan not in sender.vlans:
+        return "vlan_foreign", 0
+    return ("vlan_stacked" if len(tags) > 4 else ""), vlan
 
 
 def _receivers(devices: Sequence[NaiveDevice]) -> list[NaiveOpen]:

@@ -14,7 +14,7 @@ from hypervisor.engine.quotas import Limits
 from hypervisor.mach.policy import DevicePolicy
 from hypervisor.requests import Caller, Completion, GetNetwork, Role, Written
 from tests.helpers.core import BROADCAST, World
-from tests.helpers.naive import COPY_REASONS, Asked, NaiveNetwork, NaiveOpen, Verdict
+from tests.helpers.naive import COPY_REASONS, Asked, NaiveDevice, NaiveNetwork, NaiveOpen, Verdict
 from tests.helpers.packets import Sent
 
 CRAMPED = Limits(
@@ -48,12 +48,14 @@ EPSILON_S = 1e-6
 class NetworkObserver(RuleBasedStateMachine):
     """A network, its model, and every check that can be made of both."""
 
+    #: What the operator decided, for the network and the model alike.
+    policies: tuple[DevicePolicy, ...] = (DevicePolicy("uid:3", "eth0", trunk=True),)
+
     def start(self, mode: str, ample: bool) -> None:
         """Make an empty network and an empty model of it."""
         self.ample = ample
         self.limits = AMPLE if ample else CRAMPED
-        policies = (DevicePolicy("uid:3", "eth0", trunk=True),)
-        self.world = World(self.limits, {"mode": mode, "policies": policies})
+        self.world = World(self.limits, {"mode": mode, "policies": self.policies})
         self.network = self.world.network
         self.model = NaiveNetwork(mode)
         self.live: list[NaiveOpen] = []
@@ -63,6 +65,24 @@ class NetworkObserver(RuleBasedStateMachine):
         self.seen = 0
         self.frame_number = 0
         self.losses = 0
+
+    def device(self, owner: str, name: str, mac: bytes, exclusive: bool = False) -> NaiveDevice:
+        """Make the model's device of this name, with what policy says of it."""
+        named = [each for each in self.policies if (each.owner, each.name) == (owner, name)]
+        policy = named[0] if named else DevicePolicy(owner, name)
+        return NaiveDevice(
+            owner,
+            name,
+            mac,
+            policy.trunk,
+            vlans=policy.vlans or (policy.vlan,),
+            tagged=bool(policy.vlans),
+            sticky=policy.sticky,
+            static=policy.static_macs,
+            mirror=policy.mirror_direction if policy.mirror else "",
+            mirrored=policy.mirror,
+            exclusive=exclusive,
+        )
 
     # --- who ------------------------------------------------------------------------------
 
@@ -187,7 +207,7 @@ class NetworkObserver(RuleBasedStateMachine):
             copies = sum(
                 len(sent.plain)
                 for sent, verdict in zip(vector, verdicts, strict=True)
-                if each in verdict.holding or each in verdict.flooded
+                if each in (*verdict.holding, *verdict.flooded, *verdict.mirrors)
             )
             if copies <= free:
                 lost = sum(each.state.rx_drops.values()) - drops

@@ -20,12 +20,29 @@ class Sent:
     """A frame as its sender gives it, and as the plain frames that it stands for.
 
     ``needs`` are the offloads (CSUM, TSO4, TSO6) that a receiver must accept to get it as it is.
+    ``tags`` are its VLAN tags, and ``bare`` the frame without them if there are any.
     """
 
     raw: bytes
     plain: tuple[bytes, ...]
     header_bytes: int = 0
     needs: int = 0
+    tags: bytes = b""
+    bare: Sent | None = None
+
+    def tagged(self, tags: bytes) -> Sent:
+        """Return this bare frame with VLAN tags behind its addresses."""
+        if not tags:
+            return self
+        raw = self.raw
+        if self.header_bytes:
+            flags, kind, headers, size, start, offset, _ = _VNET.unpack_from(raw)
+            more = len(tags)
+            fields = (headers + more * bool(headers), size, start + more * bool(flags), offset, 0)
+            raw = _VNET.pack(flags, kind, *fields) + raw[12:]
+        at = self.header_bytes + 12
+        cut = tuple(each[:12] + tags + each[12:] for each in self.plain)
+        return Sent(raw[:at] + tags + raw[at:], cut, self.header_bytes, self.needs, tags, self)
 
     @property
     def wire_bytes(self) -> int:
@@ -44,7 +61,8 @@ class Sent:
 
     def behind_header(self) -> Sent:
         """Return a plain frame as a link with offload headers brings it: twelve zero bytes."""
-        return Sent(bytes(12) + self.raw, self.plain, 12, 0)
+        bare = self.bare.behind_header() if self.bare else None
+        return Sent(bytes(12) + self.raw, self.plain, 12, 0, self.tags, bare)
 
 
 def plain(destination: bytes, source: bytes, number: int, size: int) -> Sent:

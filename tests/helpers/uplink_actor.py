@@ -10,7 +10,7 @@ from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.requests import Caller, Role
 from tests.helpers.actor import NetworkActor
 from tests.helpers.core import BROADCAST, Port
-from tests.helpers.naive import NaiveDevice, NaiveOpen
+from tests.helpers.naive import NaiveOpen
 
 #: Addresses of people outside, who may be seen behind any uplink.
 OUTSIDE = tuple(bytes.fromhex(f"0200000000{last:02x}") for last in (0xA1, 0xA2, 0xA3))
@@ -42,7 +42,7 @@ class UplinkActor(NetworkActor):
         caller = Caller(UPLINK_OWNER, handle.task.token)
         mac = handle.nic.device.mac
         port = Port(self.world, caller, handle.port, name_text, mac)
-        device = NaiveDevice(UPLINK_OWNER, name_text, mac, trunk=False)
+        device = self.device(UPLINK_OWNER, name_text, mac)
         self.model.add(device)
         each = NaiveOpen(
             port, handle, device, D_READ | D_WRITE, Role.STACK, len(self.all), self.world.now

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from hypervisor.errors import D_NOWAIT, D_READ, D_WRITE, DeviceError
+from hypervisor.mach.devices import UPLINK_OWNER, DevicePolicy
 from hypervisor.mach.status import NET_FLAGS
 from hypervisor.requests import AttachLink, GetStatus, Offer, Role, SetStatus
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
@@ -28,9 +29,9 @@ from tests.helpers.actor import Runs
 from tests.helpers.core import BROADCAST
 from tests.helpers.filter_actor import FilterActor
 from tests.helpers.mail_actor import MailActor
-from tests.helpers.naive import Asked, NaiveDevice, NaiveOpen
+from tests.helpers.naive import Asked, NaiveOpen
 from tests.helpers.observer import SPECIAL, UNKNOWN
-from tests.helpers.uplink_actor import UplinkActor
+from tests.helpers.uplink_actor import OUTSIDE, UplinkActor
 
 UP, PROMISC = 0x1, 0x100
 MAX_OPENS = 10
@@ -110,8 +111,7 @@ class NetworkRules(UplinkActor):
             return
         port = world.open(what, who, caller, mode, role, exclusive)
         if device is None:
-            trunk = (who, what) == ("uid:3", "eth0")
-            device = NaiveDevice(who, what, port.mac, trunk, exclusive=exclusive)
+            device = self.device(who, what, port.mac, exclusive)
             self.model.add(device)
         assert device.mac == port.mac
         each = NaiveOpen(port, port.handle, device, mode, role, len(self.all), world.now)
@@ -417,6 +417,60 @@ class FilterMachine(FilterActor, NetworkRules):
     """A network whose clients set filters of all kinds, some of which nobody reads beside."""
 
 
+class VlanMachine(NetworkRules):
+    """A network with VLANs, mirrors in each direction, and addresses that do not move."""
+
+    policies = (
+        DevicePolicy("uid:1", "eth0", vlan=10),
+        DevicePolicy("uid:1", "eth1", mirror=("uid:1/eth0", "uid:2/eth0"), mirror_direction="out"),
+        DevicePolicy("uid:2", "eth0", vlan=10),
+        DevicePolicy(
+            "uid:2", "eth1", vlan=20, mirror=("uid:3/eth0", "uplink/nic0"), mirror_direction="in"
+        ),
+        DevicePolicy("uid:3", "eth0", trunk=True, vlans=(10, 20)),
+        DevicePolicy("uid:3", "eth1", vlans=(10, 20, 30)),
+        DevicePolicy("uid:4", "eth1", mirror=("*",)),
+        DevicePolicy(UPLINK_OWNER, "nic0", vlans=(10, 20)),
+        DevicePolicy(UPLINK_OWNER, "nic1", vlan=10, sticky=True),
+        DevicePolicy(UPLINK_OWNER, "nic2", static_macs=OUTSIDE[2:]),
+    )
+
+    def begin_mail(self, count: int) -> None:
+        """Nobody has a receive port here; all have uplinks, and there is a mirror."""
+        for name in range(3):
+            self.open_uplink(name)
+            if self.uplinks(plugged=False):
+                self.plug(0, True, 7, name != 1)
+        self.open(4 if count else 1, 1, D_READ | D_WRITE, Role.PLAIN, False, None)
+        self.read(len(self.live) - 1, 8, 65_536, False)
+
+    @rule(pick=picks, to=picks, count=st.integers(1, 4))
+    def members_talk(self, pick: int, to: int, count: int) -> None:
+        inside = [each for each in self.live if not each.outlet]
+        if not inside:
+            return
+        each = inside[pick % len(inside)]
+        vlans = {*each.device.vlans}
+        others = [one for one in inside if vlans & {*one.device.vlans} and one is not each]
+        for other in (others[to % (len(others) or 1) :] + others)[:2]:
+            self.post(each, self.run(each, other.device.mac, 210, count), False)
+            self.read(self.live.index(other), 8, 65_536, True)
+
+    @precondition(lambda self: self.uplinks(plugged=True))
+    @rule(
+        who=st.lists(st.integers(0, 2), min_size=1, max_size=3),
+        to=picks,
+        late=st.sampled_from((0.0, 0.0, 150.0, 299.0)),
+    )
+    def somebody_outside_moves(self, who: list[int], to: int, late: float) -> None:
+        for source in who * 2:
+            for each in self.uplinks(plugged=True):
+                sent = self.run(each, self.one(to).device.mac, 210, 1, "plain", OUTSIDE[source])
+                header = each.vnet_header
+                self.bring(each, [one.behind_header() if header else one for one in sent])
+            self.world.now += late
+
+
 def thorough(max_examples: int) -> settings:
     return settings(
         max_examples=max_examples,
@@ -432,3 +486,5 @@ TestNetwork = NetworkMachine.TestCase
 TestNetwork.settings = thorough(120)
 TestFilters = FilterMachine.TestCase
 TestFilters.settings = thorough(60)
+TestVlans = VlanMachine.TestCase
+TestVlans.settings = thorough(60)

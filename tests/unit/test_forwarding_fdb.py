@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypervisor.forwarding import Fdb, Port
+from hypervisor.forwarding import Fdb, Learning, Port
 
 
 def mac(number: int) -> bytes:
@@ -107,3 +107,29 @@ def test_a_port_that_goes_is_forgotten_entirely() -> None:
     fdb.forget(mac(9))
     fdb.forget(mac(9))
     assert len(fdb) == 0
+
+
+def limited(name: str, learning: Learning) -> Port:
+    return Port(name, b"\x52\x54" + name.encode().ljust(4)[:4], learns=True, learning=learning)
+
+
+def test_a_port_at_its_own_limit_gives_up_its_oldest() -> None:
+    fdb, a, b = Fdb(), limited("a", Learning(limit=2)), port("b")
+    fdb.learn(mac(9), b, now=0.0)
+    for number in range(4):
+        fdb.learn(mac(number), a, now=1.0 + number)
+    assert [found for found, _ in fdb.items(5.0)] == [mac(9), mac(2), mac(3)]
+    assert (fdb.evicted, a.learned) == (2, 2)
+
+
+def test_what_sticks_to_a_port_moves_when_it_has_aged_and_not_before() -> None:
+    fdb, a, b = Fdb(), limited("a", Learning(sticky=True)), port("b")
+    assert fdb.learn(mac(1), a, now=0.0)
+    assert not fdb.learn(mac(1), b, now=299.9)
+    assert fdb.find(mac(1), now=299.9) is a
+    assert fdb.moves == 0
+    assert fdb.learn(mac(1), b, now=300.0)
+    assert fdb.find(mac(1), now=300.0) is b
+    # What was learned elsewhere first moves to a sticky port, and then stays.
+    assert fdb.learn(mac(1), a, now=301.0)
+    assert not fdb.learn(mac(1), b, now=302.0)

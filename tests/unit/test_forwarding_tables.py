@@ -8,7 +8,7 @@ import pytest
 
 from hypervisor.engine.opens import Choice
 from hypervisor.errors import D_READ, D_WRITE
-from hypervisor.forwarding import Fdb, Forwarder, Hub, Port, Switch
+from hypervisor.forwarding import Fdb, Forwarder, Hub, Learning, Port, Switch
 from hypervisor.mach.devices import INITIAL_FLAGS
 from hypervisor.mach.policy import DevicePolicy
 from hypervisor.mach.status import NET_ADDRESS, NET_FLAGS
@@ -253,3 +253,22 @@ def test_promiscuous_flags_and_addresses_reach_the_forwarder() -> None:
     world.call(SetStatus(number(), caller, port, NET_ADDRESS, words))
     a.write(a.frame(bytes.fromhex("020000000042")))
     assert got(a, b, trunk) == "--x"
+
+
+def test_static_addresses_are_there_before_they_are_seen_and_never_move() -> None:
+    switch = Switch()
+    static = Port("s", TRUNK, learns=True, learning=Learning(static=(BEHIND, A)))
+    device, other = Port("a", A, learns=False), Port("o", B, learns=True)
+    for port in (static, device, other):
+        switch.add(port)
+    found = {entry.mac: entry for entry in switch.entries(now=1_000.0)}
+    assert (found[BEHIND].port, found[BEHIND].age_s) == (static, None)
+    assert switch.table[BEHIND] is static
+    assert not switch.learn(other, BEHIND, now=1.0)
+    assert switch.learn(static, BEHIND, now=1.0)
+    # A device's own address is its own, whatever policy says of it.
+    assert found[A].port is device
+    switch.remove(static)
+    assert BEHIND not in switch.table
+    assert switch.learn(other, BEHIND, now=2.0)
+    assert {entry.mac for entry in switch.entries(2.0)} == {A, B, BEHIND}

@@ -106,7 +106,7 @@ class ListDevicesResponse(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("network", "owner", "name", "mac_address", "addresses", "flags", "mtu_bytes", "opens", "link", "tx_frames", "tx_bytes", "rx_frames", "rx_bytes", "tx_drops", "rx_drops", "held_reads", "held_writes", "rx_slots_used", "stalled", "link_status", "filters", "filtered_frames")
+    __slots__ = ("network", "owner", "name", "mac_address", "addresses", "flags", "mtu_bytes", "opens", "link", "tx_frames", "tx_bytes", "rx_frames", "rx_bytes", "tx_drops", "rx_drops", "held_reads", "held_writes", "rx_slots_used", "stalled", "link_status", "filters", "filtered_frames", "vlans", "is_tagged", "mirror")
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +129,9 @@ class Device(_message.Message):
     LINK_STATUS_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
     FILTERED_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    VLANS_FIELD_NUMBER: _ClassVar[int]
+    IS_TAGGED_FIELD_NUMBER: _ClassVar[int]
+    MIRROR_FIELD_NUMBER: _ClassVar[int]
     network: str
     owner: str
     name: str
@@ -151,7 +154,10 @@ class Device(_message.Message):
     link_status: Link
     filters: int
     filtered_frames: int
-    def __init__(self, network: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., flags: _Optional[int] = ..., mtu_bytes: _Optional[int] = ..., opens: _Optional[int] = ..., link: _Optional[str] = ..., tx_frames: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_frames: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., tx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., rx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., held_reads: _Optional[int] = ..., held_writes: _Optional[int] = ..., rx_slots_used: _Optional[int] = ..., stalled: _Optional[bool] = ..., link_status: _Optional[_Union[Link, _Mapping]] = ..., filters: _Optional[int] = ..., filtered_frames: _Optional[int] = ...) -> None: ...
+    vlans: _containers.RepeatedScalarFieldContainer[int]
+    is_tagged: bool
+    mirror: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, network: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., flags: _Optional[int] = ..., mtu_bytes: _Optional[int] = ..., opens: _Optional[int] = ..., link: _Optional[str] = ..., tx_frames: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_frames: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., tx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., rx_drops: _Optional[_Iterable[_Union[_types_pb2.DropCount, _Mapping]]] = ..., held_reads: _Optional[int] = ..., held_writes: _Optional[int] = ..., rx_slots_used: _Optional[int] = ..., stalled: _Optional[bool] = ..., link_status: _Optional[_Union[Link, _Mapping]] = ..., filters: _Optional[int] = ..., filtered_frames: _Optional[int] = ..., vlans: _Optional[_Iterable[int]] = ..., is_tagged: _Optional[bool] = ..., mirror: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Link(_message.Message):
     __slots__ = ("kind", "peer", "state", "detail", "mtu_bytes", "offloads", "missed", "ups")
@@ -186,20 +192,22 @@ class ListFdbEntriesResponse(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[FdbEntry, _Mapping]]] = ...) -> None: ...
 
 class FdbEntry(_message.Message):
-    __slots__ = ("network", "mac_address", "owner", "device", "is_static", "age_s")
+    __slots__ = ("network", "mac_address", "owner", "device", "is_static", "age_s", "vlan")
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     MAC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     IS_STATIC_FIELD_NUMBER: _ClassVar[int]
     AGE_S_FIELD_NUMBER: _ClassVar[int]
+    VLAN_FIELD_NUMBER: _ClassVar[int]
     network: str
     mac_address: bytes
     owner: str
     device: str
     is_static: bool
     age_s: float
-    def __init__(self, network: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., owner: _Optional[str] = ..., device: _Optional[str] = ..., is_static: _Optional[bool] = ..., age_s: _Optional[float] = ...) -> None: ...
+    vlan: int
+    def __init__(self, network: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., owner: _Optional[str] = ..., device: _Optional[str] = ..., is_static: _Optional[bool] = ..., age_s: _Optional[float] = ..., vlan: _Optional[int] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
     __slots__ = ("network",)
