@@ -36,6 +36,7 @@ from hypervisor.config.policies import check_policies, policy_configs
 from hypervisor.config.problems import ConfigError, Origin, Problems, closest
 from hypervisor.config.routers import settle_routers
 from hypervisor.config.tables import Draft, Setting, Table
+from hypervisor.config.vlans import check_vlans
 from hypervisor.kernel.places import current_places
 
 _DEFAULTS = Origin("the defaults")
@@ -111,6 +112,7 @@ def build_config(
     check_devices(devices, networks, problems)
     check_policies(below.policies, names, [*translators, *guests, *vdes], problems)
     check_gateways(gateways, networks, devices, problems)
+    check_vlans(networks, [*devices, *below.policies, *uplinks], problems)
     settle_routers(networks, routes, uplinks, [*devices, *gateways], problems)
     problems.raise_if_any()
     return _frozen(
@@ -275,8 +277,8 @@ def _translator(table: Table) -> TranslatorConfig:
 
 
 def _uplink(table: Table) -> UplinkConfig:
-    addresses = table.value("addresses") or ()
-    return UplinkConfig(table.value("to"), table.value("network"), addresses)
+    values = table.values()
+    return UplinkConfig(values.pop("to"), **values)
 
 
 def _listener(table: Table) -> ListenConfig:

@@ -121,12 +121,18 @@ class GatewayConfig:
 class UplinkConfig:
     """A way out of a network: the interface of this host called ``interface``.
 
-    ``addresses`` are the router's on its wire, in a network of mode "router".
+    ``addresses`` are the router's on its wire, in a network of mode "router". The others are those
+    of a device, see :class:`~hypervisor.mach.policy.DevicePolicy`.
     """
 
     interface: str
     network: str = DEFAULT_NETWORK
     addresses: tuple[Interface, ...] = ()
+    vlan: int = 0
+    vlans: tuple[int, ...] = ()
+    learn_limit: int = 0
+    sticky: bool = False
+    static_macs: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,4 +109,4 @@ def _config(table: Table, name: str) -> PolicyConfig:
 
 
 #: MAC and IP addresses are one device's: only [[device]] gives them.
-_OF_RULES: Final = SETTINGS.keys() | {"mac", "addresses"}
+_OF_RULES: Final = SETTINGS.keys() | {"mac", "static_macs", "addresses"}

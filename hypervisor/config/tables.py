@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypervisor.config import kinds, people
+from hypervisor.config import kinds, people, vlan_kinds
 from hypervisor.config.kinds import BadValue, Kind, shown
 from hypervisor.config.problems import Origin, Problems, closest
 
@@ -57,6 +57,13 @@ OWNER_SETTINGS: Mapping[str, Kind] = {
     "devices": kinds.integer(0, MAX_DEVICES),
     "opens": kinds.integer(0, MAX_OPENS),
 }
+#: What can be said of the port that a device or an uplink has at the switch.
+PORT_SETTINGS: Mapping[str, Kind] = {
+    "vlan": vlan_kinds.VID,
+    "vlans": vlan_kinds.VIDS,
+    "learn_limit": vlan_kinds.LEARN_LIMIT,
+    "sticky": kinds.TRUTH,
+}
 #: What policy can say of any number of devices, and of owners.
 SETTINGS: Mapping[str, Kind] = {
     "trunk": kinds.TRUTH,
@@ -70,6 +77,9 @@ SETTINGS: Mapping[str, Kind] = {
     "promisc": kinds.TRUTH,
     "set_address": kinds.TRUTH,
     "mtu": kinds.integer(68, MAX_MTU),
+    "mirror": vlan_kinds.MIRROR,
+    "mirror_direction": vlan_kinds.MIRROR_DIRECTION,
+    **PORT_SETTINGS,
     **OWNER_SETTINGS,
 }
 DEVICE_KEYS: Mapping[str, Kind] = {
@@ -77,6 +87,7 @@ DEVICE_KEYS: Mapping[str, Kind] = {
     "name": kinds.DEVICE_NAME,
     "network": kinds.NETWORK_NAME,
     "mac": kinds.MAC,
+    "static_macs": kinds.MACS,
     "addresses": kinds.ADDRESSES,
     **{key: kind for key, kind in SETTINGS.items() if key not in OWNER_SETTINGS},
 }
@@ -105,6 +116,8 @@ UPLINK_KEYS: Mapping[str, Kind] = {
     "to": kinds.UPLINK,
     "network": kinds.NETWORK_NAME,
     "addresses": kinds.INTERFACES,
+    "static_macs": kinds.MACS,
+    **PORT_SETTINGS,
 }
 ROUTE_KEYS: Mapping[str, Kind] = {
     "to": kinds.SUBNET,

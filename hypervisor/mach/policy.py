@@ -97,6 +97,8 @@ class OwnerPolicy:
 
 #: Settings by what they are of. A rule that selects devices has none of an owner.
 DEVICE_SETTINGS: Final = frozenset(each.name for each in fields(DevicePolicy)) - {"owner", "name"}
+#: Of these two a device has one: the more specific rule decides which.
+_ALTERNATIVES: Final = {"vlan": "vlans", "vlans": "vlan"}
 OWNER_SETTINGS: Final = frozenset(each.name for each in fields(OwnerPolicy))
 
 
@@ -218,7 +220,8 @@ class PolicyBook:
         for rule in (*self._of_device.get((who.owner, name), ()), *self._general):
             if rule.selects(who, name):
                 for key in rule.settings.keys() & DEVICE_SETTINGS:
-                    deciding.setdefault(key, rule)
+                    if _ALTERNATIVES.get(key) not in deciding:
+                        deciding.setdefault(key, rule)
         return deciding
 
     def named(self) -> Iterator[DevicePolicy]:

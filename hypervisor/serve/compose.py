@@ -11,11 +11,13 @@ from hypervisor.config.model import (
     NetworkConfig,
     PolicyConfig,
     ServerConfig,
+    UplinkConfig,
 )
 from hypervisor.engine.quotas import Limits
 from hypervisor.forwarding import RouteTable
 from hypervisor.gateway.plan import GATEWAY_DEVICE, GATEWAY_OWNER
 from hypervisor.links.burst import DataPath
+from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.mach.policy import DevicePolicy, Rule
 from hypervisor.network import Network, NetworkOptions
 from hypervisor.routing import RouterOptions
@@ -41,6 +43,7 @@ def make_runtime(
             secrets[network.name],
             config.gateways,
             router_options(network, config, tables),
+            config.uplinks,
         )
         for network in config.networks
     ]
@@ -58,6 +61,7 @@ def make_network(
     secret: bytes,
     gateways: Sequence[GatewayConfig] = (),
     router: RouterOptions | None = None,
+    uplinks: Sequence[UplinkConfig] = (),
 ) -> Network:
     """Return a network as configured, with the rules for its devices."""
     return Network(
@@ -70,7 +74,7 @@ def make_network(
             subnets=config.subnets,
             guard=config.guard,
             mac_scheme=config.mac_scheme,
-            policies=decided(config.name, gateways),
+            policies=decided(config.name, gateways, uplinks),
             rules=rules(config.name, policies),
             router=router or RouterOptions(config.router_addresses),
             limits=Limits(
@@ -131,9 +135,26 @@ def _rule(policy: PolicyConfig) -> Rule:
     )
 
 
-def decided(network: str, gateways: Sequence[GatewayConfig]) -> tuple[DevicePolicy, ...]:
+def decided(
+    network: str, gateways: Sequence[GatewayConfig], uplinks: Sequence[UplinkConfig] = ()
+) -> tuple[DevicePolicy, ...]:
     """Return what is allowed to the server's own devices in a network, whatever the rules say."""
-    return tuple(gateway_policy(one) for one in gateways if one.network == network)
+    own = [gateway_policy(one) for one in gateways if one.network == network]
+    own += [uplink_policy(one) for one in uplinks if one.network == network]
+    return tuple(own)
+
+
+def uplink_policy(uplink: UplinkConfig) -> DevicePolicy:
+    """Return the policy of an uplink: which VLANs it carries, and what is learned behind it."""
+    return DevicePolicy(
+        owner=UPLINK_OWNER,
+        name=uplink.interface,
+        vlan=uplink.vlan,
+        vlans=uplink.vlans,
+        learn_limit=uplink.learn_limit,
+        sticky=uplink.sticky,
+        static_macs=uplink.static_macs,
+    )
 
 
 def gateway_policy(gateway: GatewayConfig) -> DevicePolicy:

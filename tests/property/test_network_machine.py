@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from hypervisor.errors import D_NOWAIT, D_READ, D_WRITE, DeviceError
-from hypervisor.mach.devices import UPLINK_OWNER, DevicePolicy
+from hypervisor.mach.devices import UPLINK_OWNER
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.mach.status import NET_FLAGS
 from hypervisor.requests import AttachLink, GetStatus, Offer, Role, SetStatus
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES

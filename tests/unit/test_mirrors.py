@@ -8,7 +8,8 @@ import pytest
 
 from hypervisor.engine.quotas import Limits
 from hypervisor.mach import status
-from hypervisor.mach.devices import IFF_UP, UPLINK_OWNER, DevicePolicy
+from hypervisor.mach.devices import IFF_UP, UPLINK_OWNER
+from hypervisor.mach.policy import DevicePolicy
 from hypervisor.requests import SetStatus
 from hypervisor.wire.vlan import tag
 from tests.helpers.core import BROADCAST, Port, World
