@@ -1,78 +1,125 @@
 """A policy's common frames as templates: for code that decides faster than Python can.
 
 Nearly all frames of a device are unfragmented TCP, UDP or echo from its own addresses, with plain
-headers, and of these a few comparisons at fixed offsets say all that the full parser would. They
-are made from the same :class:`~hypervisor.guard.policy.GuardPolicy` as everything else, and tests
-hold them to be what :meth:`hypervisor.guard.guard.Guard.common` says, for any bytes.
+headers, or ARP and neighbour discovery about itself; of these a few comparisons at fixed offsets
+say all that the full parser would. They are made from the same
+:class:`~hypervisor.guard.policy.GuardPolicy` as everything else, and tests hold them to be what
+:meth:`hypervisor.guard.guard.Guard.common` says, for any bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice, product
+from itertools import islice
 from typing import Final
 
 from hypervisor.guard.policy import GuardPolicy
-from hypervisor.guard.template import MAX_TEMPLATES, Template, Templates
-from hypervisor.wire import dhcp, ethernet, protocols
+from hypervisor.guard.template import Template, Templates
+from hypervisor.wire import arp, dhcp, ethernet, icmpv6, protocols
 
 #: (offset, mask, value): mask and value have the same length.
 _Compare = tuple[int, bytes, bytes]
 
+#: The groups: what every frame must be right in.
+_SOURCE_GROUP: Final = 0
+_DESTINATION_GROUP: Final = 1
+_KIND_GROUP: Final = 2
+#: As many addresses of a device as have templates; its link-local ones come last, and what is from
+#: or for others takes the long way.
+MAX_ADDRESSES: Final = 64
+
 _SOURCE: Final = {4: 26, 16: 22}
 _DESTINATION: Final = {4: 30, 16: 38}
 _TRANSPORT: Final = {4: 34, 16: 54}
+#: Ethernet, IPv4, six and four bytes of addresses: how every ARP packet here begins.
+_ARP_BEGIN: Final = b"\0\1\x08\0\6\4\0"
+_ARP_AT: Final = ethernet.ETHERNET_HEADER_BYTES
+#: Of neighbour discovery with one option: the packet's payload, and where what is.
+_ND_PAYLOAD_BYTES: Final = 32
+_ND_TARGET: Final = 62
+_ND_OPTION: Final = 78
 
 
 def templates(policy: GuardPolicy, receiver: GuardPolicy | None = None) -> Templates | None:
     """Return the templates of the frames that one device may send to another.
 
     A ``receiver`` with an address list is sent only what is for it; its MAC is the caller's to
-    compare. None: every frame with the device's own source address passes. Where there are more
-    than :data:`MAX_TEMPLATES` the last ones are left out, link-local addresses first: their
-    frames go the long way.
+    compare. None: every frame with the device's own source address passes.
     """
     if not policy.full:
         return None
-    if receiver is not None and not receiver.addressed:
-        receiver = None
-    return Templates(islice(_all(policy, receiver), MAX_TEMPLATES))
+    every = [*_sources(policy), *_kinds(policy)]
+    if receiver is not None and receiver.addressed:
+        every += _destinations(receiver)
+    return Templates(every)
 
 
-def _all(policy: GuardPolicy, receiver: GuardPolicy | None) -> Iterator[Template]:
-    # An exception stands before all that it is an exception to.
+def _sources(policy: GuardPolicy) -> Iterator[Template]:
+    """Yield what is from the device itself; of a router, also what it may forward."""
+    mac = (6, b"\xff" * 6, policy.mac)
+    for size in (4, 16):
+        for own in islice(_own(policy, size), MAX_ADDRESSES):
+            yield _template(_SOURCE_GROUP, [mac, _ethertype(size), own])
+    at = _ARP_AT + 8
+    for own in islice(_own(policy, 4, at + 6), MAX_ADDRESSES):
+        sender = (at, b"\xff" * 6, policy.mac)
+        yield _template(_SOURCE_GROUP, [mac, _ARP, sender, own])
+    if policy.router:
+        # An exception stands before all that it is an exception to.
+        for size in (4, 16):
+            for never in _never_forwarded(size):
+                yield _template(_SOURCE_GROUP, [mac, _ethertype(size), never], passes=False)
+            yield _template(_SOURCE_GROUP, [mac, _ethertype(size)])
+
+
+def _destinations(receiver: GuardPolicy) -> Iterator[Template]:
+    """Yield what is for one of the receiver's addresses; ARP is for whoever has the MAC."""
+    for size in (4, 16):
+        for own in islice(_own(receiver, size, _DESTINATION[size]), MAX_ADDRESSES):
+            yield _template(_DESTINATION_GROUP, [_ethertype(size), own])
+    yield _template(_DESTINATION_GROUP, [_ARP])
+
+
+def _kinds(policy: GuardPolicy) -> Iterator[Template]:
+    """Yield TCP, UDP, echo, ARP and neighbour discovery, as plain as they can be."""
     yield from _no_dhcp(policy, 4, dhcp.SERVER_PORT, dhcp.CLIENT_PORT)
     yield from _no_dhcp(policy, 16, dhcp.SERVER_PORT_V6, dhcp.CLIENT_PORT_V6)
     for size in (4, 16):
-        for source in _own(policy, size):
-            yield from _from(policy, receiver, size, source)
-    if policy.router:
-        for size in (4, 16):
-            for never in _never_forwarded(size):
-                yield _template(policy, size, [never], passes=False)
-            yield from _from(policy, receiver, size, (_SOURCE[size], b"", b""))
+        at = _TRANSPORT[size]
+        yield _packet(size, protocols.TCP, 4)
+        yield _packet(size, protocols.UDP, 8)
+        if size == 4:
+            echo = (at, b"\xf7", b"\0")  # echo request 8, reply 0
+            yield _packet(4, protocols.ICMP, 8, echo)
+        else:
+            echo = (at, b"\xfe", b"\x80")  # echo 128 and 129
+            yield _packet(16, protocols.ICMPV6, 8, echo)
+    for operation in (arp.REQUEST, arp.REPLY):
+        begin = _ARP_BEGIN + bytes((operation,))
+        compare = (_ARP_AT, b"\xff" * len(begin), begin)
+        yield _template(_KIND_GROUP, [_ARP, compare], length=_ARP_AT + arp.ARP_BYTES)
+    if not policy.router:
+        yield from _discovery(policy)
 
 
-def _from(
-    policy: GuardPolicy, receiver: GuardPolicy | None, size: int, source: _Compare
-) -> Iterator[Template]:
-    """Yield the templates of frames from ``source``: TCP, UDP and echo."""
-    destinations: list[list[_Compare]] = [[]]
-    if receiver is not None:
-        destinations = [[each] for each in _own(receiver, size, _DESTINATION[size])]
-    at = _TRANSPORT[size]
-    if size == 4:
-        kinds = _kinds(protocols.ICMP, (at, b"\xf7", b"\0"))  # echo request 8, reply 0
-    else:
-        kinds = _kinds(protocols.ICMPV6, (at, b"\xfe", b"\x80"))  # echo 128 and 129
-    for destination, kind in product(destinations, kinds):
-        protocol, least, more = kind
-        yield _template(policy, size, [source, *destination, *more], protocol, least)
-
-
-def _kinds(echo: int, of_echo: _Compare) -> Sequence[tuple[int, int, list[_Compare]]]:
-    """Return (protocol, bytes of its header that must be there, what else must be so) for each."""
-    return ((protocols.TCP, 4, []), (protocols.UDP, 8, []), (echo, 8, [of_echo]))
+def _discovery(policy: GuardPolicy) -> Iterator[Template]:
+    """Yield neighbour discovery with the device's link-layer address and nothing else."""
+    length = (18, b"\xff\xff", _ND_PAYLOAD_BYTES.to_bytes(2, "big"))
+    hops = (21, b"\xff", bytes((icmpv6.ND_HOP_LIMIT,)))
+    for kind, option in (
+        (icmpv6.NEIGHBOUR_SOLICITATION, icmpv6.SOURCE_LINK_ADDRESS),
+        (icmpv6.NEIGHBOUR_ADVERTISEMENT, icmpv6.TARGET_LINK_ADDRESS),
+    ):
+        type_and_code = (_TRANSPORT[16], b"\xff\xff", bytes((kind, 0)))
+        link = (_ND_OPTION, b"\xff" * 8, bytes((option, 1)) + policy.mac)
+        fixed = (length, hops, type_and_code, link)
+        if kind == icmpv6.NEIGHBOUR_SOLICITATION:
+            group = (_ND_TARGET, b"\xff", b"\xff")
+            yield _packet(16, protocols.ICMPV6, 24, type_and_code, group, passes=False)
+            yield _packet(16, protocols.ICMPV6, _ND_PAYLOAD_BYTES, *fixed)
+        else:
+            for own in islice(_own(policy, 16, _ND_TARGET), MAX_ADDRESSES):
+                yield _packet(16, protocols.ICMPV6, _ND_PAYLOAD_BYTES, *fixed, own)
 
 
 def _own(policy: GuardPolicy, size: int, at: int | None = None) -> list[_Compare]:
@@ -101,7 +148,7 @@ def _no_dhcp(policy: GuardPolicy, size: int, server: int, client: int) -> Iterat
         places.append((at, server))
     for place, port in places:
         compare = (place, b"\xff\xff", port.to_bytes(2, "big"))
-        yield _template(policy, size, [compare], protocols.UDP, passes=False)
+        yield _packet(size, protocols.UDP, 4, compare, passes=False)
 
 
 def _never_forwarded(size: int) -> Sequence[_Compare]:
@@ -117,34 +164,41 @@ def _never_forwarded(size: int) -> Sequence[_Compare]:
     return ((at, b"\xff", b"\xff"), (at, b"\xff\xc0", b"\xfe\x80"), last)
 
 
-def _template(
-    policy: GuardPolicy,
-    size: int,
-    compares: Sequence[_Compare],
-    protocol: int | None = None,
-    least: int = 0,
-    *,
-    passes: bool = True,
+def _ethertype(size: int) -> _Compare:
+    kind = ethernet.ETHERTYPE_IPV4 if size == 4 else ethernet.ETHERTYPE_IPV6
+    return (12, b"\xff\xff", kind.to_bytes(2, "big"))
+
+
+_ARP: Final[_Compare] = (12, b"\xff\xff", ethernet.ETHERTYPE_ARP.to_bytes(2, "big"))
+
+
+def _packet(
+    size: int, protocol: int, least: int, *compares: _Compare, passes: bool = True
 ) -> Template:
-    """Return one template: plain headers of IPv4 or IPv6, and ``compares``.
+    """Return a template of a kind: plain headers of IPv4 or IPv6, and ``compares``.
 
     A frame must have ``least`` bytes of its transport header.
     """
     if size == 4:
-        ethertype, version = ethernet.ETHERTYPE_IPV4, (14, b"\xff", b"\x45")
-        fixed = [version, (20, b"\x3f\xff", b"\0\0")]
-        protocol_at = 23
+        fixed = [
+            (14, b"\xff", b"\x45"),
+            (20, b"\x3f\xff", b"\0\0"),
+            (23, b"\xff", bytes((protocol,))),
+        ]
     else:
-        ethertype, version = ethernet.ETHERTYPE_IPV6, (14, b"\xf0", b"\x60")
-        fixed = [version]
-        protocol_at = 20
-    fixed += [(6, b"\xff" * 6, policy.mac), (12, b"\xff\xff", ethertype.to_bytes(2, "big"))]
-    if protocol is not None:
-        fixed.append((protocol_at, b"\xff", bytes((protocol,))))
-    every = [*fixed, *compares]
-    length = max(_TRANSPORT[size] + least, *(at + len(mask) for at, mask, _ in every))
+        fixed = [(14, b"\xf0", b"\x60"), (20, b"\xff", bytes((protocol,)))]
+    length = _TRANSPORT[size] + least
+    every = [_ethertype(size), *fixed, *compares]
+    return _template(_KIND_GROUP, every, passes=passes, length=length)
+
+
+def _template(
+    group: int, compares: Sequence[_Compare], *, passes: bool = True, length: int = 0
+) -> Template:
+    """Return the template of all ``compares``, for frames of ``length`` bytes at least."""
+    length = max(length, *(at + len(mask) for at, mask, _ in compares))
     mask, value = bytearray(length), bytearray(length)
-    for at, bits, wanted in every:
+    for at, bits, wanted in compares:
         mask[at : at + len(bits)] = bits
         value[at : at + len(bits)] = wanted
-    return Template(bytes(mask), bytes(value), passes)
+    return Template(bytes(mask), bytes(value), passes, group)

@@ -21,7 +21,7 @@ from hypervisor.guard.judge_ipv6 import is_host_ipv6
 from hypervisor.guard.policy import GuardPolicy
 from hypervisor.guard.template import Templates
 from hypervisor.guard.verdict import Discard, Verdict
-from hypervisor.wire import dhcp, ethernet, ipv4, ipv6, protocols
+from hypervisor.wire import arp, dhcp, ethernet, icmpv6, ipv4, ipv6, protocols
 
 # Destination, source, EtherType; version and IHL, total length, fragment word, protocol, source
 # and destination address, then the ports (of an ICMP message: type, code and checksum).
@@ -30,11 +30,21 @@ _IPV4 = struct.Struct(">6s6sHBxHxxHxBxx4s4sHH")
 _IPV6 = struct.Struct(">6s6sHBxxxHBx16s16sHH")
 _LEAST4: Final = 38
 _LEAST6: Final = 58
+# What ARP begins with here (Ethernet, IPv4, lengths), its operation, and who says so.
+_ARP = struct.Struct(">7sB6s4s")
+_ARP_BEGIN: Final = b"\0\1\x08\0\6\4\0"
+_LEAST_ARP: Final = 42
+# A solicitation's or an advertisement's target, and its one option: kind and length, MAC.
+_DISCOVERY = struct.Struct(">16sH6s")
+_DISCOVERY_BYTES: Final = 86
+_SOURCE_LINK: Final = icmpv6.SOURCE_LINK_ADDRESS << 8 | 1
+_TARGET_LINK: Final = icmpv6.TARGET_LINK_ADDRESS << 8 | 1
 #: As much of a frame as :meth:`Guard.common` looks at, in bytes.
-COMMON_BYTES: Final = _LEAST6
+COMMON_BYTES: Final = _DISCOVERY_BYTES
 
 _IS_IPV4: Final = ethernet.ETHERTYPE_IPV4
 _IS_IPV6: Final = ethernet.ETHERTYPE_IPV6
+_IS_ARP: Final = ethernet.ETHERTYPE_ARP
 _TCP: Final = protocols.TCP
 _UDP: Final = protocols.UDP
 _ICMP: Final = protocols.ICMP
@@ -68,11 +78,16 @@ class Guard:
         self._serves = policy.dhcp_server
         self._ipv4: Container[bytes] = policy.ipv4
         self._ipv6: Container[bytes] = policy.own_ipv6 if policy.full else frozenset()
+        #: What it may say of itself, as opposed to what it may forward.
+        self._own_ipv4: Container[bytes] = self._ipv4
+        self._own_ipv6: Container[bytes] = self._ipv6
+        if policy.prefixes:
+            self._own_ipv4, self._own_ipv6 = _Owned(policy.owns_ipv4), _Owned(policy.owns_ipv6)
         if policy.router:
             self._ipv4 = _Owned(lambda each: policy.owns_ipv4(each) or is_host_ipv4(each))
             self._ipv6 = _Owned(lambda each: policy.owns_ipv6(each) or is_host_ipv6(each))
-        elif policy.prefixes:
-            self._ipv4, self._ipv6 = _Owned(policy.owns_ipv4), _Owned(policy.owns_ipv6)
+        else:
+            self._ipv4, self._ipv6 = self._own_ipv4, self._own_ipv6
 
     @property
     def lenient(self) -> bool:
@@ -154,7 +169,7 @@ class Guard:
             other = addressed.get(to)
             return other is None or receiver in other._ipv4
         if ethertype != _IS_IPV6 or size < _LEAST6:
-            return False
+            return ethertype == _IS_ARP and size >= _LEAST_ARP and self._is_own_arp(frame, offset)
         _, _, _, version, length, protocol, sender, receiver, a, b = _IPV6.unpack_from(
             frame, offset
         )
@@ -163,10 +178,35 @@ class Guard:
         if protocol == _UDP:
             if size < 62 or b == 547 or b == 546 or (a == 547 and not self._serves):
                 return False
-        elif protocol != _TCP and (protocol != _ICMPV6 or size < 62 or a & 0xFE00 != 0x8000):
+        elif protocol != _TCP and (
+            protocol != _ICMPV6
+            or size < 62
+            or not (a & 0xFE00 == 0x8000 or self._is_own_discovery(frame, offset, size, a))
+        ):
             return False
         other = addressed.get(to)
         return other is None or receiver in other._ipv6
+
+    def _is_own_arp(self, frame: bytes, offset: int) -> bool:
+        begin, operation, mac, address = _ARP.unpack_from(frame, offset + _HEADER)
+        if begin != _ARP_BEGIN or mac != self.source or address not in self._own_ipv4:
+            return False
+        return operation in (arp.REQUEST, arp.REPLY)
+
+    def _is_own_discovery(self, frame: bytes, offset: int, size: int, kind_and_code: int) -> bool:
+        """Tell whether an ICMPv6 packet from an own address is plain discovery about itself."""
+        if size != _DISCOVERY_BYTES or frame[offset + 21] != icmpv6.ND_HOP_LIMIT:
+            return False
+        target, option, mac = _DISCOVERY.unpack_from(frame, offset + 62)
+        if mac != self.source or self.policy.router:
+            return False
+        if kind_and_code == icmpv6.NEIGHBOUR_SOLICITATION << 8:
+            return bool(option == _SOURCE_LINK and target[0] != 0xFF)
+        return (
+            kind_and_code == icmpv6.NEIGHBOUR_ADVERTISEMENT << 8
+            and option == _TARGET_LINK
+            and target in self._own_ipv6
+        )
 
     def judge_toward(self, frame: bytes, offset: int = 0) -> Verdict:
         """Judge whether a frame for this device's MAC is for one of its addresses, if it has any.

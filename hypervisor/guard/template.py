@@ -1,13 +1,15 @@
 """Templates: a guard's verdicts on common frames, as comparisons that need no parser.
 
 Most of what a device sends has one of a few forms: IPv4 without options from its own address, TCP
-inside; the same of IPv6. Such a form is a *template*: some bits at fixed places of the first
-:data:`TEMPLATE_BYTES` of the frame. A guard that looks beyond the addresses hands a short list of
-them to whoever passes known flows on; the first one that matches decides. A frame that matches
-none, or one that says ``passes=False``, is asked of the guard itself, which remains the only judge:
-a template may pass only what the guard would pass, whatever the bytes it leaves out are. One thing
-that no mask can say goes with all of them: the length of an IPv4 or IPv6 packet must be that of its
-frame (total length + 14, payload length + 54), or the frame is asked of the guard as well.
+inside; the same of IPv6; ARP and neighbour discovery about itself. What a form asks of one part of
+a frame is a *template*: some bits at fixed places of its first :data:`TEMPLATE_BYTES`. Templates
+are in *groups*, one for each part (whom from, whom to, of which kind), so that their number is the
+sum of the possibilities and not the product. In each group the first template that matches decides,
+and a frame passes if every group lets it. A frame that matches none of a group, or first one that
+says ``passes=False``, is asked of the guard itself, which remains the only judge: templates may
+pass only what the guard would pass, whatever the bytes they leave out are. One thing that no mask
+can say goes with all of them: the length of an IPv4 or IPv6 packet must be that of its frame (total
+length + 14, payload length + 54), or the frame is asked of the guard as well.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from dataclasses import dataclass
 from typing import Final
 
 #: How much of a frame templates see, from its destination address on.
-TEMPLATE_BYTES: Final = 64
+TEMPLATE_BYTES: Final = 88
 #: The most templates of one guard: whoever needs more is better served by the guard itself.
-MAX_TEMPLATES: Final = 32
+MAX_TEMPLATES: Final = 256
+MAX_GROUPS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +31,21 @@ class Template:
 
     Both have the same length, at most :data:`TEMPLATE_BYTES`; bytes beyond are not looked at. A
     frame that is shorter than the mask does not match. ``passes=False`` is an exception to what
-    comes after it in the list: such a frame needs the guard's own verdict.
+    comes after it in its ``group`` (0 to 7): such a frame needs the guard's own verdict.
     """
 
     mask: bytes
     value: bytes
     passes: bool = True
+    group: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < len(self.mask) == len(self.value) <= TEMPLATE_BYTES:
             raise ValueError(f"mask and value are 1 to {TEMPLATE_BYTES} bytes, equally many")
         if any(value & ~mask for mask, value in zip(self.mask, self.value, strict=True)):
             raise ValueError("value has bits outside of mask: the template could never match")
+        if not 0 <= self.group < MAX_GROUPS:
+            raise ValueError(f"a group is 0 to {MAX_GROUPS - 1}, not {self.group}")
 
     def matches(self, frame: bytes, offset: int = 0) -> bool:
         """Tell whether the frame that begins at ``offset`` has this form."""
@@ -61,24 +67,29 @@ class Templates(tuple[Template, ...]):
         return made
 
     def passes(self, frame: bytes, offset: int = 0, size: int | None = None) -> bool:
-        """Tell whether the first template that matches lets a frame of ``size`` bytes pass.
+        """Tell whether in every group the first template that matches lets the frame pass.
 
-        ``frame`` may be its head, with :data:`TEMPLATE_BYTES` of it; ``size`` None means that it is
-        all. A packet of IP must fill its frame: no cut one passes, and none with padding.
+        It has ``size`` bytes; ``frame`` may be its head, with :data:`TEMPLATE_BYTES` of it, and
+        ``size`` None means that it is all. A packet of IP must fill its frame: no cut one passes,
+        and none with padding.
         """
         size = len(frame) - offset if size is None else size
+        decided: set[int] = set()
         for template in self:
-            if template.matches(frame, offset):
-                return template.passes and _fills(frame, offset, size)
-        return False
+            if template.group not in decided and template.matches(frame, offset):
+                if not template.passes:
+                    return False
+                decided.add(template.group)
+        every = {template.group for template in self}
+        return bool(every) and decided == every and _fills(frame, offset, size)
 
     def packed(self) -> bytes:
-        """Return them for a compiled reader: for each, length, verdict, mask and value.
+        """Return them for a compiled reader: for each, length, verdict, group, 0, mask and value.
 
         Mask and value are filled up with zeros to :data:`TEMPLATE_BYTES`, which changes nothing.
         """
         return b"".join(
-            bytes((len(each.mask), each.passes))
+            bytes((len(each.mask), each.passes, each.group, 0))
             + each.mask.ljust(TEMPLATE_BYTES, b"\0")
             + each.value.ljust(TEMPLATE_BYTES, b"\0")
             for each in self

@@ -16,7 +16,9 @@ from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_RA, ICMPv6ND_Redirect, IPv6
 from scapy.layers.l2 import ARP, Ether
 
 from hypervisor.engine import drops
-from hypervisor.guard import Discard, Guard, GuardPolicy, Prefix, judge, templates
+from hypervisor.guard import COMMON_BYTES, Discard, Guard, GuardPolicy, Prefix, judge, templates
+from hypervisor.guard.template import TEMPLATE_BYTES
+from tests.helpers.data_paths import NOT_BUILT, compiled
 from tests.helpers.guarded import (
     ALL,
     IP4,
@@ -50,7 +52,9 @@ SEEDS = [
         IPv6(src=IP6, dst=VICTIM_IP6, nh=6) / bytes(20),
         solicit(),
         solicit(IP6, None, "::", dst="ff02::1:ff00:1"),
+        solicit(source=IP6, dst=VICTIM_IP6),
         advertise(),
+        advertise(dst=VICTIM_IP6),
         router(),
         dhcp(),
         dhcp("offer", src=IP4, sport=67, dport=68, op=2),
@@ -109,15 +113,14 @@ def test_any_bytes_get_a_verdict_and_all_ways_agree(frame: bytes, own: GuardPoli
         assert str(verdict).isprintable()
     assert judge(own, b"\xff" * 12 + frame, 12) == verdict
     common = guard.common(frame, 0, len(frame), {})
-    assert common == guard.common(frame[:58], 0, len(frame), {}), "the head is enough"
+    assert common == guard.common(frame[:COMMON_BYTES], 0, len(frame), {}), "the head is enough"
     forms = templates(own)
     assert forms is not None
-    assert len(forms) <= 32
     quick = forms.passes(frame)
-    assert quick == forms.passes(frame[:64], 0, len(frame)), "the head is enough"
-    assert common or not quick
-    if len(forms) < 32:
-        assert common == quick
+    assert quick == forms.passes(frame[:TEMPLATE_BYTES], 0, len(frame)), "the head is enough"
+    assert common == quick
+    if not NOT_BUILT:
+        assert compiled().templates_pass(forms.packed(), frame) == quick
     assert not (common and verdict)
     found = dict(guard.screen([frame, frame], 0, {})) if len(frame) >= 14 else {}
     assert found == ({} if verdict is None or len(frame) < 14 else {0: verdict, 1: verdict})
@@ -165,6 +168,8 @@ def test_toward_a_device_its_templates_say_what_its_guard_says(
     narrowed = templates(sender.policy, receiver.policy)
     assert narrowed is not None
     assert common == narrowed.passes(frame)
+    if not NOT_BUILT:
+        assert compiled().templates_pass(narrowed.packed(), frame) == common
     if common:
         assert receiver.judge_toward(frame) is None
     if len(frame) >= 14 and sender.judge(frame) is None:

@@ -171,13 +171,20 @@ def test_the_common_frames_need_no_parser() -> None:
         E / IPv6(src=IP6, dst=VICTIM_IP6) / TCP(),
         E / IPv6(src=LL, dst=VICTIM_LL, fl=7) / UDP(),
         E / IPv6(src=IP6, dst=VICTIM_IP6) / ICMPv6EchoReply(),
+        B / arp(),
+        E / arp(op=2),
+        E / solicit(source=IP6),
+        E / solicit(source=LL, dst=VICTIM_IP6),
+        E / advertise(),
+        E / advertise(source=LL, dst=VICTIM_LL),
     ]
     for packet in common:
         frame = bytes(packet)
         assert guard.common(frame, 0, len(frame), {}), packet.summary()
     forms = templates(policy())
     assert forms is not None
-    assert len(forms) == 6 + 9, "six exceptions for DHCP, three forms for each of three addresses"
+    groups = [sum(each.group == group for each in forms) for group in range(3)]
+    assert groups == [4, 0, 6 + 8 + 2 + 2], "addresses; DHCP, kinds, exception and NS, NA for each"
 
 
 def test_ethernet_with_a_link_local_destination_group_passes() -> None:

@@ -62,9 +62,9 @@ def test_a_packet_must_fill_its_frame() -> None:
 @pytest.mark.parametrize(
     ("mask", "value", "says"),
     [
-        (b"", b"", "1 to 64 bytes"),
+        (b"", b"", f"1 to {TEMPLATE_BYTES} bytes"),
         (b"\xff", b"\1\2", "equally many"),
-        (bytes(TEMPLATE_BYTES + 1), bytes(TEMPLATE_BYTES + 1), "1 to 64 bytes"),
+        (bytes(TEMPLATE_BYTES + 1), bytes(TEMPLATE_BYTES + 1), "1 to 88 bytes"),
         (b"\x0f", b"\x10", "could never match"),
     ],
 )
@@ -75,13 +75,30 @@ def test_a_template_that_makes_no_sense_is_refused(mask: bytes, value: bytes, sa
 
 def test_a_list_of_templates_is_bounded() -> None:
     assert len(Templates([IPV4] * MAX_TEMPLATES)) == MAX_TEMPLATES
-    with pytest.raises(ValueError, match="at most 32 templates, not 33"):
+    with pytest.raises(ValueError, match="at most 256 templates, not 257"):
         Templates([IPV4] * (MAX_TEMPLATES + 1))
 
 
+def test_every_group_must_let_a_frame_pass() -> None:
+    to_56 = Template(bytes(17) + b"\xff", bytes(17) + b"\x38", group=1)
+    not_77 = Template(bytes(15) + b"\xff", bytes(15) + b"\x77", passes=False, group=1)
+    assert Templates((IPV4, to_56)).passes(FRAME)
+    assert Templates((to_56, IPV4)).passes(FRAME)
+    assert not Templates((IPV4, to_56)).passes(changed(29, 2))
+    assert not Templates((IPV4, not_77, to_56)).passes(FRAME)
+    assert Templates((IPV4, to_56, not_77)).passes(FRAME), "the first of a group decides"
+    assert not Templates((IPV4, not_77)).passes(changed(15, 1)), "nothing of a group matches"
+
+
+def test_a_group_has_a_number_from_0_to_7() -> None:
+    with pytest.raises(ValueError, match="0 to 7, not 8"):
+        Template(b"\0", b"\0", group=8)
+
+
 def test_packed_templates_have_a_fixed_size() -> None:
-    packed = Templates((IPV4, Template(b"\x01", b"\x01", passes=False))).packed()
-    assert len(packed) == 2 * (2 + 2 * TEMPLATE_BYTES)
-    assert packed[:2] == bytes((30, 1))
-    assert packed[2:66] == IPV4.mask.ljust(64, b"\0")
-    assert packed[130:132] == bytes((1, 0))
+    packed = Templates((IPV4, Template(b"\x01", b"\x01", passes=False, group=3))).packed()
+    size = 4 + 2 * TEMPLATE_BYTES
+    assert len(packed) == 2 * size
+    assert packed[:4] == bytes((30, 1, 0, 0))
+    assert packed[4 : 4 + TEMPLATE_BYTES] == IPV4.mask.ljust(TEMPLATE_BYTES, b"\0")
+    assert packed[size : size + 5] == bytes((1, 0, 3, 0, 1))

@@ -16,7 +16,6 @@
 enum outcome { EMPTY, FULL, ANSWERED, UNKNOWN, UNFIT, NO_ROOM, UNWRITTEN, UNREAD };
 
 enum {
-    TEMPLATE_BYTES = 64, /* hypervisor.guard.template */
     BURST_FRAMES = 64,
     BURST_BYTES = 256 << 10,
     FIRST_BUCKETS = 16,
@@ -28,16 +27,11 @@ struct tap {
     int write_errors, read_errors; /* in a row */
 };
 
-struct template {
-    unsigned char length, passes, mask[TEMPLATE_BYTES], value[TEMPLATE_BYTES];
-};
-
 struct flow {
     struct flow *next; /* in the same bucket */
     unsigned char addresses[ADDRESSES_BYTES];
     int refuses; /* offloads that the receiver does not take */
-    Py_ssize_t templates_count; /* negative: all frames with these addresses are of the flow */
-    PyObject *templates;
+    PyObject *templates;  /* bytes, or NULL: all frames with these addresses are of the flow */
     PyObject *flow;       /* hypervisor.flows.Flow */
     PyObject *sink;       /* a SinkType, or NULL: written here */
     Py_buffer tap;        /* a struct tap, if there is no sink */
@@ -145,38 +139,6 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Whether a packet of IPv4 or IPv6 ends where its frame does; true of everything else. */
-static bool fills(const unsigned char *frame, size_t size)
-{
-    if (frame[12] == 0x08 && frame[13] == 0x00)
-        return (size_t)(frame[16] << 8 | frame[17]) + 14 == size;
-    if (frame[12] == 0x86 && frame[13] == 0xdd)
-        return (size_t)(frame[18] << 8 | frame[19]) + 54 == size;
-    return true;
-}
-
-/* Whether the first template that matches lets the frame pass. All of TEMPLATE_BYTES can be read:
-   what lies behind a short frame is masked out. */
-static bool templates_pass(const struct flow *flow, const unsigned char *frame, size_t size)
-{
-    if (flow->templates_count < 0)
-        return true;
-    const struct template *templates = (const void *)PyBytes_AS_STRING(flow->templates);
-    for (Py_ssize_t i = 0; i < flow->templates_count; i++) {
-        uint64_t differs = size < templates[i].length;
-        for (int at = 0; at < TEMPLATE_BYTES; at += 8) {
-            uint64_t bits, mask, value;
-            memcpy(&bits, frame + at, 8);
-            memcpy(&mask, templates[i].mask + at, 8);
-            memcpy(&value, templates[i].value + at, 8);
-            differs |= (bits & mask) ^ value;
-        }
-        if (differs == 0)
-            return templates[i].passes && fills(frame, size);
-    }
-    return false;
-}
-
 /* Whether a frame of known addresses is one that its flow is for. */
 static bool is_fit(const BurstObject *self, const struct flow *flow, const struct frame *frame)
 {
@@ -184,8 +146,11 @@ static bool is_fit(const BurstObject *self, const struct flow *flow, const struc
     int needs = quick_check(frame->data, frame->size, self->mtu);
     return needs >= 0 && (needs & flow->refuses) == 0
            && (frame->size <= longest || (needs & (NEEDS_TSO4 | NEEDS_TSO6)) != 0)
-           && templates_pass(flow, frame->data + VNET_HEADER_BYTES,
-                             frame->size - VNET_HEADER_BYTES);
+           && (flow->templates == NULL
+               || templates_pass(PyBytes_AS_STRING(flow->templates),
+                                 PyBytes_GET_SIZE(flow->templates),
+                                 frame->data + VNET_HEADER_BYTES,
+                                 frame->size - VNET_HEADER_BYTES));
 }
 
 /* Give the pending frame to a sink: as it is if that wastes little, else copied to its size. */
@@ -371,11 +336,7 @@ static PyObject *burst_learn(BurstObject *self, PyObject *arguments)
     flow->refuses = refuses;
     flow->flow = Py_NewRef(object);
     flow->sink = sink == Py_None ? NULL : Py_NewRef(sink);
-    flow->templates_count = -1;
-    if (templates != Py_None) {
-        flow->templates = Py_NewRef(templates);
-        flow->templates_count = PyBytes_GET_SIZE(templates) / (Py_ssize_t)sizeof(struct template);
-    }
+    flow->templates = templates == Py_None ? NULL : Py_NewRef(templates);
     struct flow **bucket = &self->buckets[bucket_of(self, flow->addresses)];
     flow->next = *bucket;
     *bucket = flow;

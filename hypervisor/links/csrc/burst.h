@@ -57,6 +57,15 @@ ssize_t frame_write(int fd, const struct frame *frame);
    128 bytes can be read from `head`, whatever `size` is. */
 int quick_check(const unsigned char *head, size_t size, unsigned mtu);
 
+/* --- templates.c ---------------------------------------------------------------------------- */
+
+enum { TEMPLATE_BYTES = 88 }; /* hypervisor.guard.template */
+
+/* Whether in every group of the packed templates the first one that matches lets a frame of `size`
+   bytes pass. TEMPLATE_BYTES can be read from `frame`, whatever `size` is. */
+bool templates_pass(const char *packed, Py_ssize_t packed_bytes, const unsigned char *frame,
+                    size_t size);
+
 /* --- sink.c --------------------------------------------------------------------------------- */
 
 struct sink;

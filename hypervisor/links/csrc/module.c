@@ -6,7 +6,7 @@
 
 static PyObject *module_quick_check(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    /* For the test that compares it with the Python original; the burst calls it directly. */
+    /* For the tests that compare it with the Python original; the burst calls it directly. */
     unsigned char head[128] = {0};
     const char *frame;
     Py_ssize_t length;
@@ -17,8 +17,21 @@ static PyObject *module_quick_check(PyObject *Py_UNUSED(module), PyObject *argum
     return PyLong_FromLong(quick_check(head, (size_t)length, mtu));
 }
 
+static PyObject *module_templates_pass(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    unsigned char head[TEMPLATE_BYTES] = {0};
+    const char *packed, *frame;
+    Py_ssize_t packed_bytes, length;
+    if (!PyArg_ParseTuple(arguments, "y#y#:templates_pass", &packed, &packed_bytes, &frame,
+                          &length))
+        return NULL;
+    memcpy(head, frame, (size_t)length < sizeof head ? (size_t)length : sizeof head);
+    return PyBool_FromLong(templates_pass(packed, packed_bytes, head, (size_t)length));
+}
+
 static PyMethodDef functions[] = {
     {"quick_check", module_quick_check, METH_VARARGS, NULL},
+    {"templates_pass", module_templates_pass, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
