@@ -17,6 +17,7 @@ from grpc import aio
 from machdev.v1 import device_pb2, device_pb2_grpc, task_pb2, task_pb2_grpc
 
 from benchmarks.frames import OrderCheck, cycle
+from benchmarks.kinds import Pair, cycle_of
 
 D_READ, D_WRITE = 0x1, 0x2
 BYTES_WANTED = 9216
@@ -88,11 +89,18 @@ async def session(node: str, *names: str) -> AsyncIterator[tuple[BenchDevice, ..
             attachment.cancel()
 
 
+def _frames(question: dict[str, Any], pair: Pair) -> list[bytes]:
+    """Return frames of the kind that is asked for, or of a size."""
+    if "kind" in question:
+        return cycle_of(question["kind"], pair)
+    return cycle(pair.destination, pair.source, pair.sender, pair.receiver, question["size"])
+
+
 async def write_vectors(device: BenchDevice, question: dict[str, Any]) -> dict[str, Any]:
     """Write vectors one after the other for so many seconds; count what was dropped."""
     vector = question["vector"]
     receiver, address = bytes.fromhex(question["mac"]), bytes.fromhex(question["address"])
-    frames = cycle(receiver, device.mac, device.address, address, question["size"])
+    frames = _frames(question, Pair(receiver, device.mac, device.address, address))
     vectors = [frames[i : i + vector] for i in range(0, len(frames), vector)]
     drops: Counter[str] = Counter()
     started = time.monotonic()
@@ -111,7 +119,7 @@ class Reading:
         self._vector = question["vector"]
         sender, address = bytes.fromhex(question["mac"]), bytes.fromhex(question["address"])
         self._check = OrderCheck(
-            cycle(device.mac, sender, address, device.address, question["size"])
+            _frames(question, Pair(device.mac, sender, address, device.address))
         )
         self._last_s = time.monotonic()
         self._total: int | None = None

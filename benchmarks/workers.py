@@ -7,8 +7,10 @@ input ends. Times are of CLOCK_MONOTONIC, which all processes of a machine share
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import select
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -20,12 +22,15 @@ from grpc import aio
 
 from benchmarks import ours, streams
 from benchmarks.frames import cycle
+from benchmarks.kinds import Pair, cycle_of
 from benchmarks.vde import BURST, Burst, Plug
 
 #: What the bare echo carries: as many bytes as the frame it is compared with.
 ECHO_BYTES = 64
 ECHO_METHOD = "/bare.Echo/Echo"
 ECHO_STREAM = "/bare.Echo/Stream"
+#: Frames in one system call of the blaster: so few that what is lost is lost evenly.
+BLAST = 32
 #: A reader takes the stream for ended when nothing came for so long.
 IDLE_S = 0.2
 
@@ -218,6 +223,35 @@ def vde_receiver(switch: str, own: str) -> None:
     plug.close()
 
 
+# --- the stack behind a TAP ----------------------------------------------------------------------
+
+
+def blaster(interface: str) -> None:
+    """Send small frames out of an interface, faster than anybody takes them."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((interface, 0))
+        say({"ready": True})
+        for line in sys.stdin:
+            question = json.loads(line)
+            own, to = (
+                bytes.fromhex(question[key].replace(":", "")) for key in ("source", "destination")
+            )
+            receiver = socket.inet_aton(question["receiver"])
+            sender = receiver[:3] + b"\1"
+            frames = cycle_of(question["kind"], Pair(to, own, sender, receiver))
+            bursts = [Burst(frames[i : i + BLAST]) for i in range(0, len(frames), BLAST)]
+            started = time.monotonic()
+            deadline, turns = started + question["seconds"], 0
+            while (now := time.monotonic()) < deadline:
+                try:
+                    bursts[turns % len(bursts)].send(sock.fileno())
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:  # the queue of the TAP is full
+                        raise
+                turns += 1
+            say({"elapsed_s": now - started})
+
+
 # --- start ----------------------------------------------------------------------------------------
 
 
@@ -240,7 +274,11 @@ ASYNCHRONOUS = {
     "writer": writer,
     "reader": reader,
 }
-BLOCKING = {"vde-sender": vde_sender, "vde-receiver": vde_receiver}
+BLOCKING: dict[str, Callable[..., None]] = {
+    "vde-sender": vde_sender,
+    "vde-receiver": vde_receiver,
+    "blaster": blaster,
+}
 
 
 def main(arguments: list[str]) -> None:
