@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hypervisor import __version__, policy_commands
+from hypervisor import __version__, certificate_commands, policy_commands
 from hypervisor.config import ConfigError, FlagValues, load_config
 from hypervisor.console import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from hypervisor.kernel.places import find_node
@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     policy_commands.add(commands, _add)
     _add_lookers(commands)
     _add_upgrade(commands)
+    certificate_commands.add(commands, _add)
     _add(commands, "demo", "see two unprivileged network stacks talk, in 20 seconds", "")
     return parser
 
@@ -151,11 +152,18 @@ def _add_serve(commands: Any) -> None:
     add("--guard", metavar="full|mac|off", help="what to check of frames that devices send (full)")
     add("--mac-scheme", metavar="keyed|hurd", help="how devices get their MACs (keyed)")
     add("--state", metavar="DIR", help="where MACs and leases are remembered")
-    add("--listen", metavar="HOST:PORT[,network=N]", help="listen on loopback TCP as well")
+    add(
+        "--listen",
+        metavar="HOST:PORT[,network=N]",
+        help="listen on TCP as well, for whoever has a certificate",
+    )
+    add("--tls-cert", metavar="FILE", help="the server's certificate (hypervisor certificates)")
+    add("--tls-key", metavar="FILE", help="its key, which nobody else may read")
+    add("--tls-client-ca", metavar="FILE", help="the CA whose certificates clients must show")
     add(
         "--insecure-loopback",
         action="store_true",
-        help="allow --listen: every local user gets in, as one owner",
+        help="--listen on loopback without TLS: every local user gets in, as one owner",
     )
     add("--log-format", metavar="text|json", help="how the log on stderr is written (text)")
     add("--ready-fd", metavar="N", help='write "ready" to this descriptor and close it')
@@ -210,7 +218,7 @@ def _add_upgrade(commands: Any) -> None:
 def _count(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of events")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return number
 
 
@@ -218,6 +226,8 @@ def _count(text: str) -> int:
 
 
 def _serve(parsed: argparse.Namespace) -> int:
+    # Strangers must not write to our log: gRPC would tell of each handshake of theirs that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from hypervisor.serve import StartError, run_server
 
     flags = FlagValues(
@@ -232,6 +242,9 @@ def _serve(parsed: argparse.Namespace) -> int:
         mode=parsed.mode,
         listen=parsed.listen,
         insecure_loopback=parsed.insecure_loopback,
+        tls_cert=parsed.tls_cert,
+        tls_key=parsed.tls_key,
+        tls_client_ca=parsed.tls_client_ca,
         guard=parsed.guard,
         mac_scheme=parsed.mac_scheme,
         state=parsed.state,

@@ -41,7 +41,7 @@ from pfinet_client.outer import (
 )
 from pfinet_client.signals import Received
 from pfinet_client.supervise import FORWARDED
-from pfinet_client.target import default_device, parse_target
+from pfinet_client.target import named
 from pfinet_client.wait import readable
 
 #: Exit codes: left in good order, and could not do what was asked.
@@ -77,7 +77,7 @@ def attach(options: AttachOptions) -> int:
     Call it in the main thread of a process that has no other thread and no running event loop.
     """
     try:
-        target = parse_target(options.device or default_device())
+        target = named(options.device)
         lends = options.lends(target)
         _check_descriptors(options)
         with _target(options) as (spaces, pidfd):

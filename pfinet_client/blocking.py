@@ -30,6 +30,8 @@ from pfinet_client import port as asynchronous_port
 from pfinet_client import receive
 from pfinet_client.errors import ServerUnavailable
 from pfinet_client.reopen import Backoff
+from pfinet_client.target import Target
+from pfinet_client.tls import TlsFiles
 from pfinet_client.values import ANY_FRAME_BYTES, Claimed, NetStatus, Written
 
 T = TypeVar("T")
@@ -83,9 +85,13 @@ class Client:
     """
 
     def __init__(
-        self, target: str | os.PathLike[str] | None = None, *, unary: bool = False
+        self,
+        target: str | os.PathLike[str] | Target | None = None,
+        *,
+        unary: bool = False,
+        tls: TlsFiles | None = None,
     ) -> None:
-        self.wrapped = asynchronous.Client(target, unary=unary)
+        self.wrapped = asynchronous.Client(target, unary=unary, tls=tls)
         self._thread = _LoopThread()
         self.network = NetworkView(self.wrapped, self._thread)
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from pfinet_client import flag_types
+from pfinet_client import flag_types, tls_flags
 from pfinet_client.manual import EXAMPLES
 
 
@@ -21,6 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     handler: Callable[[argparse.Namespace], int] = options.handler
+    if options.command not in (None, "run", "attach"):
+        # What gRPC has to say of a failed handshake, this program says in its own words. Not where
+        # a command would inherit it.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    if options.command:
+        try:
+            options.device = tls_flags.target(options)
+        except ValueError as error:
+            parser.error(str(error))
     try:
         return handler(options)
     except BrokenPipeError:
@@ -80,6 +89,7 @@ def _command(commands: Any, name: str, about: str, handler: Any) -> argparse.Arg
         help="the server: a translator node or a TCP address (default: $MACHDEV_DEVICE, "
         "else your own node)",
     )
+    tls_flags.add(parser)
     parser.set_defaults(handler=handler)
     return parser
 

@@ -40,7 +40,8 @@ from pfinet_client.port import DevicePort, OpenRequest
 from pfinet_client.receive import PortSet, ReceivePort, allocate
 from pfinet_client.reopen import Backoff, ReconnectingPort
 from pfinet_client.stream import BATCH_BYTES, ROUTINES, RequestStream, Unimplemented
-from pfinet_client.target import Target, default_device, parse_target
+from pfinet_client.target import Target, named
+from pfinet_client.tls import TlsError, TlsFiles, diagnose
 from pfinet_client.values import MAX_VECTOR_BYTES, MAX_VECTOR_FRAMES
 
 #: ``grpc.aio.Channel``, which has no type stubs.
@@ -74,6 +75,8 @@ class Client:
     """A connection to a server with a task of its own.
 
     ``target`` is the path of a translator node or ``HOST:PORT``; None means the default node.
+    Over TCP ``tls`` names the files to show and to trust; None means those of ``$MACHDEV_TLS``, or
+    a connection in clear, which only a server with --insecure-loopback takes.
     Opens, reads and writes go over one stream (see :mod:`pfinet_client.stream`), or as calls of
     their own if ``unary`` says so or the server has no such stream.
     Use it as an asynchronous context manager, or call :meth:`connect` and :meth:`close`. Not
@@ -81,9 +84,13 @@ class Client:
     """
 
     def __init__(
-        self, target: str | os.PathLike[str] | None = None, *, unary: bool = False
+        self,
+        target: str | os.PathLike[str] | Target | None = None,
+        *,
+        unary: bool = False,
+        tls: TlsFiles | None = None,
     ) -> None:
-        self.target: Target = parse_target(default_device() if target is None else target)
+        self.target: Target = named(target, tls)
         self.limits = Limits()
         #: Who the server says we are, the network of the node, and the server's version.
         self.owner = self.network_name = self.server_version = ""
@@ -112,10 +119,15 @@ class Client:
     # --- life ---------------------------------------------------------------------------------
 
     async def connect(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-        """Connect and attach a task. Raises ServerUnavailable or ServerRefused."""
-        channel = aio.insecure_channel(self.target.grpc_name, options=_CHANNEL_OPTIONS)
+        """Connect and attach a task. Raises ServerUnavailable, ServerRefused or TlsError."""
+        channel = _channel(self.target)
         try:
             await self._attach(channel, timeout_s)
+        except ServerUnavailable:
+            await channel.close()
+            if why := await _tls_trouble(self.target):
+                raise TlsError(f"no connection to {self.target.name}: {why}") from None
+            raise
         except BaseException:
             await channel.close()
             raise
@@ -326,6 +338,25 @@ class NetworkView:
     def _method(self, routine: str) -> Any:
         stub: Any = network_pb2_grpc.NetworkServiceStub
         return getattr(stub(self._client.channel), routine)
+
+
+def _channel(target: Target) -> Channel:
+    """Return a channel, with TLS if the target has it. Raises TlsError for files of no use."""
+    if target.tls is None:
+        return aio.insecure_channel(target.grpc_name, options=_CHANNEL_OPTIONS)
+    files = target.tls.read()
+    options = list[tuple[str, Any]](_CHANNEL_OPTIONS)
+    if target.tls.server_name:
+        options.append(("grpc.ssl_target_name_override", target.tls.server_name))
+    credentials = grpc.ssl_channel_credentials(files.ca, files.key, files.certificate)
+    return aio.secure_channel(target.grpc_name, credentials, options=options)
+
+
+async def _tls_trouble(target: Target) -> str:
+    """Say what is wrong between the two sides' TLS, "" if nothing is found."""
+    if target.path is not None:
+        return ""
+    return await asyncio.to_thread(diagnose, *target.endpoint, target.tls)
 
 
 async def _end_of(stream: Any) -> None:

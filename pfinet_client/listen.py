@@ -28,6 +28,7 @@ from pfinet_client.expression import NETF_IN, NETF_OUT, WHOLE_FRAME_BYTES, filte
 from pfinet_client.port import DevicePort
 from pfinet_client.receive import frame_of
 from pfinet_client.reopen import ReconnectingPort
+from pfinet_client.target import Target
 from pfinet_client.values import D_READ, IFF_PROMISC
 
 _VECTOR_FRAMES = 256
@@ -48,7 +49,7 @@ class ListenOptions:
     DIRECTIONS) both "" is to read what arrives, without a filter.
     """
 
-    device: str | None
+    device: str | Target | None
     device_name: str
     file: str | None
     count: int | None

@@ -78,7 +78,7 @@ class Wanted:
     """
 
     addresses: tuple[Interface, ...] = ()
-    device: str | None = None
+    device: str | Target | None = None
     device_name: str | None = None
     gateways: tuple[Address, ...] = ()
     mtu: int | None = None
@@ -91,7 +91,7 @@ class Wanted:
         """
         if self.transport == TAP_TRANSPORT and target.path is None:
             raise ValueError(
-                f"{self.device} is reached over TCP, and a TAP can only be lent over a translator "
+                f"{target.name} is reached over TCP, and a TAP can only be lent over a translator "
                 "node: use --transport grpc"
             )
         default = GRPC_TRANSPORT if target.path is None else TAP_TRANSPORT
@@ -170,7 +170,7 @@ class Outer:
         say: Callable[[str], None],
     ) -> None:
         self._wanted = wanted
-        self._device = target.name
+        self._target = target
         self._inner = inner
         self._sock = sock
         self._say = say
@@ -186,7 +186,7 @@ class Outer:
 
         _, (tap,) = await self.expect("tap")
         try:
-            async with Client(self._device) as client:
+            async with Client(self._target) as client:
                 port = await self._open(client)
                 try:
                     async with self._carried(client, port, tap):
@@ -209,11 +209,12 @@ class Outer:
                 return await client.open_reconnecting(name, role="stack")
             except AlreadyOpen:
                 continue
+        where = self._target.name
         raise StackFailure(
-            f"device {named!r} of {self._device} has its stack already: end that one, or leave "
+            f"device {named!r} of {where} has its stack already: end that one, or leave "
             "--device-name out to get a free one"
             if named
-            else f"eth0 to eth{_MAX_DEVICES - 1} of {self._device} all have their stacks already"
+            else f"eth0 to eth{_MAX_DEVICES - 1} of {where} all have their stacks already"
         )
 
     @contextlib.asynccontextmanager

@@ -19,6 +19,7 @@ from pfinet_client.errors import DEAD_PORT
 from pfinet_client.prober import Address, EchoReply, Prober, Resolved, Unresolved
 from pfinet_client.reopen import ReconnectingPort
 from pfinet_client.responder import Interface, Responder
+from pfinet_client.target import Target
 from pfinet_client.values import text_of_mac
 
 #: Bytes of an ICMP header and of the IP header in front of it, by IP version.
@@ -30,7 +31,7 @@ _IP_BYTES = {4: 20, 6: 40}
 class ProbeOptions:
     """Where to probe from: ``device`` None is the default node."""
 
-    device: str | None
+    device: str | Target | None
     device_name: str
     addresses: tuple[Interface, ...]
     gateway: Address | None = None

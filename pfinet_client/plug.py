@@ -33,6 +33,7 @@ from pfinet_client.client import Client
 from pfinet_client.drive import stop_on_signals
 from pfinet_client.port import DevicePort
 from pfinet_client.reopen import ReconnectingPort, stay_connected
+from pfinet_client.target import Target
 from pfinet_client.values import NET_ADDRESS, words_of_address
 from pfinet_client.wait import readable, writable
 
@@ -54,7 +55,7 @@ _GOODBYE_S = 1.0
 class PlugOptions:
     """What ``pfinet-client plug`` was asked for."""
 
-    device: str | None
+    device: str | Target | None
     device_name: str
 
 

@@ -30,7 +30,7 @@ from pfinet_client.outer import (
 )
 from pfinet_client.signals import Received
 from pfinet_client.supervise import supervise
-from pfinet_client.target import Target, default_device, parse_target
+from pfinet_client.target import Target, named
 
 #: Name of the interface inside when no device is named; longest name an interface may have.
 INTERFACE = "eth0"
@@ -55,7 +55,7 @@ def run(options: RunOptions) -> int:
             _say(str(obstacle))
         return FAILED
     try:
-        target = parse_target(options.device or default_device())
+        target = named(options.device)
         inner = _inside(options, target)
     except ValueError as error:
         _say(str(error))

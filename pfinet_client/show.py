@@ -9,10 +9,11 @@ from google.protobuf.json_format import MessageToDict
 from machdev.v1 import network_pb2
 
 from pfinet_client.client import Client
+from pfinet_client.target import Target
 from pfinet_client.values import text_of_mac
 
 
-async def show_status(device: str | None, as_json: bool) -> int:
+async def show_status(device: str | Target | None, as_json: bool) -> int:
     """Print the status; return 0."""
     async with Client(device) as client:
         status = await client.network.status()

@@ -14,7 +14,7 @@ place, what is wrong, and what to write instead.
 The modules, from below: ``problems`` (places and mistakes), ``model`` (the frozen result),
 ``kinds`` and ``people`` (what a value may be), ``tables`` (which keys a table has), ``lines``
 (where a key is), ``flags`` and ``files`` (the two sources), ``guests`` (their sockets),
-``policies`` (rules for devices and owners), ``build`` (the whole).
+``listening`` (TCP), ``policies`` (rules for devices and owners), ``build`` (the whole).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from hypervisor.config.model import (
     NetworkConfig,
     PolicyConfig,
     ServerConfig,
+    TlsConfig,
     TranslatorConfig,
     UplinkConfig,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "PolicyConfig",
     "Problem",
     "ServerConfig",
+    "TlsConfig",
     "TranslatorConfig",
     "UplinkConfig",
     "build_config",

@@ -21,10 +21,10 @@ from hypervisor.config.checks import (
 from hypervisor.config.files import read_file
 from hypervisor.config.flags import FlagValues, read_flags
 from hypervisor.config.guests import guest_config, settle_guests, settle_vdes, vde_config
+from hypervisor.config.listening import check_listener, listen_config, tls_config
 from hypervisor.config.model import (
     DEFAULT_NETWORK,
     GatewayConfig,
-    ListenConfig,
     NetworkConfig,
     PolicyConfig,
     RouteConfig,
@@ -106,7 +106,7 @@ def build_config(
     vde_sockets = settle_vdes(vdes, devices)
     gateways = _gateways(above, below, problems)
     server = above.server.over(below.server)
-    _check_listener(server, listen, problems)
+    check_listener(server, listen, problems)
     check_networks(networks, problems)
     check_socket_paths([*translators, *guests, *vde_sockets], problems)
     check_devices(devices, networks, problems)
@@ -219,22 +219,6 @@ def _settle_network(table: Table, what: str, names: Sequence[str], problems: Pro
         problems.add(table.origin, f"this {what} names none of several networks", f"add {choices}")
 
 
-def _check_listener(server: Table, listen: Sequence[Table], problems: Problems) -> None:
-    insecure = bool(server.value("insecure_loopback"))
-    if listen and not insecure:
-        problems.add(
-            listen[0].origin,
-            "TCP without TLS lets every local user in as one owner",
-            "add --insecure-loopback if that is what you want",
-        )
-    elif insecure and not listen and server.lacks("listen"):
-        problems.add(
-            server.where("insecure_loopback"),
-            "nothing listens on TCP",
-            "add --listen 127.0.0.1:7331, or leave --insecure-loopback out",
-        )
-
-
 def _frozen(
     server: Table,
     networks: Sequence[Table],
@@ -256,7 +240,8 @@ def _frozen(
         guests=tuple(guest_config(table) for table in guests),
         vdes=tuple(vde_config(table) for table in vdes),
         gateways=_each(GatewayConfig, gateways),
-        listen=_listener(listen[0]) if listen else None,
+        listen=listen_config(listen[0]) if listen else None,
+        tls=tls_config(server),
         uplinks=tuple(_uplink(one) for one in uplinks),
         routes=_each(RouteConfig, routes),
         insecure_loopback=bool(server.value("insecure_loopback")),
@@ -279,8 +264,3 @@ def _translator(table: Table) -> TranslatorConfig:
 def _uplink(table: Table) -> UplinkConfig:
     values = table.values()
     return UplinkConfig(values.pop("to"), **values)
-
-
-def _listener(table: Table) -> ListenConfig:
-    host, port = table.value("endpoint")
-    return ListenConfig(host, port, table.value("network"))

@@ -26,6 +26,9 @@ class FlagValues:
     listen: str | None = None
     insecure_loopback: bool = False
     mode: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
     guard: str | None = None
     mac_scheme: str | None = None
     state: str | None = None
@@ -65,6 +68,9 @@ def _server(flags: FlagValues, problems: Problems) -> Table:
         "guard": flags.guard,
         "mac_scheme": flags.mac_scheme,
         "insecure_loopback": "true" if flags.insecure_loopback else None,
+        "tls_cert": flags.tls_cert,
+        "tls_key": flags.tls_key,
+        "tls_client_ca": flags.tls_client_ca,
         "state": flags.state,
         "log_format": flags.log_format,
         "ready_fd": flags.ready_fd,

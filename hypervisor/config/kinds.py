@@ -326,7 +326,7 @@ def _mode(value: object) -> int:
 
 
 def _endpoint(value: object) -> tuple[str, int]:
-    """Read HOST:PORT, HOST a loopback address or "localhost"."""
+    """Read HOST:PORT, HOST an address or "localhost"; which ones are safe, others know."""
     text = text_of(value, "HOST:PORT")
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
@@ -338,11 +338,8 @@ def _endpoint(value: object) -> tuple[str, int]:
         raise BadValue(
             f"{shown(value)} names a host that is no address", 'write "127.0.0.1" or "[::1]"'
         ) from error
-    if not address.is_loopback:
-        raise BadValue(
-            f"{shown(value)} is not on loopback, and TCP without TLS goes nowhere else",
-            'use "127.0.0.1" or "[::1]", and a tunnel for other machines',
-        )
+    if address.is_multicast:
+        raise BadValue(f"{shown(value)} is a multicast address, where nobody can listen")
     return str(address), int(port)
 
 

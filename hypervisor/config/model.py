@@ -157,8 +157,17 @@ class VdeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Where a server's certificate (with its chain), its key, and its clients' CAs are, in PEM."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+
+@dataclass(frozen=True, slots=True)
 class ListenConfig:
-    """A TCP listener on loopback; ``host`` is a literal address."""
+    """A TCP listener; ``host`` is a literal address, on loopback unless there is TLS."""
 
     host: str
     port: int
@@ -177,6 +186,7 @@ class ServerConfig:
     vdes: tuple[VdeConfig, ...] = ()
     gateways: tuple[GatewayConfig, ...] = ()
     listen: ListenConfig | None = None
+    tls: TlsConfig | None = None
     uplinks: tuple[UplinkConfig, ...] = ()
     routes: tuple[RouteConfig, ...] = ()
     insecure_loopback: bool = False

@@ -70,7 +70,8 @@ def _lines(
             if vde.network == network.name:
                 yield f"    {vde.path}, a folder for VDE clients of uid {vde.owner}"
         if config.listen is not None and config.listen.network == network.name:
-            yield f"    TCP {tcp}, open to every user of this machine"
+            whom = "whoever has a certificate" if config.tls else "every user of this machine"
+            yield f"    TCP {tcp}, open to {whom}"
     if config.translators:
         yield "plug a network stack in with:"
         yield f"  {example_command(config)}"

@@ -31,6 +31,7 @@ from hypervisor.serve.heritage import (
     Heritage,
 )
 from hypervisor.serve.uplinks import UplinkDoor, open_uplink
+from hypervisor.service.certificates import CertificateError, ServerCertificates
 from hypervisor.service.front_door import Listener
 from hypervisor.service.guests import GuestSocket
 from hypervisor.service.node import Node, NodeError, capabilities_to_remove, claim_node
@@ -41,7 +42,7 @@ from hypervisor.store import LeaseStore, StateDirectory, StoreError, private_dir
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """What is open: nodes, listeners on them and on TCP, secrets by network, leases."""
+    """What is open: nodes, listeners on them and on TCP, secrets by network, leases, TLS files."""
 
     state: StateDirectory
     nodes: Sequence[Node]
@@ -52,6 +53,7 @@ class Doors:
     leases: LeaseStore
     uplinks: Sequence[UplinkDoor] = ()
     tcp: Listener | None = None
+    certificates: ServerCertificates | None = None
 
     def withdraw(self) -> None:
         """Remove the nodes, so that nobody finds them any more."""
@@ -112,7 +114,7 @@ def opened(
     with contextlib.ExitStack() as stack:
         try:
             doors = _open(config, inherited, heritage or Heritage(), stack)
-        except (StoreError, NodeError) as error:
+        except (StoreError, NodeError, CertificateError) as error:
             raise StartError(str(error)) from error
         yield doors
 
@@ -126,6 +128,8 @@ def _open(
     by_path = {one.path: one.socket for one in inherited}
     for one in inherited:
         stack.callback(one.socket.close)
+    # Before anything is made that others see.
+    certificates = None if config.tls is None else ServerCertificates(config.tls)
     lock = heritage.take(STATE)
     state = stack.enter_context(StateDirectory(config.state, lock.fd if lock else -1))
     secrets = {network.name: state.secret(network.name) for network in config.networks}
@@ -148,11 +152,11 @@ def _open(
     listeners = [Listener(node.socket, node.network, str(node.path)) for node in nodes]
     tcp = None
     if config.listen is not None:
-        tcp = _listen(config.listen, heritage)
+        tcp = _listen(config.listen, heritage, certificates is not None)
         stack.callback(tcp.socket.close)
         listeners.append(tcp)
     uplinks = [open_uplink(uplink, stack, heritage) for uplink in config.uplinks]
-    return Doors(state, nodes, guests, vdes, listeners, secrets, leases, uplinks, tcp)
+    return Doors(state, nodes, guests, vdes, listeners, secrets, leases, uplinks, tcp, certificates)
 
 
 def _node(
@@ -229,15 +233,19 @@ def _make_own_folder(folder: Path) -> None:
         private_directory(folder)
 
 
-def _listen(listen: ListenConfig, heritage: Heritage) -> Listener:
+def _listen(listen: ListenConfig, heritage: Heritage, tls: bool) -> Listener:
     label = endpoint(listen.host, listen.port)
     left = heritage.take_socket(LISTENER, label)
     if left is not None:
-        return Listener(left[0], listen.network, label)
+        return Listener(left[0], listen.network, label, tls)
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # "::" is every address of this machine, as people expect of it, also where the
+            # sysctl net.ipv6.bindv6only says otherwise.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind((listen.host, listen.port))
         sock.listen(128)
     except OSError as error:
@@ -246,4 +254,4 @@ def _listen(listen: ListenConfig, heritage: Heritage) -> Listener:
             f"cannot listen on {label}: {error.strerror}; choose another port with --listen"
         ) from error
     port = sock.getsockname()[1]
-    return Listener(sock, listen.network, endpoint(listen.host, port))
+    return Listener(sock, listen.network, endpoint(listen.host, port), tls)

@@ -10,7 +10,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hypervisor.config import (
@@ -38,6 +38,7 @@ from hypervisor.serve.privileges import give_up_privileges, raise_descriptor_lim
 from hypervisor.serve.succession import Successor
 from hypervisor.serve.uplinks import follow_uplinks
 from hypervisor.serve.wishes import Wishes
+from hypervisor.service.certificates import ServerCertificates
 from hypervisor.service.guests import Guests, Invitation
 from hypervisor.service.server import Server
 from hypervisor.service.systemd import (
@@ -139,7 +140,14 @@ async def serve(
         runtime = make_runtime(config, doors.secrets, doors.leases)
     except StoreError as error:
         raise StartError(str(error)) from error
-    server = Server(runtime, doors.listeners, doors.withdraw, private=config.state)
+    certificates = doors.certificates
+    server = Server(
+        runtime,
+        doors.listeners,
+        doors.withdraw,
+        private=config.state,
+        credentials=None if certificates is None else certificates.credentials(),
+    )
     guests = Guests(runtime, doors.guests, doors.vdes)
     watcher = server.watchers.add(_LOG_WATCHER, _everything)
     logging_events = asyncio.create_task(_log_events(watcher, server.watchers))
@@ -150,7 +158,7 @@ async def serve(
         invitations = _let_guests_in(guests)
         keeper, uplinks = follow_uplinks(runtime, doors.uplinks)
         _tame_memory()
-        async with running(config.gateways, spawner, runtime):
+        async with _fresh(certificates, server), running(config.gateways, spawner, runtime):
             _say_ready(config, doors, invitations, uplinks, notifier, runtime.data_path)
             tell_ready()
             successor = await wishes.fulfilled(doors, heritage.keeper)
@@ -170,6 +178,16 @@ async def serve(
         await logging_events
     log.info("stopped")
     return successor
+
+
+@contextlib.asynccontextmanager
+async def _fresh(certificates: ServerCertificates | None, server: Server) -> AsyncIterator[None]:
+    """Follow the files of TLS during the block, if there are any."""
+    if certificates is None:
+        yield
+        return
+    async with certificates.followed(server.end_remote):
+        yield
 
 
 def _tame_memory() -> None:

@@ -1,8 +1,12 @@
 """The front door: accepts on the nodes, finds out who is there, and shows them in.
 
-Life of a visitor: accepted -> named by the kernel (or refused) -> counted against its owner (or
-refused) -> its first message read, within ten seconds -> a lending message is carried out, an
-HTTP/2 preface starts a relay to the private gRPC socket, anything else is closed.
+Life of a visitor at a node: accepted -> named by the kernel (or refused) -> counted against its
+owner (or refused) -> its first message read, within ten seconds -> a lending message is carried
+out, an HTTP/2 preface starts a relay to the private gRPC socket, anything else is closed.
+
+Life of one who comes by TLS: accepted -> counted as a stranger of its address (:mod:`strangers`) ->
+relayed to the private socket where gRPC ends TLS -> within ten seconds a first call that proves who
+it is, by a certificate -> counted against that owner, until the certificate ends.
 
 Nothing a visitor does can stop the door: when the process runs out of descriptors it stops
 accepting for a tenth of a second, and every other failure ends that visitor only.
@@ -15,49 +19,60 @@ import errno
 import logging
 import secrets
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from hypervisor.errors import NoMemory
 from hypervisor.kernel import scm
-from hypervisor.service import lending
-from hypervisor.service.identity import TCP_OWNER, Connection, Peers, Person, person_at
-from hypervisor.service.relay import Relay
+from hypervisor.service.identity import NOBODY, TCP_OWNER, Connection, Peers, Person, person_at
+from hypervisor.service.strangers import Remarks, StrangerLimits, Strangers, address_of
+from hypervisor.service.visitor import HTTP2_PREFACE, Neighbour, Newcomer, Visitor
+
+__all__ = ["HTTP2_PREFACE", "DoorLimits", "FrontDoor", "Listener"]
 
 log = logging.getLogger(__name__)
 
-#: What a gRPC client says first (RFC 9113, section 3.4).
-HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #: How long nobody is accepted after the process ran out of descriptors or memory, in seconds.
 EXHAUSTION_PAUSE_S = 0.1
 #: Most visitors taken from one listener in one turn of the loop.
 ACCEPT_BURST = 16
+
+#: What the path of the private socket has behind it where gRPC ends TLS.
+TLS_SUFFIX = "-tls"
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Something to accept on: a bound, listening stream socket, Unix or loopback TCP."""
+    """Something to accept on: a bound, listening stream socket, Unix or TCP."""
 
     socket: socket.socket
     #: The network its visitors reach.
     network: str
     #: What an operator calls it: the node's path, or host:port.
     label: str
+    #: Whether whoever comes here must show a certificate; else he is who the kernel says, or on
+    #: TCP anybody.
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DoorLimits:
     """How many connections may be open at once, lending ones and silent ones included.
 
-    ``silence_s`` is how long a visitor may say nothing, in seconds.
+    ``silence_s`` is how long a visitor may say nothing, and one who comes by TLS be nobody, in
+    seconds; ``dead_peer_s`` how long a TCP peer may be unreachable before it counts as gone.
     """
 
     per_owner: int = 64
     total: int = 4096
     silence_s: float = 10.0
+    dead_peer_s: int = 60
+    strangers: StrangerLimits = field(default_factory=StrangerLimits)
 
 
 #: Carries out a lending message: (network, owner, message, descriptors) -> line to answer with.
@@ -67,7 +82,9 @@ Lend = Callable[[str, str, bytes, list[int]], Coroutine[Any, Any, bytes]]
 class FrontDoor:
     """Accepts on listeners and relays to the gRPC server at ``private_path``.
 
-    ``lend`` carries out lending messages; ``on_end`` is told of each relayed connection's end.
+    What comes by TLS goes to the server's other socket, at ``private_path`` + ``TLS_SUFFIX``.
+    ``lend`` carries out lending messages; ``on_end`` is told of each relayed connection's end;
+    ``wall`` is Unix time, by which certificates go.
     """
 
     def __init__(
@@ -77,14 +94,18 @@ class FrontDoor:
         lend: Lend,
         on_end: Callable[[Connection], None],
         limits: DoorLimits | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        self.wall: Callable[[], float] = wall
         self._private_path = private_path
         self._peers = peers
         self._lend = lend
         self._on_end = on_end
         self._limits = limits or DoorLimits()
         self._listeners: list[Listener] = []
-        self._visitors: set[_Visitor] = set()
+        self._visitors: set[Visitor] = set()
+        self._strangers: Strangers[Newcomer] = Strangers(self._limits.strangers)
+        self._remarks = Remarks()
         self._errands: set[asyncio.Task[None]] = set()
         self._per_owner: Counter[str] = Counter()
         self._per_node: Counter[str] = Counter()
@@ -179,8 +200,12 @@ class FrontDoor:
     def _receive(self, listener: Listener, sock: socket.socket) -> None:
         sock.setblocking(False)
         try:
-            local = sock.family == socket.AF_UNIX
-            person = person_at(sock) if local else Person(TCP_OWNER)
+            if sock.family != socket.AF_UNIX:
+                _tune(sock, self._limits.dead_peer_s)
+            if listener.tls:
+                self._receive_newcomer(listener, sock)
+                return
+            person = person_at(sock) if sock.family == socket.AF_UNIX else Person(TCP_OWNER)
         except (scm.UnknownPeer, OSError) as error:
             self._refuse("", listener.label, str(error))
             sock.close()
@@ -188,23 +213,47 @@ class FrontDoor:
         if not self._admits(person.owner, listener.label):
             sock.close()
             return
-        if not local:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._per_owner[person.owner] += 1
-        self._per_node[listener.label] += 1
-        visitor = _Visitor(self, listener, person, sock)
+        self._let_in(Neighbour(self, listener, person, sock))
+
+    def _receive_newcomer(self, listener: Listener, sock: socket.socket) -> None:
+        """Let somebody in whom nobody knows yet. Raises OSError if he is gone already."""
+        host, port = sock.getpeername()[:2]
+        newcomer = Newcomer(
+            self,
+            listener,
+            sock,
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            address_of(host),
+        )
+        if not self._strangers.may_come(newcomer.address, time.monotonic()):
+            self.remark(newcomer, "its address comes too often")
+            sock.close()
+            return
+        self._let_in(newcomer)
+        crowded_out = self._strangers.enter(newcomer.address, newcomer)
+        if crowded_out is not None:
+            crowded_out.put_out("others came who have not shown who they are either")
+
+    def _let_in(self, visitor: Visitor) -> None:
+        self._per_node[visitor.listener.label] += 1
         self._visitors.add(visitor)
         visitor.wait(self._limits.silence_s)
 
     def _admits(self, owner: str, label: str) -> bool:
-        if self._per_owner[owner] < self._limits.per_owner:
-            if len(self._visitors) < self._limits.total:
-                return True
-            bound = f"the server has its {self._limits.total} connections"
-        else:
-            bound = f"the owner has its {self._limits.per_owner} connections"
-        self._refuse(owner, label, bound)
-        return False
+        """Tell whether ``owner`` may have one more connection; if not, that is logged once."""
+        bound = self._bound(owner)
+        if bound:
+            self._refuse(owner, label, bound)
+        return not bound
+
+    def _bound(self, owner: str) -> str:
+        """Say which bound keeps ``owner`` from one more connection, "" if none does."""
+        if self._per_owner[owner] >= self._limits.per_owner:
+            return f"the owner has its {self._limits.per_owner} connections"
+        if len(self._visitors) - len(self._strangers) >= self._limits.total:
+            return f"the server has its {self._limits.total} connections"
+        return ""
 
     def _refuse(self, owner: str, label: str, why: str) -> None:
         self.refused += 1
@@ -214,17 +263,50 @@ class FrontDoor:
 
     # --- what visitors report -----------------------------------------------------------------
 
-    def gone(self, visitor: _Visitor) -> None:
+    def gone(self, visitor: Visitor) -> None:
         """Forget a visitor whose socket is closed."""
         self._visitors.discard(visitor)
-        owner, label = visitor.person.owner, visitor.listener.label
-        for counter, key in ((self._per_owner, owner), (self._per_node, label)):
-            counter[key] -= 1
-            if not counter[key]:
-                del counter[key]
+        owner = visitor.person.owner
+        if visitor.person is not NOBODY:
+            _decrement(self._per_owner, owner)
+        if isinstance(visitor, Newcomer):
+            self._strangers.leave(visitor.address, visitor)
+        _decrement(self._per_node, visitor.listener.label)
         self._complained.discard(owner)
         if self._empty is not None and not self._visitors:
             self._empty.set()
+
+    def welcome(self, newcomer: Newcomer, person: Person) -> None:
+        """Count ``newcomer``, who has shown who he is, against that owner.
+
+        Raises NoMemory when the owner, or the server, has as many connections as it may.
+        """
+        bound = self._bound(person.owner)
+        if bound:
+            self._refuse(person.owner, newcomer.listener.label, f"{bound} (from {newcomer.peer})")
+            raise NoMemory(f"{person.owner}: {bound}; close one first")
+        self._strangers.leave(newcomer.address, newcomer)
+        self._per_owner[person.owner] += 1
+
+    def remark(self, newcomer: Newcomer, why: str) -> None:
+        """Count a newcomer who never became anybody, and log why; a flood is cut short."""
+        self.refused += 1
+        left_out = self._remarks.speak(time.monotonic())
+        if left_out is not None:
+            log.warning(
+                "refused a TLS connection from %s on %s: %s%s",
+                newcomer.peer,
+                newcomer.listener.label,
+                why,
+                f" (and {left_out} more since the last such line)" if left_out else "",
+            )
+
+    def end_newcomers(self, why: str) -> None:
+        """End every connection that came by TLS: what was proved may not be proof any more."""
+        newcomers = [one for one in self._visitors if isinstance(one, Newcomer)]
+        log.info("ending %s TLS connections: %s", len(newcomers), why)
+        for newcomer in newcomers:
+            newcomer.put_out(why)
 
     def run(self, errand: Coroutine[Any, Any, None]) -> None:
         """Run what a visitor asked for; the door keeps it alive and ends it when it closes."""
@@ -237,24 +319,26 @@ class FrontDoor:
         if not errand.cancelled() and (error := errand.exception()) is not None:
             log.error("internal error at the front door", exc_info=error)
 
-    async def lend(self, visitor: _Visitor, message: bytes, descriptors: list[int]) -> bytes:
+    async def lend(self, visitor: Visitor, message: bytes, descriptors: list[int]) -> bytes:
         """Carry out a lending message of ``visitor``."""
         owner = visitor.person.owner
         return await self._lend(visitor.listener.network, owner, message, descriptors)
 
-    def introduce(self, visitor: _Visitor) -> tuple[Connection, socket.socket]:
+    def introduce(self, visitor: Visitor) -> tuple[Connection, socket.socket]:
         """Dial the gRPC server on behalf of ``visitor``, from a name that stands for it.
 
         Raises OSError when the server cannot be reached.
         """
         listener = visitor.listener
         name = secrets.token_hex(16)
-        connection = Connection(visitor.person, listener.network, listener.label, name)
+        prove = visitor.prove if isinstance(visitor, Newcomer) else None
+        connection = Connection(visitor.person, listener.network, listener.label, name, prove)
+        path = self._private_path + (TLS_SUFFIX if listener.tls else "")
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             server.setblocking(False)
             server.bind(b"\0" + name.encode())
-            server.connect(self._private_path)
+            server.connect(path)
         except OSError:
             server.close()
             raise
@@ -267,99 +351,23 @@ class FrontDoor:
         self._on_end(connection)
 
 
-class _Visitor:
-    """One accepted socket, from its first byte to its close."""
+def _decrement(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
-    def __init__(
-        self, door: FrontDoor, listener: Listener, person: Person, sock: socket.socket
-    ) -> None:
-        self.door = door
-        self.listener = listener
-        self.person = person
-        self._socket = sock
-        self._heard = b""
-        self._relay: Relay | None = None
-        self._patience: asyncio.TimerHandle | None = None
-        self._left = False
 
-    def wait(self, silence_s: float) -> None:
-        """Wait for the first message, at most ``silence_s`` seconds."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._socket, self._readable)
-        self._patience = loop.call_later(silence_s, self.leave)
+def _tune(sock: socket.socket, dead_peer_s: int) -> None:
+    """Send small frames at once, and notice a peer that is gone without a word.
 
-    def leave(self) -> None:
-        """Close the socket, whatever it is used for."""
-        if self._relay is not None:
-            self._relay.abort()
-        elif not self._left:
-            self._left = True
-            self._stop_waiting()
-            self._socket.close()
-            self.door.gone(self)
-
-    def leave_unless_relayed(self) -> None:
-        """Close the socket if it carries no gRPC."""
-        if self._relay is None:
-            self.leave()
-
-    def _stop_waiting(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-            asyncio.get_running_loop().remove_reader(self._socket)
-
-    def _readable(self) -> None:
-        try:
-            message, descriptors = self._read()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            log.info("closed a connection of %s: %s", self.person.owner, error)
-            self.leave()
-            return
-        if message.startswith(lending.MAGIC) and not self._heard:
-            self._stop_waiting()
-            self.door.run(self._lend(message, descriptors))
-            return
-        lending.close_all(descriptors)
-        self._heard += message
-        if self._heard.startswith(HTTP2_PREFACE):
-            self._stop_waiting()
-            self.door.run(self._start_relay())
-        elif not message or not HTTP2_PREFACE.startswith(self._heard):
-            self.leave()
-
-    def _read(self) -> tuple[bytes, list[int]]:
-        if self._socket.family == socket.AF_UNIX:
-            # Room for two descriptors tells one from several; the kernel drops the others.
-            return scm.receive(self._socket, max_fds=2, flags=socket.MSG_DONTWAIT)
-        return self._socket.recv(65536), []
-
-    async def _lend(self, message: bytes, descriptors: list[int]) -> None:
-        try:
-            answer = await self.door.lend(self, message, descriptors)
-            self._socket.send(answer)
-        except OSError as error:
-            log.info("could not answer %s, who lent a descriptor: %s", self.person.owner, error)
-        finally:
-            self.leave()
-
-    async def _start_relay(self) -> None:
-        try:
-            connection, server = self.door.introduce(self)
-        except OSError as error:
-            log.error("cannot reach the gRPC server for %s: %s", self.person.owner, error)
-            self.leave()
-            return
-        self._left = True
-        self._relay = Relay(lambda: self._ended(connection))
-        try:
-            await self._relay.join(self._socket, self._heard, server)
-        except OSError as error:
-            log.info("lost a connection of %s at its start: %s", self.person.owner, error)
-        self._heard = b""
-
-    def _ended(self, connection: Connection) -> None:
-        self.door.gone(self)
-        self.door.farewell(connection)
+    Raises OSError if it is gone already.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Idle or not: what was sent and not acknowledged for so long ends the connection, and an idle
+    # one is asked three times within it (tcp(7)).
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_peer_s * 1000)
+    pause_s = max(1, dead_peer_s // 4)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, pause_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, pause_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

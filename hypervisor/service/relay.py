@@ -40,6 +40,7 @@ class _Side(asyncio.Protocol):
             other.write(data)
 
     def eof_received(self) -> bool:
+        self._relay.ends(self)
         if self._passes_eof and self.other is not None and not self.other.is_closing():
             self.other.write_eof()
             return True
@@ -54,6 +55,7 @@ class _Side(asyncio.Protocol):
             self.other.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._relay.ends(self)
         self._relay.lost()
 
 
@@ -68,6 +70,8 @@ class Relay:
         self._ended = False
         self._open = 0
         self._linger: asyncio.TimerHandle | None = None
+        #: Whether the client was the first to end something; None while nobody has.
+        self.client_ended_it: bool | None = None
         self._client = _Side(self, passes_eof=True)
         self._server = _Side(self, passes_eof=False)
 
@@ -106,6 +110,11 @@ class Relay:
     def made(self) -> None:
         """Note that one side is there."""
         self._open += 1
+
+    def ends(self, side: _Side) -> None:
+        """Note who was the first to end something."""
+        if self.client_ended_it is None:
+            self.client_ended_it = side is self._client
 
     def lost(self) -> None:
         """Note that one side is gone; the first loss is the end of the connection."""

@@ -7,11 +7,13 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -29,13 +31,14 @@ from machdev.v1 import (
 from hypervisor.runtime import Runtime
 from hypervisor.service import lending
 from hypervisor.service.device import DeviceService
-from hypervisor.service.front_door import DoorLimits, FrontDoor, Listener
+from hypervisor.service.front_door import TLS_SUFFIX, DoorLimits, FrontDoor, Listener
 from hypervisor.service.identity import Peers
 from hypervisor.service.network import NetworkService, NodeInfo
 from hypervisor.service.ports import PortService
 from hypervisor.service.task import Tasks, TaskService
 from hypervisor.service.waiters import Waiters
 from hypervisor.service.watch import WATCHERS_PER_OWNER, Watchers
+from hypervisor.service.wellbeing import Wellbeing
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,8 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # Idle clients stay, and those that ping to notice a dead server are not punished for it.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_ping_strikes", 0),
+    # TLS: the front door has no more patience with strangers than this either.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 )
 
 _SERVICES = tuple(
@@ -81,6 +86,7 @@ class Server:
     keeps the listeners' sockets and the runtime; stop() stops the runtime. ``private`` is a folder
     of mode 0700 that no other server uses, for the socket behind the front door; what a killed
     server left there is replaced. Without it, or if its path is too long, there is a temporary one.
+    ``credentials`` are what clients on listeners with ``tls`` must satisfy; ``wall`` is Unix time.
     """
 
     def __init__(
@@ -90,21 +96,25 @@ class Server:
         withdraw: Callable[[], None] = lambda: None,
         limits: ServiceLimits | None = None,
         private: Path | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         limits = limits or ServiceLimits()
         self._private = private
+        self._credentials = credentials
+        self._wall = wall
         self._runtime = runtime
         self._listeners = tuple(listeners)
         self._withdraw = withdraw
         self._directory = ""
         self._grpc: aio.Server | None = None
         self._door: FrontDoor | None = None
-        self._health = health.aio.HealthServicer()
         self._closing = asyncio.Event()
         self._limits = limits
         self.waiters = Waiters(runtime)
         self.watchers = Watchers(limits.watchers_per_owner)
         self.peers = Peers()
+        self._health = Wellbeing(self.peers)
         self.tasks = Tasks(self.peers, self.waiters)
 
     async def start(self) -> None:
@@ -114,13 +124,15 @@ class Server:
         self._grpc = self._build()
         try:
             self._grpc.add_insecure_port(f"unix:{quote(path)}")
+            if self._credentials is not None:
+                self._grpc.add_secure_port(f"unix:{quote(path + TLS_SUFFIX)}", self._credentials)
         except RuntimeError as error:
             raise OSError(f"cannot listen on the private socket {path}: {error}") from error
         await self._grpc.start()
         for service in ("", *_SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._door = FrontDoor(
-            path, self.peers, self._lend, self.tasks.end_all_of, self._limits.door
+            path, self.peers, self._lend, self.tasks.end_all_of, self._limits.door, self._wall
         )
         for listener in self._listeners:
             self._door.open(listener)
@@ -150,12 +162,18 @@ class Server:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = ""
 
+    def end_remote(self, why: str) -> None:
+        """End every connection that came by TLS; they may come again, and show who they are."""
+        if self._door is not None:
+            self._door.end_newcomers(why)
+
     def _private_path(self) -> str:
         """Return where gRPC is to listen: only the server's own uid gets there past the door."""
         if self._private is not None:
             path = self._private / "grpc"
-            if len(os.fsencode(path)) < _SUN_PATH_BYTES:
+            if len(os.fsencode(path)) + len(TLS_SUFFIX) < _SUN_PATH_BYTES:
                 path.unlink(missing_ok=True)
+                path.with_name(path.name + TLS_SUFFIX).unlink(missing_ok=True)
                 return str(path)
         self._directory = tempfile.mkdtemp(prefix="machdev-")
         return f"{self._directory}/grpc"

@@ -32,6 +32,7 @@ from hypervisor.errors import D_READ, D_WRITE, DeviceError
 from hypervisor.mach.policy import DevicePolicy
 from hypervisor.network import Network, NetworkOptions
 from hypervisor.runtime import Runtime
+from hypervisor.service.certificates import ServerCertificates
 from hypervisor.service.front_door import Listener
 from hypervisor.service.server import Server, ServiceLimits
 
@@ -48,9 +49,13 @@ def frame(source: bytes, destination: bytes = BROADCAST, payload: bytes = b"") -
 class Client:
     """One connection to a node, and at most one attached task on it."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
         # A pool of its own: gRPC would share one connection among channels to one target.
-        self.channel = aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)])
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        if credentials is None:
+            self.channel = aio.insecure_channel(target, options)
+        else:
+            self.channel = aio.secure_channel(target, credentials, options)
         self.device = device_pb2_grpc.DeviceServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.task = task_pb2_grpc.TaskServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.network = network_pb2_grpc.NetworkServiceStub(self.channel)  # type: ignore[no-untyped-call]
@@ -113,11 +118,19 @@ class Served:
     server: Server
     node: str
     private: str
+    #: The port of TCP, if there is one.
+    tcp: str = ""
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     async def client(self, node: str = "") -> Client:
         """Return a client on a connection of its own, closed when the test ends."""
         client = Client(f"unix:{node or self.node}")
+        self.stack.push_async_callback(client.channel.close)
+        return client
+
+    async def remote(self, credentials: grpc.ChannelCredentials | None) -> Client:
+        """Return a client over TCP, closed when the test ends."""
+        client = Client(f"dns:///{self.tcp}", credentials)
         self.stack.push_async_callback(client.channel.close)
         return client
 
@@ -155,10 +168,13 @@ async def serving(
     engine: Limits | None = None,
     clock: Callable[[], float] = time.monotonic,
     policies: Sequence[DevicePolicy] = (),
+    certificates: ServerCertificates | None = None,
+    wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Served]:
     """Run a server with one node a network, ``folder/NETWORK``; the first is the default one.
 
-    ``clock`` is monotonic seconds.
+    With ``certificates`` there is a port of TCP on loopback too, on the first network.
+    ``clock`` is monotonic seconds, ``wall`` Unix time.
     """
     listeners = []
     for name in networks:
@@ -168,16 +184,22 @@ async def serving(
         sock.listen(128)
         listeners.append(Listener(sock, name, str(folder / name)))
 
+    if certificates is not None:
+        tcp = socket.create_server(("127.0.0.1", 0), backlog=512)
+        label = f"127.0.0.1:{tcp.getsockname()[1]}"
+        listeners.append(Listener(tcp, networks[0], label, tls=True))
+
     def withdraw() -> None:
         for listener in listeners:
             listener.socket.close()
             Path(listener.label).unlink(missing_ok=True)
 
     runtime = Runtime([network(name, engine, policies) for name in networks], clock=clock)
-    server = Server(runtime, listeners, withdraw, limits)
+    credentials = None if certificates is None else certificates.credentials()
+    server = Server(runtime, listeners, withdraw, limits, credentials=credentials, wall=wall)
     try:
         await server.start()
-        served = Served(runtime, server, listeners[0].label, server._directory)
+        served = Served(runtime, server, listeners[0].label, server._directory, listeners[-1].label)
         async with served.stack:
             yield served
     finally:

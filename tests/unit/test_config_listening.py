@@ -1,0 +1,70 @@
+"""TCP in flags and files: with the three files of TLS anywhere, without them on loopback only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hypervisor.config import ConfigError, FlagValues, TlsConfig, load_config
+
+FILES = FlagValues(tls_cert="/c", tls_key="/k", tls_client_ca="/a")
+
+
+def problems(flags: FlagValues, file: Path | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, flags)
+    return [str(one) for one in caught.value.problems]
+
+
+@pytest.mark.parametrize("endpoint", ["0.0.0.0:7331", "[::]:7331", "127.0.0.1:0", "localhost:1"])
+def test_with_tls_one_may_listen_anywhere(endpoint: str) -> None:
+    config = load_config(None, replace(FILES, listen=endpoint))
+    assert config.tls == TlsConfig(Path("/c"), Path("/k"), Path("/a"))
+    assert config.listen is not None
+
+
+def test_a_file_says_it_too_and_flags_win(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text(
+        'listen = "0.0.0.0:7331"\ntls_cert = "/x"\ntls_key = "/k"\ntls_client_ca = "/a"\n'
+    )
+    config = load_config(file, FlagValues(tls_cert="/c"))
+    assert config.tls == TlsConfig(Path("/c"), Path("/k"), Path("/a"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (
+            FlagValues(listen="127.0.0.1:1", tls_cert="/c"),
+            "--tls-cert: TLS needs --tls-key and --tls-client-ca as well",
+        ),
+        (
+            FlagValues(listen="127.0.0.1:1", tls_cert="/c", tls_key="/k"),
+            "--tls-cert: TLS needs --tls-client-ca as well",
+        ),
+        (FILES, "--tls-cert: nothing listens on TCP; add --listen"),
+        (
+            replace(FILES, listen="127.0.0.1:1", insecure_loopback=True),
+            "--insecure-loopback: a listener asks for certificates, or it lets everybody in",
+        ),
+        (replace(FILES, listen="224.0.0.1:1"), "is a multicast address"),
+        (
+            FlagValues(listen="127.0.0.1:1"),
+            "or --tls-cert, --tls-key and --tls-client-ca (hypervisor certificates makes them)",
+        ),
+    ],
+)
+def test_half_of_it_is_explained(flags: FlagValues, expected: str) -> None:
+    found = problems(flags)
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+def test_a_file_s_half_is_called_as_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('listen = "0.0.0.0:7331"\ntls_cert = "/x"\n')
+    (found,) = problems(FlagValues(), file)
+    assert f"{file}:2: TLS needs tls_key and tls_client_ca as well" in found
