@@ -13,6 +13,9 @@ either side is the end of the connection, and of the tasks that lived on it (``t
     node ── FrontDoor ── Relay ── private socket ── grpc.aio ── servicers ── Waiters ── Runtime
                 └─ lending ─────────────────────────────────────────────────────────────┘
 
+What comes over TCP is relayed unread to a second private socket, where gRPC ends TLS; whose such a
+connection is, its first call shows (``visitor``, ``strangers``, ``certificates``).
+
 Servicers are thin. They check what the wire allows and the core does not (``routines``), build one
 of the requests of :mod:`hypervisor.requests`, and wait for the completion: ``device`` one a call,
 ``stream`` a batch at a time, ``ports`` for receive ports. Futures exist only in ``waiters``; when

@@ -24,6 +24,7 @@ Modules, lowest first::
     virtio_net                         the 12-byte offload header of TAPs and guests
     framing                            frames on a byte stream, as QEMU and passt send them
     vde                                how a VDE client plugs in
+    x509                               how long a certificate is good
     segmentation                       checksum completion and TCP segmentation in software
     offload                            judge such a header; finish what it leaves undone
     summary                            one line about a frame, for people
