@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import filters, gateway, guard, plot, rpc, stacks, tcp, uplink
+from benchmarks import filters, gateway, guard, plot, rpc, scale, stacks, tcp, uplink
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import Report
 
@@ -28,6 +28,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "rpc": Benchmark(rpc.run, 0.5),
     "filters": Benchmark(filters.run, 0.2),
     "guard": Benchmark(guard.run, 1.0),
+    "scale": Benchmark(scale.run, 0.2),
     "tcp": Benchmark(tcp.run, 3.0, whole=True),
     "stacks": Benchmark(stacks.run, 2.0, whole=True),
     "uplink": Benchmark(uplink.run, 3.0, whole=True),

@@ -8,30 +8,13 @@ each round measures every contestant once, and the ratios are taken within the r
 
 from __future__ import annotations
 
-import itertools
 import os
-import time
 from collections.abc import Sequence
-from typing import Any
 
-from benchmarks.processes import BenchmarkError
+from benchmarks.core import VECTOR, Core, processor_us, whole
 from benchmarks.report import Ratio, Report, Series, rounds_of
-from hypervisor.errors import D_READ, D_WRITE
-from hypervisor.network import Network, NetworkOptions
-from hypervisor.requests import (
-    AllocatePort,
-    Caller,
-    CreateTask,
-    OpenDevice,
-    Opened,
-    Read,
-    Receive,
-    Request,
-    SetFilter,
-    Write,
-)
+from hypervisor.requests import AllocatePort, Caller, Opened, Receive, SetFilter
 
-VECTOR = 64
 #: A filter's cost against that of a frame without any, at most; and many devices against one.
 FILTER_AT_MOST = 0.5
 DEVICES_AT_MOST = 1.1
@@ -75,7 +58,7 @@ def keyed_host(number: int) -> Instructions:
     )
 
 
-class Contestant:
+class Contestant(Core):
     """A network with a sender and a receiver whose device has filters.
 
     Either the receiver reads, and the filters are another open's of its device; or it only has
@@ -85,15 +68,7 @@ class Contestant:
     def __init__(
         self, ethertype: bytes, filters: Sequence[Instructions] = (), *, reads: bool = True
     ) -> None:
-        names = itertools.count(1)
-        self._numbers = itertools.count(1)
-        self._network = Network(
-            NetworkOptions(
-                random_bytes=lambda size: next(names).to_bytes(size, "big"),
-                secret=bytes(32),
-                guard="mac",
-            )
-        )
+        super().__init__()
         self._caller, self._sender = self.open("uid:1", "sender")
         self._taker, self._receiver = self.open("uid:2", "receiver")
         frame = self._receiver.mac + self._sender.mac + ethertype + bytes(46)
@@ -106,19 +81,13 @@ class Contestant:
         if not reads:
             self._port = ports[0]
 
-    def open(self, owner: str, name: str) -> tuple[Caller, Opened]:
-        """Open a device in a task of its own."""
-        caller = Caller(owner, self._ask(CreateTask(next(self._numbers), owner)))
-        number = next(self._numbers)
-        return caller, self._ask(OpenDevice(number, caller, D_READ | D_WRITE, name))
-
     def set_filter(self, caller: Caller, opened: Opened, program: Instructions) -> bytes:
         """Set a filter for a receive port of its own; return that."""
         words = [_NETF_IN_BPF, 0, 0, 0]
         for code, jt, jf, k in program:
             words += [code, jt | jf << 8, k & 0xFFFF, k >> 16]
-        port: bytes = self._ask(AllocatePort(next(self._numbers), caller, VECTOR))
-        self._ask(SetFilter(next(self._numbers), caller, opened.port, port, 0, words))
+        port: bytes = self.ask(AllocatePort(self.number(), caller, VECTOR))
+        self.ask(SetFilter(self.number(), caller, opened.port, port, 0, words))
         return port
 
     def crowd(self, devices: int) -> None:
@@ -128,31 +97,14 @@ class Contestant:
 
     def carry(self, seconds: float) -> float:
         """Carry vectors for so long; return the processor's microseconds a frame."""
-        vectors = 0
-        started = time.process_time()
-        while (elapsed := time.process_time() - started) < seconds or not vectors:
-            self._carry_one()
-            vectors += 1
-        return elapsed / vectors / VECTOR * 1e6
+        return processor_us(self._carry_one, seconds)
 
     def _carry_one(self) -> None:
-        number = next(self._numbers)
-        self._ask(Write(number, self._caller, self._sender.port, 0, self._vector))
-        number = next(self._numbers)
+        self.write(self._caller, self._sender, self._vector)
         if self._port:
-            taken = self._ask(Receive(number, self._taker, self._port, VECTOR))
+            whole(self.ask(Receive(self.number(), self._taker, self._port, VECTOR)))
         else:
-            taken = self._ask(Read(number, self._taker, self._receiver.port, 0, 1514, VECTOR))
-        if len(taken) != VECTOR:
-            raise BenchmarkError(f"{len(taken)} of {VECTOR} frames arrived: a fault of the server")
-
-    def _ask(self, request: Request) -> Any:
-        """Return the result of a request that is not held."""
-        self._network.submit(request, 0.0)
-        (done,) = self._network.take_completions()
-        if done.error is not None:
-            raise BenchmarkError(f"{type(request).__name__}: {done.error}")
-        return done.result
+            self.read(self._taker, self._receiver)
 
 
 def run(rounds: int, seconds: float) -> Report:

@@ -198,3 +198,16 @@ def test_frames_are_right_in_every_field(size: int) -> None:
     sent = frame[IP].chksum
     del frame[IP].chksum
     assert Ether(bytes(frame))[IP].chksum == sent
+
+
+def test_the_scale_benchmark_measures_every_contestant(short_folder: Path) -> None:
+    smallest = ("scale", "--json", "--rounds", "1", "--seconds", "0.01")
+    with started(*smallest, folder=short_folder) as process:
+        output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    described = json.loads(output)
+    assert all(series["median"] > 0 for series in described["series"])
+    assert len(described["series"]) == 10
+    targets = {ratio["name"]: ratio["target"] for ratio in described["ratios"]}
+    assert targets["1,000 devices against 10"] == "<= 1.2"
+    assert targets["an idle device, of 64 KiB"] == "<= 1"
