@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from hypervisor import requests, snapshot
-from hypervisor.errors import InvalidOperation
-from hypervisor.infos import DeviceInfo, FdbInfo, NetworkInfo
+from hypervisor.errors import InvalidOperation, NoSuchDevice, ReadOnly
+from hypervisor.infos import DeviceInfo, FdbInfo, LeaseInfo, NetworkInfo
 from hypervisor.mach import status
 from hypervisor.mach.claims import LAPSE_S
 from hypervisor.mach.devices import IFF_PROMISC, Device
 from hypervisor.nic import Handle, Nic
-from hypervisor.requests import Caller, EventKind
+from hypervisor.requests import Caller, Event, EventKind
 from hypervisor.rooms import Rooms
 
 #: Answers one kind of request, at a time in monotonic seconds.
@@ -33,6 +33,8 @@ class Answers:
             requests.GetNetwork: self._get_network,
             requests.ListDevices: self._list_devices,
             requests.ListFdb: self._list_fdb,
+            requests.ListLeases: self._list_leases,
+            requests.ReleaseLease: self._release_lease,
         }
 
     def _handle(self, request: _OnPort) -> Handle:
@@ -131,6 +133,30 @@ class Answers:
 
     def _list_fdb(self, request: requests.ListFdb, now: float) -> list[FdbInfo]:
         return snapshot.fdb_info(self._rooms.wiring.entries(now), _visible_to(request.caller))
+
+    def _list_leases(self, request: requests.ListLeases, now: float) -> list[LeaseInfo]:
+        rooms, visible = self._rooms, _visible_to(request.caller)
+        rooms.expire_leases(now)
+        infos = snapshot.lease_infos(rooms.name, rooms.addresses, rooms.devices.find, now)
+        return [info for info in infos if visible(info.owner)]
+
+    def _release_lease(self, request: requests.ReleaseLease, now: float) -> LeaseInfo:
+        rooms = self._rooms
+        if not request.caller.operator:
+            raise ReadOnly("leases are released by the server's owner and root only; unclaim yours")
+        rooms.expire_leases(now)
+        lease = rooms.addresses.find(request.address, now)
+        if lease is None:
+            raise NoSuchDevice(f"nobody has {request.address[:60]!r} on network {rooms.name}")
+        info, device = snapshot.lease_info(rooms.name, lease, now), lease.device
+        rooms.addresses.unclaim(lease.owner, str(lease.address))
+        detail = f"{lease.address}: released by the operator"
+        if device is not None:
+            rooms.addresses_changed(device, EventKind.LEASE_ENDED, detail)
+        else:
+            kind = EventKind.LEASE_ENDED
+            rooms.events.append(Event(rooms.name, kind, lease.owner, lease.name, detail))
+        return info
 
 
 class _OnPort(Protocol):

@@ -1,4 +1,4 @@
-"""The command line: ``hypervisor serve|check-config|status|devices|fdb|events|demo``.
+"""The command line: ``hypervisor serve|check-config|status|devices|fdb|leases|events|...``.
 
 Only what a command needs is imported, when it runs: --help knows nothing of gRPC. Exit status: 0
 for success, 1 for a failure, 2 for a mistake in the command line or the configuration, 130 when
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hypervisor import __version__, certificate_commands, policy_commands
+from hypervisor import __version__, certificate_commands, lease_commands, policy_commands
 from hypervisor.config import ConfigError, FlagValues, load_config
 from hypervisor.console import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from hypervisor.kernel.places import find_node
@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check_config(commands)
     policy_commands.add(commands, _add)
     _add_lookers(commands)
+    lease_commands.add(commands, _add)
     _add_upgrade(commands)
     certificate_commands.add(commands, _add)
     _add(commands, "demo", "see two unprivileged network stacks talk, in 20 seconds", "")

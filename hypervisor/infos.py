@@ -107,6 +107,25 @@ class FdbInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseInfo:
+    """An address and whose it is. ``kind``: "policy", "claimed" or "dhcp".
+
+    ``device`` and ``mac`` are those of the device that has it, or had it last. ``expires_in_s`` is
+    None for one that does not end by itself, ``unused_for_s`` for one in use or never used.
+    """
+
+    network: str
+    address: str
+    owner: str
+    device: str
+    mac: bytes
+    kind: str
+    in_use: bool
+    expires_in_s: float | None
+    unused_for_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class PortInfo:
     """One receive port at one moment (mach_port_status); drops are counted by reason."""
 

@@ -132,6 +132,38 @@ def fdb(answer: Mapping[str, Any]) -> str:
     return console.table(heads, rows)
 
 
+def leases(answer: Mapping[str, Any]) -> str:
+    """Return a table of addresses and whose they are."""
+    if not answer["leases"]:
+        return "no addresses of yours"
+    heads = ("NETWORK", "ADDRESS", "OWNER", "DEVICE", "MAC", "KIND", "EXPIRES", "LAST USED")
+    rows = [
+        (
+            one["network"],
+            one["address"],
+            one["owner"],
+            one["device"] or "-",
+            one["mac"] or "-",
+            one["kind"],
+            _expires(one["expires_in_s"]),
+            _last_used(one),
+        )
+        for one in answer["leases"]
+    ]
+    return console.table(heads, rows)
+
+
+def _expires(in_s: float | None) -> str:
+    return "-" if in_s is None else f"in {console.duration(in_s)}"
+
+
+def _last_used(one: Mapping[str, Any]) -> str:
+    if one["in_use"]:
+        return "now"
+    unused_s = one["unused_for_s"]
+    return "not open" if unused_s is None else f"{console.duration(unused_s)} ago, owner away"
+
+
 def event(one: Mapping[str, Any]) -> str:
     """Return one event as a line."""
     if "lost" in one:

@@ -348,6 +348,26 @@ class ListFdb:
     caller: Caller
 
 
+@dataclass(frozen=True, slots=True)
+class ListLeases:
+    """The result is a list of :class:`~hypervisor.infos.LeaseInfo`, by address.
+
+    The caller's own, or all for the operator.
+    """
+
+    request_id: RequestId
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLease:
+    """End a lease, for the operator. The result is its :class:`~hypervisor.infos.LeaseInfo`."""
+
+    request_id: RequestId
+    caller: Caller
+    address: str
+
+
 # --- answers ----------------------------------------------------------------------------------
 
 
@@ -420,4 +440,6 @@ Request = (
     | GetNetwork
     | ListDevices
     | ListFdb
+    | ListLeases
+    | ReleaseLease
 )

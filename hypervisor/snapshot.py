@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from hypervisor.engine.drops import Tally
 from hypervisor.engine.engine import Engine
 from hypervisor.forwarding.base import Entry
-from hypervisor.infos import DeviceInfo, FdbInfo, LinkInfo, NetworkInfo
+from hypervisor.infos import DeviceInfo, FdbInfo, LeaseInfo, LinkInfo, NetworkInfo
+from hypervisor.mach.claims import AddressTable, Lease
+from hypervisor.mach.devices import Device
 from hypervisor.nic import LinkRecord, Nic
 from hypervisor.wire.virtio_net import Offload
 
@@ -99,6 +102,39 @@ def network_info(
         drops=drops,
         fdb_entries=fdb[0],
         fdb_capacity=fdb[1],
+    )
+
+
+def lease_infos(
+    network: str, table: AddressTable, find: Callable[[str, str], Device | None], now: float
+) -> list[LeaseInfo]:
+    """Return who has which address, by address; ``find`` returns a device that is open."""
+    infos = [(lease.address, lease_info(network, lease, now)) for lease in table.leases(now)]
+    for address, policy in table.assigned():
+        device = find(policy.owner, policy.name)
+        mac = device.mac if device is not None else policy.mac or b""
+        text, in_use = str(address), device is not None
+        assigned = LeaseInfo(
+            network, text, policy.owner, policy.name, mac, "policy", in_use, None, None
+        )
+        infos.append((address, assigned))
+    infos.sort(key=lambda each: (each[0].version, int(each[0])))
+    return [info for _, info in infos]
+
+
+def lease_info(network: str, lease: Lease, now: float) -> LeaseInfo:
+    """Return one lease at one moment."""
+    ends, in_use = lease.ends(), lease.device is not None
+    return LeaseInfo(
+        network=network,
+        address=str(lease.address),
+        owner=lease.owner,
+        device=lease.name,
+        mac=lease.mac,
+        kind=lease.kind,
+        in_use=in_use,
+        expires_in_s=None if math.isinf(ends) else ends - now,
+        unused_for_s=None if in_use else max(0.0, now - lease.last_used),
     )
 
 

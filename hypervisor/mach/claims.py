@@ -10,11 +10,11 @@ from __future__ import annotations
 import enum
 import ipaddress
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from hypervisor.errors import AlreadyOpen, InvalidArgument, NoMemory
+from hypervisor.errors import AlreadyOpen, InvalidArgument, InvalidOperation, NoMemory
 from hypervisor.mach.devices import Device
 from hypervisor.mach.neighbours import NeighbourTable
 from hypervisor.mach.policy import DevicePolicy
@@ -239,6 +239,28 @@ class AddressTable:
         ]
         leased = [lease.address for lease in self._leases.values() if lease.device is device]
         return tuple(str(each) for each in (*assigned, *leased))
+
+    def assigned(self) -> Iterator[tuple[Address, DevicePolicy]]:
+        """Yield what policy gave to devices, open or not."""
+        yield from self._assigned.items()
+
+    def leases(self, now: float) -> list[Lease]:
+        """Return every lease that is not over."""
+        return [lease for lease in self._leases.values() if now < lease.ends()]
+
+    def find(self, text: str, now: float) -> Lease | None:
+        """Return the lease of an address. Raises InvalidArgument if it is none.
+
+        InvalidOperation if policy gave it.
+        """
+        address = self._parse(text)
+        if address in self._assigned:
+            policy = self._assigned[address]
+            raise InvalidOperation(
+                f"{address} is device {policy.name}'s by policy: change the configuration"
+            )
+        lease = self._leases.get(address)
+        return lease if lease is not None and now < lease.ends() else None
 
     def in_use(self) -> list[str]:
         """Return the leased addresses that a device uses now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from google.protobuf.wrappers_pb2 import DoubleValue
 from machdev.v1 import network_pb2, ports_pb2, types_pb2
 
 from hypervisor.infos import (
@@ -12,6 +13,7 @@ from hypervisor.infos import (
     DeviceState,
     FdbInfo,
     FrameArrived,
+    LeaseInfo,
     LinkInfo,
     LinkState,
     Message,
@@ -30,6 +32,11 @@ ROLES: Mapping[int, Role] = {
     types_pb2.OPEN_ROLE_MONITOR: Role.MONITOR,
 }
 
+_LEASE_KINDS = {
+    "policy": network_pb2.LEASE_KIND_POLICY,
+    "claimed": network_pb2.LEASE_KIND_CLAIMED,
+    "dhcp": network_pb2.LEASE_KIND_DHCP,
+}
 _LINK_STATES: Mapping[LinkState, network_pb2.LinkState] = {
     LinkState.UP: network_pb2.LINK_STATE_UP,
     LinkState.DOWN: network_pb2.LINK_STATE_DOWN,
@@ -133,6 +140,25 @@ def fdb_entry(network_name: str, info: FdbInfo) -> network_pb2.FdbEntry:
         age_s=info.age_s or 0.0,
         vlan=info.vlan,
     )
+
+
+def lease(info: LeaseInfo) -> network_pb2.Lease:
+    """Return an address and whose it is."""
+    return network_pb2.Lease(
+        network=info.network,
+        address=info.address,
+        owner=info.owner,
+        device=info.device,
+        mac_address=info.mac,
+        kind=_LEASE_KINDS[info.kind],
+        in_use=info.in_use,
+        expires_in_s=_double(info.expires_in_s),
+        unused_for_s=_double(info.unused_for_s),
+    )
+
+
+def _double(number: float | None) -> DoubleValue | None:
+    return None if number is None else DoubleValue(value=number)
 
 
 def event(unix_time_s: float, happened: Event) -> network_pb2.WatchEventsResponse:

@@ -91,6 +91,22 @@ class Inspector:
             )
         return {"entries": [_fdb_entry(one) for one in answer.entries]}
 
+    def leases(self, network: str = "") -> dict[str, Any]:
+        """Return the addresses the caller may see, and whose they are."""
+        with self._explained():
+            answer = self._stub.ListLeases(
+                network_pb2.ListLeasesRequest(network=network), timeout=ANSWER_S
+            )
+        return {"leases": [_lease(one) for one in answer.leases]}
+
+    def release(self, address: str, network: str = "") -> dict[str, Any]:
+        """End the lease of an address, and return it as it was."""
+        with self._explained():
+            answer = self._stub.ReleaseLease(
+                network_pb2.ReleaseLeaseRequest(address=address, network=network), timeout=ANSWER_S
+            )
+        return _lease(answer.lease)
+
     def events(self, network: str = "") -> Iterator[dict[str, Any]]:
         """Yield events as they happen, forever; ``{"lost": n}`` where n were missed."""
         with self._explained():
@@ -231,6 +247,21 @@ def _fdb_entry(one: network_pb2.FdbEntry) -> dict[str, Any]:
         "owner": one.owner,
         "device": one.device,
         "age_s": None if one.is_static else one.age_s,
+    }
+
+
+def _lease(one: network_pb2.Lease) -> dict[str, Any]:
+    kind = network_pb2.LeaseKind.Name(one.kind)
+    return {
+        "network": one.network,
+        "address": one.address,
+        "owner": one.owner,
+        "device": one.device,
+        "mac": one.mac_address.hex(":"),
+        "kind": kind.removeprefix("LEASE_KIND_").lower(),
+        "in_use": one.in_use,
+        "expires_in_s": one.expires_in_s.value if one.HasField("expires_in_s") else None,
+        "unused_for_s": one.unused_for_s.value if one.HasField("unused_for_s") else None,
     }
 
 

@@ -14,8 +14,8 @@ from machdev.v1 import network_pb2 as pb
 from machdev.v1 import network_pb2_grpc
 
 from hypervisor import requests
-from hypervisor.errors import NoSuchDevice
-from hypervisor.infos import DeviceInfo, FdbInfo
+from hypervisor.errors import BadArguments, NoSuchDevice
+from hypervisor.infos import DeviceInfo, FdbInfo, LeaseInfo
 from hypervisor.requests import Caller, Event
 from hypervisor.runtime import Runtime
 from hypervisor.service import convert
@@ -105,6 +105,35 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
             )
             response.entries.extend(convert.fdb_entry(name, info) for info in infos)
         return response
+
+    @answers
+    async def ListLeases(
+        self, request: pb.ListLeasesRequest, context: Context
+    ) -> pb.ListLeasesResponse:
+        """Return the caller's addresses, or everybody's for the operator."""
+        connection = self._peers.behind(context)
+        response = pb.ListLeasesResponse()
+        for name in self._visible(connection, request.network):
+            infos: list[LeaseInfo] = await self._ask(
+                name, requests.ListLeases(self._next_id(), _looker(connection))
+            )
+            response.leases.extend(convert.lease(info) for info in infos)
+        return response
+
+    @answers
+    async def ReleaseLease(
+        self, request: pb.ReleaseLeaseRequest, context: Context
+    ) -> pb.ReleaseLeaseResponse:
+        """End a lease, for the operator: on the network that is named, or the only one there is."""
+        connection = self._peers.behind(context)
+        names = self._visible(connection, request.network)
+        if len(names) > 1:
+            raise BadArguments(f"say on which network: {', '.join(names)}")
+        caller = _looker(connection)
+        info: LeaseInfo = await self._ask(
+            names[0], requests.ReleaseLease(self._next_id(), caller, request.address)
+        )
+        return pb.ReleaseLeaseResponse(lease=convert.lease(info))
 
     @answers
     async def WatchEvents(self, request: pb.WatchEventsRequest, context: Context) -> None:

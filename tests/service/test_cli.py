@@ -23,7 +23,7 @@ from tests.helpers.kernel_objects import a_fresh_uid
 from tests.helpers.processes import ServerProcess, hypervisor, server
 from tests.helpers.service import Client
 
-COMMANDS = ("serve", "check-config", "status", "devices", "fdb", "events", "demo")
+COMMANDS = ("serve", "check-config", "status", "devices", "fdb", "leases", "events", "demo")
 
 
 @pytest.fixture

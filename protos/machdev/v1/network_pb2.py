@@ -22,48 +22,61 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 from machdev.v1 import types_pb2 as machdev_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18machdev/v1/network.proto\x12\nmachdev.v1\x1a\x16machdev/v1/types.proto\"#\n\x10GetStatusRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\"\x98\x01\n\x11GetStatusResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12%\n\x08networks\x18\x03 \x03(\x0b\x32\x13.machdev.v1.Network\x12\x1f\n\x05nodes\x18\x04 \x03(\x0b\x32\x10.machdev.v1.Node\x12\x11\n\tdata_path\x18\x05 \x01(\t\":\n\x04Node\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x13\n\x0b\x63onnections\x18\x03 \x01(\r\"\x96\x03\n\x07Network\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\r\n\x05guard\x18\x03 \x01(\t\x12\x11\n\tmtu_bytes\x18\x04 \x01(\r\x12\x0f\n\x07subnets\x18\x05 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x06 \x01(\r\x12\r\n\x05opens\x18\x07 \x01(\r\x12\r\n\x05tasks\x18\x08 \x01(\r\x12\x13\n\x0bpool_frames\x18\t \x01(\r\x12\x18\n\x10pool_free_frames\x18\n \x01(\r\x12\x12\n\npool_bytes\x18\x0b \x01(\x04\x12\x17\n\x0fpool_free_bytes\x18\x0c \x01(\x04\x12\x12\n\nheld_reads\x18\r \x01(\r\x12\x13\n\x0bheld_writes\x18\x0e \x01(\r\x12\x0e\n\x06\x66rames\x18\x0f \x01(\x04\x12\r\n\x05\x62ytes\x18\x10 \x01(\x04\x12\x18\n\x10\x63opies_delivered\x18\x11 \x01(\x04\x12$\n\x05\x64rops\x18\x12 \x03(\x0b\x32\x15.machdev.v1.DropCount\x12\x13\n\x0b\x66\x64\x62_entries\x18\x13 \x01(\r\x12\x14\n\x0c\x66\x64\x62_capacity\x18\x14 \x01(\r\"%\n\x12ListDevicesRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\":\n\x13ListDevicesResponse\x12#\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x12.machdev.v1.Device\"\x8d\x04\n\x06\x44\x65vice\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0bmac_address\x18\x04 \x01(\x0c\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\r\n\x05\x66lags\x18\x06 \x01(\r\x12\x11\n\tmtu_bytes\x18\x07 \x01(\r\x12\r\n\x05opens\x18\x08 \x01(\r\x12\x0c\n\x04link\x18\t \x01(\t\x12\x11\n\ttx_frames\x18\n \x01(\x04\x12\x10\n\x08tx_bytes\x18\x0b \x01(\x04\x12\x11\n\trx_frames\x18\x0c \x01(\x04\x12\x10\n\x08rx_bytes\x18\r \x01(\x04\x12\'\n\x08tx_drops\x18\x0e \x03(\x0b\x32\x15.machdev.v1.DropCount\x12\'\n\x08rx_drops\x18\x0f \x03(\x0b\x32\x15.machdev.v1.DropCount\x12\x12\n\nheld_reads\x18\x10 \x01(\r\x12\x13\n\x0bheld_writes\x18\x11 \x01(\r\x12\x15\n\rrx_slots_used\x18\x12 \x01(\r\x12\x0f\n\x07stalled\x18\x13 \x01(\x08\x12%\n\x0blink_status\x18\x14 \x01(\x0b\x32\x10.machdev.v1.Link\x12\x0f\n\x07\x66ilters\x18\x15 \x01(\r\x12\x17\n\x0f\x66iltered_frames\x18\x16 \x01(\x04\x12\r\n\x05vlans\x18\x17 \x03(\r\x12\x11\n\tis_tagged\x18\x18 \x01(\x08\x12\x0e\n\x06mirror\x18\x19 \x03(\t\"\xb1\x01\n\x04Link\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.machdev.v1.LinkState\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x11\n\tmtu_bytes\x18\x05 \x01(\r\x12\x10\n\x08offloads\x18\x06 \x03(\t\x12%\n\x06missed\x18\x07 \x03(\x0b\x32\x15.machdev.v1.DropCount\x12\x0b\n\x03ups\x18\x08 \x01(\x04\"(\n\x15ListFdbEntriesRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\"?\n\x16ListFdbEntriesResponse\x12%\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x14.machdev.v1.FdbEntry\"\x7f\n\x08\x46\x64\x62\x45ntry\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x13\n\x0bmac_address\x18\x02 \x01(\x0c\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x11\n\tis_static\x18\x05 \x01(\x08\x12\r\n\x05\x61ge_s\x18\x06 \x01(\x01\x12\x0c\n\x04vlan\x18\x07 \x01(\r\"%\n\x12WatchEventsRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\"f\n\x13WatchEventsResponse\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x11.machdev.v1.EventH\x00\x12 \n\x04lost\x18\x02 \x01(\x0b\x32\x10.machdev.v1.LostH\x00\x42\t\n\x07payload\"\x16\n\x04Lost\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x04\"\x7f\n\x05\x45vent\x12\x13\n\x0bunix_time_s\x18\x01 \x01(\x01\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x13\n\x0brepetitions\x18\x07 \x01(\x04*g\n\tLinkState\x12\x1a\n\x16LINK_STATE_UNSPECIFIED\x10\x00\x12\x11\n\rLINK_STATE_UP\x10\x01\x12\x13\n\x0fLINK_STATE_DOWN\x10\x02\x12\x16\n\x12LINK_STATE_WAITING\x10\x03\x32\xd5\x02\n\x0eNetworkService\x12H\n\tGetStatus\x12\x1c.machdev.v1.GetStatusRequest\x1a\x1d.machdev.v1.GetStatusResponse\x12N\n\x0bListDevices\x12\x1e.machdev.v1.ListDevicesRequest\x1a\x1f.machdev.v1.ListDevicesResponse\x12W\n\x0eListFdbEntries\x12!.machdev.v1.ListFdbEntriesRequest\x1a\".machdev.v1.ListFdbEntriesResponse\x12P\n\x0bWatchEvents\x12\x1e.machdev.v1.WatchEventsRequest\x1a\x1f.machdev.v1.WatchEventsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18machdev/v1/network.proto\x12\nmachdev.v1\x1a\x1egoogle/protobuf/wrappers.proto\x1a\x16machdev/v1/types.proto\"#\n\x10GetStatusRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\"\x98\x01\n\x11GetStatusResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12%\n\x08networks\x18\x03 \x03(\x0b\x32\x13.machdev.v1.Network\x12\x1f\n\x05nodes\x18\x04 \x03(\x0b\x32\x10.machdev.v1.Node\x12\x11\n\tdata_path\x18\x05 \x01(\t\":\n\x04Node\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x13\n\x0b\x63onnections\x18\x03 \x01(\r\"\x96\x03\n\x07Network\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\r\n\x05guard\x18\x03 \x01(\t\x12\x11\n\tmtu_bytes\x18\x04 \x01(\r\x12\x0f\n\x07subnets\x18\x05 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x06 \x01(\r\x12\r\n\x05opens\x18\x07 \x01(\r\x12\r\n\x05tasks\x18\x08 \x01(\r\x12\x13\n\x0bpool_frames\x18\t \x01(\r\x12\x18\n\x10pool_free_frames\x18\n \x01(\r\x12\x12\n\npool_bytes\x18\x0b \x01(\x04\x12\x17\n\x0fpool_free_bytes\x18\x0c \x01(\x04\x12\x12\n\nheld_reads\x18\r \x01(\r\x12\x13\n\x0bheld_writes\x18\x0e \x01(\r\x12\x0e\n\x06\x66rames\x18\x0f \x01(\x04\x12\r\n\x05\x62ytes\x18\x10 \x01(\x04\x12\x18\n\x10\x63opies_delivered\x18\x11 \x01(\x04\x12$\n\x05\x64rops\x18\x12 \x03(\x0b\x32\x15.machdev.v1.DropCount\x12\x13\n\x0b\x66\x64\x62_entries\x18\x13 \x01(\r\x12\x14\n\x0c\x66\x64\x62_capacity\x18\x14 \x01(\r\"%\n\x12ListDevicesRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\":\n\x13ListDevicesResponse\x12#\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x12.machdev.v1.Device\"\x8d\x04\n\x06\x44\x65vice\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0bmac_address\x18\x04 \x01(\x0c\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\r\n\x05\x66lags\x18\x06 \x01(\r\x12\x11\n\tmtu_bytes\x18\x07 \x01(\r\x12\r\n\x05opens\x18\x08 \x01(\r\x12\x0c\n\x04link\x18\t \x01(\t\x12\x11\n\ttx_frames\x18\n \x01(\x04\x12\x10\n\x08tx_bytes\x18\x0b \x01(\x04\x12\x11\n\trx_frames\x18\x0c \x01(\x04\x12\x10\n\x08rx_bytes\x18\r \x01(\x04\x12\'\n\x08tx_drops\x18\x0e \x03(\x0b\x32\x15.machdev.v1.DropCount\x12\'\n\x08rx_drops\x18\x0f \x03(\x0b\x32\x15.machdev.v1.DropCount\x12\x12\n\nheld_reads\x18\x10 \x01(\r\x12\x13\n\x0bheld_writes\x18\x11 \x01(\r\x12\x15\n\rrx_slots_used\x18\x12 \x01(\r\x12\x0f\n\x07stalled\x18\x13 \x01(\x08\x12%\n\x0blink_status\x18\x14 \x01(\x0b\x32\x10.machdev.v1.Link\x12\x0f\n\x07\x66ilters\x18\x15 \x01(\r\x12\x17\n\x0f\x66iltered_frames\x18\x16 \x01(\x04\x12\r\n\x05vlans\x18\x17 \x03(\r\x12\x11\n\tis_tagged\x18\x18 \x01(\x08\x12\x0e\n\x06mirror\x18\x19 \x03(\t\"\xb1\x01\n\x04Link\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.machdev.v1.LinkState\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x11\n\tmtu_bytes\x18\x05 \x01(\r\x12\x10\n\x08offloads\x18\x06 \x03(\t\x12%\n\x06missed\x18\x07 \x03(\x0b\x32\x15.machdev.v1.DropCount\x12\x0b\n\x03ups\x18\x08 \x01(\x04\"(\n\x15ListFdbEntriesRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\"?\n\x16ListFdbEntriesResponse\x12%\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x14.machdev.v1.FdbEntry\"\x7f\n\x08\x46\x64\x62\x45ntry\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x13\n\x0bmac_address\x18\x02 \x01(\x0c\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x11\n\tis_static\x18\x05 \x01(\x08\x12\r\n\x05\x61ge_s\x18\x06 \x01(\x01\x12\x0c\n\x04vlan\x18\x07 \x01(\r\"$\n\x11ListLeasesRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\"7\n\x12ListLeasesResponse\x12!\n\x06leases\x18\x01 \x03(\x0b\x32\x11.machdev.v1.Lease\"\xfa\x01\n\x05Lease\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x13\n\x0bmac_address\x18\x05 \x01(\x0c\x12#\n\x04kind\x18\x06 \x01(\x0e\x32\x15.machdev.v1.LeaseKind\x12\x0e\n\x06in_use\x18\x07 \x01(\x08\x12\x32\n\x0c\x65xpires_in_s\x18\x08 \x01(\x0b\x32\x1c.google.protobuf.DoubleValue\x12\x32\n\x0cunused_for_s\x18\t \x01(\x0b\x32\x1c.google.protobuf.DoubleValue\"7\n\x13ReleaseLeaseRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\"8\n\x14ReleaseLeaseResponse\x12 \n\x05lease\x18\x01 \x01(\x0b\x32\x11.machdev.v1.Lease\"%\n\x12WatchEventsRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\"f\n\x13WatchEventsResponse\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x11.machdev.v1.EventH\x00\x12 \n\x04lost\x18\x02 \x01(\x0b\x32\x10.machdev.v1.LostH\x00\x42\t\n\x07payload\"\x16\n\x04Lost\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x04\"\x7f\n\x05\x45vent\x12\x13\n\x0bunix_time_s\x18\x01 \x01(\x01\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x13\n\x0brepetitions\x18\x07 \x01(\x04*g\n\tLinkState\x12\x1a\n\x16LINK_STATE_UNSPECIFIED\x10\x00\x12\x11\n\rLINK_STATE_UP\x10\x01\x12\x13\n\x0fLINK_STATE_DOWN\x10\x02\x12\x16\n\x12LINK_STATE_WAITING\x10\x03*k\n\tLeaseKind\x12\x1a\n\x16LEASE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11LEASE_KIND_POLICY\x10\x01\x12\x16\n\x12LEASE_KIND_CLAIMED\x10\x02\x12\x13\n\x0fLEASE_KIND_DHCP\x10\x03\x32\xf5\x03\n\x0eNetworkService\x12H\n\tGetStatus\x12\x1c.machdev.v1.GetStatusRequest\x1a\x1d.machdev.v1.GetStatusResponse\x12N\n\x0bListDevices\x12\x1e.machdev.v1.ListDevicesRequest\x1a\x1f.machdev.v1.ListDevicesResponse\x12W\n\x0eListFdbEntries\x12!.machdev.v1.ListFdbEntriesRequest\x1a\".machdev.v1.ListFdbEntriesResponse\x12K\n\nListLeases\x12\x1d.machdev.v1.ListLeasesRequest\x1a\x1e.machdev.v1.ListLeasesResponse\x12Q\n\x0cReleaseLease\x12\x1f.machdev.v1.ReleaseLeaseRequest\x1a .machdev.v1.ReleaseLeaseResponse\x12P\n\x0bWatchEvents\x12\x1e.machdev.v1.WatchEventsRequest\x1a\x1f.machdev.v1.WatchEventsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'machdev.v1.network_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LINKSTATE']._serialized_start=2064
-  _globals['_LINKSTATE']._serialized_end=2167
-  _globals['_GETSTATUSREQUEST']._serialized_start=64
-  _globals['_GETSTATUSREQUEST']._serialized_end=99
-  _globals['_GETSTATUSRESPONSE']._serialized_start=102
-  _globals['_GETSTATUSRESPONSE']._serialized_end=254
-  _globals['_NODE']._serialized_start=256
-  _globals['_NODE']._serialized_end=314
-  _globals['_NETWORK']._serialized_start=317
-  _globals['_NETWORK']._serialized_end=723
-  _globals['_LISTDEVICESREQUEST']._serialized_start=725
-  _globals['_LISTDEVICESREQUEST']._serialized_end=762
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=764
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=822
-  _globals['_DEVICE']._serialized_start=825
-  _globals['_DEVICE']._serialized_end=1350
-  _globals['_LINK']._serialized_start=1353
-  _globals['_LINK']._serialized_end=1530
-  _globals['_LISTFDBENTRIESREQUEST']._serialized_start=1532
-  _globals['_LISTFDBENTRIESREQUEST']._serialized_end=1572
-  _globals['_LISTFDBENTRIESRESPONSE']._serialized_start=1574
-  _globals['_LISTFDBENTRIESRESPONSE']._serialized_end=1637
-  _globals['_FDBENTRY']._serialized_start=1639
-  _globals['_FDBENTRY']._serialized_end=1766
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=1768
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=1805
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1807
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1909
-  _globals['_LOST']._serialized_start=1911
-  _globals['_LOST']._serialized_end=1933
-  _globals['_EVENT']._serialized_start=1935
-  _globals['_EVENT']._serialized_end=2062
-  _globals['_NETWORKSERVICE']._serialized_start=2170
-  _globals['_NETWORKSERVICE']._serialized_end=2511
+  _globals['_LINKSTATE']._serialized_start=2559
+  _globals['_LINKSTATE']._serialized_end=2662
+  _globals['_LEASEKIND']._serialized_start=2664
+  _globals['_LEASEKIND']._serialized_end=2771
+  _globals['_GETSTATUSREQUEST']._serialized_start=96
+  _globals['_GETSTATUSREQUEST']._serialized_end=131
+  _globals['_GETSTATUSRESPONSE']._serialized_start=134
+  _globals['_GETSTATUSRESPONSE']._serialized_end=286
+  _globals['_NODE']._serialized_start=288
+  _globals['_NODE']._serialized_end=346
+  _globals['_NETWORK']._serialized_start=349
+  _globals['_NETWORK']._serialized_end=755
+  _globals['_LISTDEVICESREQUEST']._serialized_start=757
+  _globals['_LISTDEVICESREQUEST']._serialized_end=794
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=796
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=854
+  _globals['_DEVICE']._serialized_start=857
+  _globals['_DEVICE']._serialized_end=1382
+  _globals['_LINK']._serialized_start=1385
+  _globals['_LINK']._serialized_end=1562
+  _globals['_LISTFDBENTRIESREQUEST']._serialized_start=1564
+  _globals['_LISTFDBENTRIESREQUEST']._serialized_end=1604
+  _globals['_LISTFDBENTRIESRESPONSE']._serialized_start=1606
+  _globals['_LISTFDBENTRIESRESPONSE']._serialized_end=1669
+  _globals['_FDBENTRY']._serialized_start=1671
+  _globals['_FDBENTRY']._serialized_end=1798
+  _globals['_LISTLEASESREQUEST']._serialized_start=1800
+  _globals['_LISTLEASESREQUEST']._serialized_end=1836
+  _globals['_LISTLEASESRESPONSE']._serialized_start=1838
+  _globals['_LISTLEASESRESPONSE']._serialized_end=1893
+  _globals['_LEASE']._serialized_start=1896
+  _globals['_LEASE']._serialized_end=2146
+  _globals['_RELEASELEASEREQUEST']._serialized_start=2148
+  _globals['_RELEASELEASEREQUEST']._serialized_end=2203
+  _globals['_RELEASELEASERESPONSE']._serialized_start=2205
+  _globals['_RELEASELEASERESPONSE']._serialized_end=2261
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=2263
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=2300
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=2302
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=2404
+  _globals['_LOST']._serialized_start=2406
+  _globals['_LOST']._serialized_end=2428
+  _globals['_EVENT']._serialized_start=2430
+  _globals['_EVENT']._serialized_end=2557
+  _globals['_NETWORKSERVICE']._serialized_start=2774
+  _globals['_NETWORKSERVICE']._serialized_end=3275
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from google.protobuf import wrappers_pb2 as _wrappers_pb2
 from machdev.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -14,10 +15,21 @@ class LinkState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LINK_STATE_UP: _ClassVar[LinkState]
     LINK_STATE_DOWN: _ClassVar[LinkState]
     LINK_STATE_WAITING: _ClassVar[LinkState]
+
+class LeaseKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEASE_KIND_UNSPECIFIED: _ClassVar[LeaseKind]
+    LEASE_KIND_POLICY: _ClassVar[LeaseKind]
+    LEASE_KIND_CLAIMED: _ClassVar[LeaseKind]
+    LEASE_KIND_DHCP: _ClassVar[LeaseKind]
 LINK_STATE_UNSPECIFIED: LinkState
 LINK_STATE_UP: LinkState
 LINK_STATE_DOWN: LinkState
 LINK_STATE_WAITING: LinkState
+LEASE_KIND_UNSPECIFIED: LeaseKind
+LEASE_KIND_POLICY: LeaseKind
+LEASE_KIND_CLAIMED: LeaseKind
+LEASE_KIND_DHCP: LeaseKind
 
 class GetStatusRequest(_message.Message):
     __slots__ = ("network",)
@@ -208,6 +220,54 @@ class FdbEntry(_message.Message):
     age_s: float
     vlan: int
     def __init__(self, network: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., owner: _Optional[str] = ..., device: _Optional[str] = ..., is_static: _Optional[bool] = ..., age_s: _Optional[float] = ..., vlan: _Optional[int] = ...) -> None: ...
+
+class ListLeasesRequest(_message.Message):
+    __slots__ = ("network",)
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    def __init__(self, network: _Optional[str] = ...) -> None: ...
+
+class ListLeasesResponse(_message.Message):
+    __slots__ = ("leases",)
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    leases: _containers.RepeatedCompositeFieldContainer[Lease]
+    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("network", "address", "owner", "device", "mac_address", "kind", "in_use", "expires_in_s", "unused_for_s")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    MAC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    IN_USE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_IN_S_FIELD_NUMBER: _ClassVar[int]
+    UNUSED_FOR_S_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    address: str
+    owner: str
+    device: str
+    mac_address: bytes
+    kind: LeaseKind
+    in_use: bool
+    expires_in_s: _wrappers_pb2.DoubleValue
+    unused_for_s: _wrappers_pb2.DoubleValue
+    def __init__(self, network: _Optional[str] = ..., address: _Optional[str] = ..., owner: _Optional[str] = ..., device: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., kind: _Optional[_Union[LeaseKind, str]] = ..., in_use: _Optional[bool] = ..., expires_in_s: _Optional[_Union[_wrappers_pb2.DoubleValue, _Mapping]] = ..., unused_for_s: _Optional[_Union[_wrappers_pb2.DoubleValue, _Mapping]] = ...) -> None: ...
+
+class ReleaseLeaseRequest(_message.Message):
+    __slots__ = ("address", "network")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    network: str
+    def __init__(self, address: _Optional[str] = ..., network: _Optional[str] = ...) -> None: ...
+
+class ReleaseLeaseResponse(_message.Message):
+    __slots__ = ("lease",)
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    lease: Lease
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
     __slots__ = ("network",)

@@ -54,6 +54,16 @@ class NetworkServiceStub:
                 request_serializer=machdev_dot_v1_dot_network__pb2.ListFdbEntriesRequest.SerializeToString,
                 response_deserializer=machdev_dot_v1_dot_network__pb2.ListFdbEntriesResponse.FromString,
                 _registered_method=True)
+        self.ListLeases = channel.unary_unary(
+                '/machdev.v1.NetworkService/ListLeases',
+                request_serializer=machdev_dot_v1_dot_network__pb2.ListLeasesRequest.SerializeToString,
+                response_deserializer=machdev_dot_v1_dot_network__pb2.ListLeasesResponse.FromString,
+                _registered_method=True)
+        self.ReleaseLease = channel.unary_unary(
+                '/machdev.v1.NetworkService/ReleaseLease',
+                request_serializer=machdev_dot_v1_dot_network__pb2.ReleaseLeaseRequest.SerializeToString,
+                response_deserializer=machdev_dot_v1_dot_network__pb2.ReleaseLeaseResponse.FromString,
+                _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/machdev.v1.NetworkService/WatchEvents',
                 request_serializer=machdev_dot_v1_dot_network__pb2.WatchEventsRequest.SerializeToString,
@@ -103,6 +113,33 @@ class NetworkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLeases(self, request, context):
+        """Lists who has which IP address by policy, claim or DHCP: the caller's own, or all for the
+        operator. Extension.
+
+        Never held. Idempotent.
+
+        Errors: those of GetStatus.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseLease(self, request, context):
+        """Ends a lease at once, also in use: from then on the device may not use the address. For the
+        operator only. Extension.
+
+        Never held. Not idempotent: what is released already is nobody's.
+
+        Errors: those of GetStatus; D_READ_ONLY (PERMISSION_DENIED) for others than the operator;
+        D_NO_SUCH_DEVICE (NOT_FOUND) if nobody has the address; D_INVALID_OPERATION (INVALID_ARGUMENT)
+        if policy gave it; KERN_INVALID_ARGUMENT (INVALID_ARGUMENT) if it is no address; MIG_BAD_ARGUMENTS (INVALID_ARGUMENT) if there are
+        several networks and none is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """Streams what happens from now on, until the call is cancelled. Extension.
 
@@ -132,6 +169,16 @@ def add_NetworkServiceServicer_to_server(servicer, server):
                     servicer.ListFdbEntries,
                     request_deserializer=machdev_dot_v1_dot_network__pb2.ListFdbEntriesRequest.FromString,
                     response_serializer=machdev_dot_v1_dot_network__pb2.ListFdbEntriesResponse.SerializeToString,
+            ),
+            'ListLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLeases,
+                    request_deserializer=machdev_dot_v1_dot_network__pb2.ListLeasesRequest.FromString,
+                    response_serializer=machdev_dot_v1_dot_network__pb2.ListLeasesResponse.SerializeToString,
+            ),
+            'ReleaseLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseLease,
+                    request_deserializer=machdev_dot_v1_dot_network__pb2.ReleaseLeaseRequest.FromString,
+                    response_serializer=machdev_dot_v1_dot_network__pb2.ReleaseLeaseResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -225,6 +272,60 @@ class NetworkService:
             '/machdev.v1.NetworkService/ListFdbEntries',
             machdev_dot_v1_dot_network__pb2.ListFdbEntriesRequest.SerializeToString,
             machdev_dot_v1_dot_network__pb2.ListFdbEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/machdev.v1.NetworkService/ListLeases',
+            machdev_dot_v1_dot_network__pb2.ListLeasesRequest.SerializeToString,
+            machdev_dot_v1_dot_network__pb2.ListLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/machdev.v1.NetworkService/ReleaseLease',
+            machdev_dot_v1_dot_network__pb2.ReleaseLeaseRequest.SerializeToString,
+            machdev_dot_v1_dot_network__pb2.ReleaseLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,
