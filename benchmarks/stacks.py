@@ -2,10 +2,10 @@
 
 Plain is an MTU of 1500 without offloads, where each frame is carried by itself; offload is an MTU
 of 1500 with whatever the way offers; jumbo is an MTU of 65520. In each: TCP in 1, 4 and 16 streams,
-UDP frames of 64, 512 and 1500 bytes as fast as they go (what the receiver's kernel got counts, since
-iperf3 takes fewer out of its socket than any of the ways carries), ping's round trip
-idle and the 99th of a hundred beside a TCP stream, connections made one after the other, and the
-seconds of processor time that the whole machine spent on a gigabyte, iperf3 included.
+UDP frames of 64, 512 and 1500 bytes as fast as they go, ping's round trip idle and the 99th of a
+hundred beside a TCP stream, connections made one after the other, and the seconds of processor time
+that the whole machine spent on a gigabyte, iperf3 included. A UDP frame counts when the receiver's
+kernel has it: iperf3 takes fewer out of its socket than any of the ways carries.
 """
 
 from __future__ import annotations
