@@ -8,14 +8,19 @@ interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hypervisor import __version__, certificate_commands, lease_commands, policy_commands
+from hypervisor import (
+    __version__,
+    certificate_commands,
+    lease_commands,
+    looker_commands,
+    policy_commands,
+)
 from hypervisor.config import ConfigError, FlagValues, load_config
 from hypervisor.console import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from hypervisor.kernel.places import find_node
@@ -57,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_check_config(commands)
     policy_commands.add(commands, _add)
-    _add_lookers(commands)
+    looker_commands.add(commands, _add)
     lease_commands.add(commands, _add)
     _add_upgrade(commands)
     certificate_commands.add(commands, _add)
@@ -178,32 +183,6 @@ def _add_check_config(commands: Any) -> None:
     parser.set_defaults(run=_check_config)
 
 
-def _add_lookers(commands: Any) -> None:
-    """Add the commands that look at a running server."""
-    lookers: Sequence[tuple[str, str, Command]] = (
-        ("status", "show a running server and its networks", _status),
-        ("devices", "list devices: yours, or all for the server's operator", _devices),
-        ("fdb", "list forwarding entries: yours, or all for the operator", _fdb),
-        ("events", "follow what happens on the networks, until ^C", _events),
-    )
-    for name, summary, run in lookers:
-        examples = f"  hypervisor {name}\n  hypervisor {name} --device /dev/veth0 --json\n"
-        parser = _add(commands, name, summary, examples)
-        parser.add_argument(
-            "--device",
-            type=Path,
-            metavar="PATH",
-            help="the server's node (default: $MACHDEV_DEVICE, else where serve puts it)",
-        )
-        parser.add_argument("--network", default="", metavar="NAME", help="only this network")
-        parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-        if name == "events":
-            parser.add_argument(
-                "-n", "--count", type=_count, metavar="N", help="stop after N events"
-            )
-        parser.set_defaults(run=run)
-
-
 def _add_upgrade(commands: Any) -> None:
     parser = _add(
         commands,
@@ -214,13 +193,6 @@ def _add_upgrade(commands: Any) -> None:
     )
     parser.add_argument("--device", type=Path, metavar="PATH", help="the server's node")
     parser.set_defaults(run=_upgrade)
-
-
-def _count(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return number
 
 
 # --- commands ---------------------------------------------------------------------------------
@@ -291,63 +263,6 @@ def _check_config(parsed: argparse.Namespace) -> int:
         + f"{len(config.policies)} policies"
     )
     return EXIT_OK
-
-
-def _looking(parsed: argparse.Namespace, act: Callable[[Any], None]) -> int:
-    """Connect to the server that is meant, act on it, and explain what fails."""
-    from hypervisor.service.inspect import InspectError, Inspector
-
-    device = parsed.device
-    node = Path(os.path.abspath(device or find_node(os.environ, os.geteuid())))
-    try:
-        with Inspector(node) as inspector:
-            act(inspector)
-    except InspectError as error:
-        return _failed(str(error))
-    return EXIT_OK
-
-
-def _show(answer: Any, as_json: bool, write: Callable[[Any], str]) -> None:
-    print(json.dumps(answer, indent=2) if as_json else write(answer))
-
-
-def _status(parsed: argparse.Namespace) -> int:
-    from hypervisor import report
-
-    return _looking(
-        parsed, lambda server: _show(server.status(parsed.network), parsed.json, report.status)
-    )
-
-
-def _devices(parsed: argparse.Namespace) -> int:
-    from hypervisor import report
-
-    return _looking(
-        parsed, lambda server: _show(server.devices(parsed.network), parsed.json, report.devices)
-    )
-
-
-def _fdb(parsed: argparse.Namespace) -> int:
-    from hypervisor import report
-
-    return _looking(
-        parsed, lambda server: _show(server.fdb(parsed.network), parsed.json, report.fdb)
-    )
-
-
-def _events(parsed: argparse.Namespace) -> int:
-    from hypervisor import report
-
-    def follow(server: Any) -> None:
-        for number, one in enumerate(server.events(parsed.network), start=1):
-            print(json.dumps(one) if parsed.json else report.event(one), flush=True)
-            if number == parsed.count:
-                return
-
-    try:
-        return _looking(parsed, follow)
-    except KeyboardInterrupt:
-        return EXIT_OK  # the only way to say "enough"
 
 
 def _demo(arguments: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -64,6 +65,16 @@ def timestamp(unix_time_s: float) -> str:
     """Write a Unix time as RFC 3339 in UTC with milliseconds."""
     moment = datetime.fromtimestamp(unix_time_s, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def event_line(one: Mapping[str, Any]) -> str:
+    """Write an event of the server, or how many were lost, as one line that harms no terminal."""
+    if "lost" in one:
+        return f"({one['lost']} events lost: this reader was too slow)"
+    words = [one["network"], one["kind"], one["owner"], one["device"], one["detail"]]
+    line = " ".join([timestamp(one["unix_time_s"]), *(word for word in words if word)])
+    again = f" (and {one['repetitions']} more)" if one["repetitions"] else ""
+    return printable(line + again)
 
 
 def counts(numbers: Mapping[str, int]) -> str:

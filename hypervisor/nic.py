@@ -240,8 +240,9 @@ class DiscardLog:
             reasons[reason] = (quiet_until, folded + count)
             return
         reasons[reason] = (now + DISCARD_EVENT_S, 0)
-        detail = f"{reason}: {summary(frame[header_bytes:])}" if frame else reason
-        data = {"reason": reason}
+        line = summary(frame[header_bytes:]) if frame else ""
+        detail = f"{reason}: {line}" if line else reason
+        data = {"reason": reason, "frame": line}
         if verdict is not None:
             detail += f"; {verdict.field} is {verdict.found}, expected {verdict.expected}"
             data |= {

@@ -166,12 +166,7 @@ def _last_used(one: Mapping[str, Any]) -> str:
 
 def event(one: Mapping[str, Any]) -> str:
     """Return one event as a line."""
-    if "lost" in one:
-        return f"({one['lost']} events lost: this reader was too slow)"
-    words = [one["network"], one["kind"], one["owner"], one["device"], one["detail"]]
-    line = " ".join([console.timestamp(one["unix_time_s"]), *(word for word in words if word)])
-    again = f" (and {one['repetitions']} more)" if one["repetitions"] else ""
-    return console.printable(line + again)
+    return console.event_line(one)
 
 
 def _flags(bits: int) -> str:

@@ -343,9 +343,11 @@ class NetworkView:
         """Return the forwarding entries."""
         return self._thread.run(self._view.fdb(network))
 
-    def events(self, network: str = "") -> Iterator[network_pb2.WatchEventsResponse]:
-        """Yield events as they happen."""
-        events = self._view.events(network)
+    def events(
+        self, network: str = "", *, recent: int = 0, follow: bool = True, **which: str
+    ) -> Iterator[network_pb2.WatchEventsResponse]:
+        """Yield recorded events, then those that happen; ``which`` as in the other class."""
+        events = self._view.events(network, recent=recent, follow=follow, **which)
         try:
             while (event := self._thread.run(_next(events))) is not None:
                 yield event

@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_arp(commands)
     _add_respond(commands)
     _add_listen(commands)
+    _add_events(commands)
     _add_status(commands)
     return parser
 
@@ -69,7 +70,8 @@ def _no_command(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         return 0
     parser.print_usage(sys.stderr)
     print(
-        "pfinet-client: name a command: run, attach, plug, ping, arp, respond, listen or status",
+        "pfinet-client: name a command: run, attach, plug, ping, arp, respond, listen, events "
+        "or status",
         file=sys.stderr,
     )
     return 2
@@ -406,6 +408,34 @@ def _listen(options: argparse.Namespace) -> int:
         link_header=options.link_header,
     )
     return _finish("listen", listen(wanted))
+
+
+def _add_events(commands: Any) -> None:
+    about = "show what happened to your devices, and follow what happens"
+    parser = _command(commands, "events", about, _events)
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
+    parser.add_argument(
+        "-n",
+        "--lines",
+        metavar="N",
+        type=flag_types.lines,
+        help="recorded events (100; with -f 10)",
+    )
+    parser.add_argument("--device-name", metavar="NAME", default="", help="only about this device")
+    parser.add_argument(
+        "--reason", metavar="REASON", default="", help="only discards for this reason"
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON object an event")
+
+
+def _events(options: argparse.Namespace) -> int:
+    from pfinet_client.events import EventsOptions, show_events
+
+    recent = options.lines if options.lines is not None else 10 if options.follow else 100
+    wanted = EventsOptions(
+        options.device, recent, options.follow, options.json, options.device_name, options.reason
+    )
+    return _finish("events", show_events(wanted))
 
 
 def _add_status(commands: Any) -> None:

@@ -317,12 +317,17 @@ class NetworkView:
         return list((await self._call("ListFdbEntries", request)).entries)
 
     async def events(
-        self, network: str = ""
+        self, network: str = "", *, recent: int = 0, follow: bool = True, **which: str
     ) -> AsyncGenerator[network_pb2.WatchEventsResponse, None]:
-        """Yield events as they happen; a ``lost`` entry counts those a slow reader missed."""
-        stream = self._method("WatchEvents")(
-            network_pb2.WatchEventsRequest(network=network), metadata=self._client.metadata
+        """Yield the ``recent`` newest recorded events, then, to ``follow``, those that happen.
+
+        A ``lost`` entry counts those a slow reader missed. ``which`` may name an ``owner``, a
+        ``device``, a ``kind`` and a ``reason`` of discards.
+        """
+        request = network_pb2.WatchEventsRequest(
+            network=network, recent=recent, only_recent=not follow, **which
         )
+        stream = self._method("WatchEvents")(request, metadata=self._client.metadata)
         try:
             async for event in stream:
                 yield event

@@ -57,6 +57,11 @@ def positive(text: str) -> int:
     return int(_number(text, 1, 2**31, "a number"))
 
 
+def lines(text: str) -> int:
+    """Return a number from 0 on."""
+    return int(_number(text, 0, 4_096, "a number"))
+
+
 def seconds(text: str) -> float:
     """Return a time in s."""
     return _number(text, 0.001, 86400, "a number of seconds")

@@ -76,6 +76,11 @@ examples:
   pfinet-client listen -w - | tshark -r -              any tool that reads pcapng
   pfinet-client listen -c 100 -w capture.pcapng
 """,
+    "events": """\
+examples:
+  pfinet-client events                                 what happened lately
+  pfinet-client events -f --reason source_ipv4         and what happens
+""",
     "status": """\
 examples:
   pfinet-client status

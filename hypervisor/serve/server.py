@@ -22,16 +22,16 @@ from hypervisor.config import (
     UplinkConfig,
     load_config,
 )
-from hypervisor.errors import DeviceError, ServerDied
+from hypervisor.errors import DeviceError
 from hypervisor.gateway.spawner import Spawner
 from hypervisor.kernel.process import keep_freed_memory
 from hypervisor.links.uplink import NicKeeper
-from hypervisor.requests import Event
 from hypervisor.serve import logs
 from hypervisor.serve.announce import announcement, example_command
 from hypervisor.serve.compose import make_runtime
 from hypervisor.serve.doors import Doors, opened
 from hypervisor.serve.errors import StartError
+from hypervisor.serve.event_log import EventLog
 from hypervisor.serve.gateways import running, starter
 from hypervisor.serve.heritage import Heritage
 from hypervisor.serve.privileges import give_up_privileges, raise_descriptor_limit
@@ -47,7 +47,6 @@ from hypervisor.service.systemd import (
     Notifier,
     inherited_sockets,
 )
-from hypervisor.service.watch import Watcher, Watchers
 from hypervisor.store import StoreError
 
 log = logging.getLogger(__name__)
@@ -57,9 +56,6 @@ STOP_S = 1.0
 
 #: The same when another server waits to go on, and clients are to come back to it.
 MAKE_WAY_S = 0.2
-
-#: The server is a watcher of its own events, to log them.
-_LOG_WATCHER = "log"
 
 
 def run_server(path: Path | None, flags: FlagValues) -> int:
@@ -149,8 +145,7 @@ async def serve(
         credentials=None if certificates is None else certificates.credentials(),
     )
     guests = Guests(runtime, doors.guests, doors.vdes)
-    watcher = server.watchers.add(_LOG_WATCHER, _everything)
-    logging_events = asyncio.create_task(_log_events(watcher, server.watchers))
+    logging_events = asyncio.create_task(EventLog(server.watchers).run())
     keeper: NicKeeper | None = None
     successor: Successor | None = None
     try:
@@ -206,10 +201,6 @@ def _leave(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _everything(_event: Event) -> bool:
-    return True
-
-
 def _let_guests_in(guests: Guests) -> Sequence[Invitation]:
     try:
         return guests.open()
@@ -245,27 +236,6 @@ def _say_ready(
             )
             log.info("a guest may plug in", extra=about)
     notifier.ready(f"serving on {', '.join(labels)}")
-
-
-async def _log_events(watcher: Watcher, watchers: Watchers) -> None:
-    """Log what happens on the networks, until the watchers are closed."""
-    try:
-        while True:
-            item = await watcher.get()
-            if isinstance(item, int):
-                log.warning("events were lost before they were logged", extra=logs.fields(n=item))
-                continue
-            _unix_time_s, event = item
-            about = logs.fields(
-                network=event.network,
-                owner=event.owner,
-                device=event.device,
-                detail=event.detail,
-                repetitions=event.repetitions or None,
-            )
-            log.info(event.kind, extra=about)
-    except ServerDied:
-        watchers.remove(watcher)
 
 
 @contextlib.contextmanager

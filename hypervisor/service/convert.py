@@ -24,7 +24,7 @@ from hypervisor.infos import (
     Notification,
     PortInfo,
 )
-from hypervisor.requests import Event, Role
+from hypervisor.requests import Event, EventKind, Role
 
 ROLES: Mapping[int, Role] = {
     types_pb2.OPEN_ROLE_UNSPECIFIED: Role.PLAIN,
@@ -172,8 +172,16 @@ def event(unix_time_s: float, happened: Event) -> network_pb2.WatchEventsRespons
             device=happened.device,
             detail=happened.detail,
             repetitions=happened.repetitions,
+            discard=_discard(happened),
         )
     )
+
+
+def _discard(happened: Event) -> network_pb2.Discard | None:
+    if happened.kind != EventKind.DISCARD:
+        return None
+    keys = ("reason", "frame", "field", "found", "expected")
+    return network_pb2.Discard(**{key: str(happened.data.get(key, "")) for key in keys})
 
 
 def lost(events: int) -> network_pb2.WatchEventsResponse:

@@ -107,10 +107,19 @@ class Inspector:
             )
         return _lease(answer.lease)
 
-    def events(self, network: str = "") -> Iterator[dict[str, Any]]:
-        """Yield events as they happen, forever; ``{"lost": n}`` where n were missed."""
+    def events(
+        self, network: str = "", *, recent: int = 0, follow: bool = True, **which: str
+    ) -> Iterator[dict[str, Any]]:
+        """Yield events, and ``{"lost": n}`` where n were missed: ``recent`` ones that are recorded,
+        then, to ``follow``, those that happen, for ever.
+
+        ``which`` may name an owner, a device, a kind, a reason.
+        """
+        request = network_pb2.WatchEventsRequest(
+            network=network, recent=recent, only_recent=not follow, **which
+        )
         with self._explained():
-            stream = self._stub.WatchEvents(network_pb2.WatchEventsRequest(network=network))
+            stream = self._stub.WatchEvents(request)
             try:
                 for answer in stream:
                     yield _event(answer)
@@ -277,4 +286,15 @@ def _event(answer: network_pb2.WatchEventsResponse) -> dict[str, Any]:
         "device": event.device,
         "detail": event.detail,
         "repetitions": event.repetitions,
+        "discard": _discard(event.discard) if event.HasField("discard") else None,
+    }
+
+
+def _discard(one: network_pb2.Discard) -> dict[str, str]:
+    return {
+        "reason": one.reason,
+        "frame": one.frame,
+        "field": one.field,
+        "found": one.found,
+        "expected": one.expected,
     }

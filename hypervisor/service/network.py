@@ -16,13 +16,13 @@ from machdev.v1 import network_pb2_grpc
 from hypervisor import requests
 from hypervisor.errors import BadArguments, NoSuchDevice
 from hypervisor.infos import DeviceInfo, FdbInfo, LeaseInfo
-from hypervisor.requests import Caller, Event
+from hypervisor.requests import Caller
 from hypervisor.runtime import Runtime
 from hypervisor.service import convert
 from hypervisor.service.identity import Connection, Peers
 from hypervisor.service.status import Context, answers
 from hypervisor.service.waiters import Waiters
-from hypervisor.service.watch import Watchers
+from hypervisor.service.watch import Wanted, Watchers
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +137,28 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
 
     @answers
     async def WatchEvents(self, request: pb.WatchEventsRequest, context: Context) -> None:
-        """Stream events from now on; initial metadata says that the watch has begun."""
+        """Stream recorded events, then those from now on; between them none is missing.
+
+        Initial metadata says that the watch has begun.
+        """
         connection = self._peers.behind(context)
         names = frozenset(self._visible(connection, request.network))
-        person = connection.person
-
-        def wants(event: Event) -> bool:
-            return event.network in names and (person.operator or event.owner == person.owner)
-
-        watcher = self._watchers.add(person.owner, wants)
+        wants = Wanted(
+            networks=names,
+            viewer="" if connection.person.operator else connection.person.owner,
+            owner=request.owner,
+            device=request.device,
+            kind=request.kind,
+            reason=request.reason,
+        )
+        watcher = self._watchers.add(connection.person.owner, wants)
+        # Before anything is awaited: what happens from here on is the watcher's.
+        recent = self._watchers.history.newest(request.recent, wants)
         try:
             await context.send_initial_metadata(())
-            while True:
+            for unix_time_s, event in recent:
+                await context.write(convert.event(unix_time_s, event))
+            while not request.only_recent:
                 item = await watcher.get()
                 message = convert.lost(item) if isinstance(item, int) else convert.event(*item)
                 await context.write(message)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hypervisor.errors import NoMemory, ServerDied
 from hypervisor.requests import Event
+from hypervisor.service.history import History
 
 #: Most events that wait for one watcher.
 CAPACITY = 1024
@@ -20,6 +22,32 @@ WATCHERS_PER_OWNER = 16
 
 #: An event with the Unix time at which it happened, or the number of events that are missing.
 Item = tuple[float, Event] | int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events somebody may see and asks for; "" is any.
+
+    ``viewer`` is who may see what is about him and nothing else, "" for the operator.
+    """
+
+    networks: frozenset[str]
+    viewer: str = ""
+    owner: str = ""
+    device: str = ""
+    kind: str = ""
+    reason: str = ""
+
+    def __call__(self, event: Event) -> bool:
+        """Tell whether ``event`` is one of them."""
+        return (
+            event.network in self.networks
+            and self.viewer in ("", event.owner)
+            and self.owner in ("", event.owner)
+            and self.device in ("", event.device)
+            and self.kind in ("", event.kind)
+            and self.reason in ("", event.data.get("reason"))
+        )
 
 
 class Watcher:
@@ -65,6 +93,8 @@ class Watchers:
         self._limit = per_owner
         self._watchers: dict[Watcher, str] = {}
         self._closed = False
+        #: What happened lately, for who comes late.
+        self.history = History()
 
     def __len__(self) -> int:
         return len(self._watchers)
@@ -84,7 +114,9 @@ class Watchers:
         self._watchers.pop(watcher, None)
 
     def publish(self, events: list[tuple[float, Event]]) -> None:
-        """Give ``events`` (with the Unix time of each) to whom they concern."""
+        """Record ``events`` (with the Unix time of each), and give them to whom they concern."""
+        for unix_time_s, event in events:
+            self.history.add(unix_time_s, event)
         for watcher in self._watchers:
             for unix_time_s, event in events:
                 if watcher.wants(event):

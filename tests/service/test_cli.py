@@ -21,7 +21,7 @@ import hypervisor as package
 from hypervisor import cli
 from tests.helpers.kernel_objects import a_fresh_uid
 from tests.helpers.processes import ServerProcess, hypervisor, server
-from tests.helpers.service import Client
+from tests.helpers.service import BROADCAST, Client, frame
 
 COMMANDS = ("serve", "check-config", "status", "devices", "fdb", "leases", "events", "demo")
 
@@ -106,7 +106,7 @@ def test_the_version_is_the_packages() -> None:
         ["status", "--jsno"],
         ["serve", "--translat", "/x"],
         ["check-config"],
-        ["events", "-n", "0"],
+        ["events", "-c", "0"],
         ["events", "-n", "x"],
     ],
 )
@@ -301,7 +301,7 @@ def test_the_fdb_of_a_switch_is_shown() -> None:
 
 def follow(running: ServerProcess, *flags: str) -> subprocess.Popen[str]:
     """Start following events; it is watching when the server has one task-less connection more."""
-    command = [sys.executable, "-X", "dev", "-m", "hypervisor", "events"]
+    command = [sys.executable, "-X", "dev", "-m", "hypervisor", "events", "-f", "-n", "0"]
     return subprocess.Popen(
         [*command, "--device", str(running.node), *flags],
         stdout=subprocess.PIPE,
@@ -323,7 +323,7 @@ async def open_until_heard(client: Client, follower: subprocess.Popen[str]) -> s
 
 
 def test_events_are_followed_as_lines(running: ServerProcess) -> None:
-    with follow(running, "-n", "2") as follower:
+    with follow(running, "-c", "2") as follower:
         first = while_open(running.node, lambda client: open_until_heard(client, follower))
         rest, errors = follower.communicate(timeout=20)
     assert (follower.returncode, errors) == (0, "")
@@ -343,6 +343,46 @@ def test_events_are_json_lines_until_an_interrupt(running: ServerProcess) -> Non
     events = [json.loads(line) for line in [first, *rest.splitlines()]]
     assert {event["network"] for event in events} == {"lan"}
     assert {event["kind"] for event in events} >= {"device-opened"}
+
+
+def test_recorded_events_are_shown_and_chosen(running: ServerProcess) -> None:
+    async def forging(client: Client) -> None:
+        for name in ("eth0", "eth1"):
+            opened = await client.open(name)
+            await client.write(opened.port, frame(b"\2forge", BROADCAST))
+
+    while_open(running.node, forging)
+    device = ["--device", str(running.node)]
+    done = hypervisor("events", *device)
+    assert done.returncode == 0, done.stderr
+    kinds = [line.split()[2] for line in done.stdout.splitlines()]
+    assert kinds.count("device-opened") >= 2
+    assert kinds.count("discard") == 2
+    done = hypervisor("events", *device, "--json", "--kind", "discard", "--device-name", "eth1")
+    (one,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert one["discard"] == {
+        "reason": "source_mac",
+        "frame": "02:66:6f:72:67:65 > ff:ff:ff:ff:ff:ff EtherType 0x88b5, 60 bytes",
+        "field": one["discard"]["field"],
+        "found": one["discard"]["found"],
+        "expected": one["discard"]["expected"],
+    }
+    assert one["owner"] == f"uid:{os.geteuid()}"
+    for flags, lines in (
+        (["--reason", "source_mac"], 2),
+        (["--reason", "source_mac", "-n", "1"], 1),
+        (["--reason", "arp_sender"], 0),
+        (["--owner", "cert:CN=alice"], 0),
+        (["--owner", str(os.geteuid()), "--kind", "discard"], 2),
+        (["-c", "1"], 1),
+        (["-n", "0"], 0),
+    ):
+        done = hypervisor("events", *device, *flags)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == lines, flags
+    done = hypervisor("events", *device, "--owner", "nobody-of-that-name")
+    assert done.returncode == 1
+    assert "--owner: there is no user" in done.stderr
 
 
 def test_a_server_that_stops_ends_who_follows_it(running: ServerProcess) -> None:

@@ -11,7 +11,10 @@ from machdev.v1 import network_pb2
 from hypervisor import errors
 from hypervisor.requests import Event, EventKind
 from hypervisor.service import watch
+from hypervisor.service.certificates import ServerCertificates
+from hypervisor.service.history import CAPACITY
 from tests.helpers.loops import on_both_loops
+from tests.helpers.pki import Pki, credentials
 from tests.helpers.service import (
     begun,
     frame,
@@ -115,6 +118,48 @@ async def test_a_slow_watcher_is_told_where_and_how_many_events_it_lost(tmp_path
                 f"{burst} {n}" for n in range(watch.CAPACITY)
             ]
             assert seen[-1].lost.events == 3000 - watch.CAPACITY
+
+
+@on_both_loops
+async def test_recorded_events_come_first_and_none_is_missing_or_twice(tmp_path: Path) -> None:
+    async with serving(tmp_path) as it:
+        client = await it.client()
+        it.server.watchers.publish([(float(n), _event(0, n)) for n in range(5_000)])
+        asked = network_pb2.WatchEventsRequest(recent=3_000)
+        stream = await begun(client.network.WatchEvents(asked))
+        it.server.watchers.publish([(float(n), _event(0, n)) for n in range(5_000, 5_500)])
+        seen = [(await stream.read()).event for _ in range(3_500)]
+        assert [event.detail for event in seen] == [f"0 {n}" for n in range(2_000, 5_500)]
+        asked = network_pb2.WatchEventsRequest(recent=10_000, only_recent=True)
+        alone = [answer.event.detail async for answer in client.network.WatchEvents(asked)]
+        assert alone == [f"0 {n}" for n in range(5_500 - CAPACITY, 5_500)]
+
+
+@on_both_loops
+async def test_an_owner_is_shown_what_concerns_him_whatever_he_asks_for(tmp_path: Path) -> None:
+    pki = Pki.make(tmp_path / "pki")
+    (tmp_path / "nodes").mkdir()
+    async with serving(tmp_path / "nodes", certificates=ServerCertificates(pki.server)) as it:
+        operator = await it.client()
+        alice = await it.remote(credentials(pki.client("alice")))
+        mallory = await it.remote(credentials(pki.client("mallory")))
+        for client, name in ((alice, "eth0"), (mallory, "eth1"), (operator, "eth2")):
+            opened = await client.open(name)
+            await client.write(opened.port, frame(b"\2forge"))
+        for owner in ("", "cert:CN=alice", "cert:CN=mallory"):
+            asked = network_pb2.WatchEventsRequest(recent=100, only_recent=True, owner=owner)
+            seen = [answer.event async for answer in mallory.network.WatchEvents(asked)]
+            hidden = owner == "cert:CN=alice"
+            assert {event.owner for event in seen} == (set() if hidden else {"cert:CN=mallory"})
+        asked = network_pb2.WatchEventsRequest(recent=100, only_recent=True, kind="discard")
+        seen = [answer.event async for answer in operator.network.WatchEvents(asked)]
+        assert [event.device for event in seen] == ["eth0", "eth1", "eth2"]
+        assert {event.discard.reason for event in seen} == {"source_mac"}
+        assert all(event.discard.frame.startswith("02:66:6f:72:67:65 >") for event in seen)
+        live = await begun(mallory.network.WatchEvents(network_pb2.WatchEventsRequest()))
+        await alice.open("eth3")
+        await mallory.open("eth4")
+        assert (await live.read()).event.device == "eth4"
 
 
 def _event(burst: int, number: int) -> Event:

@@ -21,6 +21,7 @@ from pfinet_client.tls import TlsError, TlsFiles
 from tests.helpers.pki import Pki
 from tests.helpers.processes import ServerProcess, hypervisor, server
 from tests.helpers.run_programs import pfinet_client, running
+from tests.helpers.service import frame
 
 _ENDPOINT = re.compile(r"TCP (\S+), open to whoever has a certificate")
 
@@ -98,6 +99,27 @@ def test_a_stack_of_one_s_own_far_away(remote: Remote) -> None:
     )
     assert done.returncode == 125
     assert "a TAP can only be lent over a translator node: use --transport grpc" in done.stderr
+
+
+def test_events_show_one_s_own(remote: Remote) -> None:
+    for name in ("frank", "grace"):
+        with Client(remote.target, tls=remote.pki.client(name)) as client, client.open() as port:
+            port.write(frame(b"\2forge"))
+    done = pfinet_client("events", "--reason", "source_mac", *remote.flags("grace"))
+    (line,) = done.stdout.splitlines()
+    assert " discard cert:CN=grace eth source_mac: 02:66:6f:72:67:65 > " in line
+    done = pfinet_client("events", "-n", "1000", "--json", *remote.flags("grace"))
+    seen = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {event["owner"] for event in seen} == {"cert:CN=grace"}
+    assert {event["kind"] for event in seen} >= {"device-opened", "discard", "device-closed"}
+    with running("events", "-f", "-n", "1", *remote.flags("grace")) as follower:
+        assert " cert:CN=grace" in follower.line()
+        with Client(remote.target, tls=remote.pki.client("grace")) as client:
+            client.open("eth7").close()
+        while " eth7 " not in follower.line():
+            pass
+        follower.send_signal(signal.SIGINT)
+        assert follower.wait(60) == 0
 
 
 def test_a_policy_may_name_a_certificate(remote: Remote) -> None:

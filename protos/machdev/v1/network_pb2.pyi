@@ -270,10 +270,22 @@ class ReleaseLeaseResponse(_message.Message):
     def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
-    __slots__ = ("network",)
+    __slots__ = ("network", "recent", "only_recent", "owner", "device", "kind", "reason")
     NETWORK_FIELD_NUMBER: _ClassVar[int]
+    RECENT_FIELD_NUMBER: _ClassVar[int]
+    ONLY_RECENT_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     network: str
-    def __init__(self, network: _Optional[str] = ...) -> None: ...
+    recent: int
+    only_recent: bool
+    owner: str
+    device: str
+    kind: str
+    reason: str
+    def __init__(self, network: _Optional[str] = ..., recent: _Optional[int] = ..., only_recent: _Optional[bool] = ..., owner: _Optional[str] = ..., device: _Optional[str] = ..., kind: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class WatchEventsResponse(_message.Message):
     __slots__ = ("event", "lost")
@@ -290,7 +302,7 @@ class Lost(_message.Message):
     def __init__(self, events: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("unix_time_s", "network", "kind", "owner", "device", "detail", "repetitions")
+    __slots__ = ("unix_time_s", "network", "kind", "owner", "device", "detail", "repetitions", "discard")
     UNIX_TIME_S_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -298,6 +310,7 @@ class Event(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     REPETITIONS_FIELD_NUMBER: _ClassVar[int]
+    DISCARD_FIELD_NUMBER: _ClassVar[int]
     unix_time_s: float
     network: str
     kind: str
@@ -305,4 +318,19 @@ class Event(_message.Message):
     device: str
     detail: str
     repetitions: int
-    def __init__(self, unix_time_s: _Optional[float] = ..., network: _Optional[str] = ..., kind: _Optional[str] = ..., owner: _Optional[str] = ..., device: _Optional[str] = ..., detail: _Optional[str] = ..., repetitions: _Optional[int] = ...) -> None: ...
+    discard: Discard
+    def __init__(self, unix_time_s: _Optional[float] = ..., network: _Optional[str] = ..., kind: _Optional[str] = ..., owner: _Optional[str] = ..., device: _Optional[str] = ..., detail: _Optional[str] = ..., repetitions: _Optional[int] = ..., discard: _Optional[_Union[Discard, _Mapping]] = ...) -> None: ...
+
+class Discard(_message.Message):
+    __slots__ = ("reason", "frame", "field", "found", "expected")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    frame: str
+    field: str
+    found: str
+    expected: str
+    def __init__(self, reason: _Optional[str] = ..., frame: _Optional[str] = ..., field: _Optional[str] = ..., found: _Optional[str] = ..., expected: _Optional[str] = ...) -> None: ...
