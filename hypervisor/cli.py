@@ -135,9 +135,10 @@ def _add_serve(commands: Any) -> None:
         "--gateway",
         action="append",
         default=[],
-        metavar="CIDR[,address=CIDR][,network=N][,host=yes]",
+        metavar="CIDR[,CIDR6][,dhcp[=FIRST-LAST]][,dns][,ra][,nat=off][,host][,network=N]",
         help="give a network a way out for everybody on it, by an own stack and pasta (one for "
-        "each network); host=yes: this machine's own addresses may be reached too",
+        "each network), and by dnsmasq addresses (dhcp, ra) and names (dns); host: this machine's "
+        "own addresses may be reached too",
     )
     add(
         "--uplink",

@@ -67,6 +67,22 @@ class DeviceInfo:
     mirror: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class MemberInfo:
+    """A device as a gateway's services know it: who it is, and what addresses are its own.
+
+    ``assigned`` says that the operator named it in a policy; only such a one is told of while it
+    is not open.
+    """
+
+    owner: str
+    name: str
+    mac: bytes
+    addresses: tuple[str, ...]
+    assigned: bool
+    open: bool
+
+
 class LinkState(Enum):
     """How the link behind a port is: frames pass, its interface is down, or nobody is there."""
 

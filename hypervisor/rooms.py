@@ -7,7 +7,7 @@ guard, then the forwarder. What clients and links may ask of it is in :mod:`hype
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hypervisor.bindings import Bindings
@@ -19,7 +19,7 @@ from hypervisor.errors import DeviceError
 from hypervisor.flows import FlowTable
 from hypervisor.forwarding import Forwarder, Hub, Switch
 from hypervisor.guard import Preset
-from hypervisor.infos import DeviceState, Notification
+from hypervisor.infos import DeviceState, MemberInfo, Notification
 from hypervisor.mach import mac
 from hypervisor.mach.claims import AddressTable, Subnet
 from hypervisor.mach.devices import Device, DeviceTable
@@ -42,9 +42,10 @@ class NetworkOptions:
     """What a network is made from.
 
     ``secret`` keys the addresses of devices; ``random_bytes`` gives unguessable names for tasks
-    and ports; ``mtu`` is the IP MTU in bytes. ``rules`` are the operator's, and do not touch the
-    devices for which ``policies`` has decided (:mod:`hypervisor.mach.policy`); ``router`` is
-    for mode "router" only.
+    and ports; ``mtu`` is the IP MTU in bytes. ``prefixes`` are announced here besides ``subnets``:
+    in those of 64 bits a device has the address made from its MAC. ``rules`` are the operator's,
+    and do not touch the devices for which ``policies`` has decided (:mod:`hypervisor.mach.policy`);
+    ``router`` is for mode "router" only.
     """
 
     random_bytes: Callable[[int], bytes]
@@ -53,6 +54,7 @@ class NetworkOptions:
     mode: Literal["hub", "switch", "router"] = "switch"
     mtu: int = 1500
     subnets: tuple[Subnet, ...] = ()
+    prefixes: tuple[Subnet, ...] = ()
     guard: Preset = "full"
     mac_scheme: Literal["keyed", "hurd"] = "keyed"
     policies: tuple[DevicePolicy, ...] = ()
@@ -89,6 +91,8 @@ class Rooms:
         self.devices = DeviceTable(self._candidates, book)
         self.addresses = AddressTable(options.subnets, book.named(), self.neighbours)
         self.nics: dict[Device, Nic] = {}
+        #: Grows whenever :meth:`members` may answer something else than before.
+        self.roster = 0
         #: Known flows of the opens that have links.
         self.flows: dict[Open, FlowTable] = {}
         #: Opens that are gone and whose link the caller must close.
@@ -96,7 +100,7 @@ class Rooms:
         self.bindings = Bindings(self.addresses, self)
         self.screens = Screens(
             options.guard,
-            options.subnets,
+            (*options.subnets, *options.prefixes),
             self.addresses,
             self.discards,
             self.wiring.untagged,
@@ -138,24 +142,7 @@ class Rooms:
             choice = nic.forwarder.forward(nic.port, head[:6], now)
         else:
             choice = self._classify_slowly(nic, head, frame, header_bytes, now)
-        if head[0] & 1 and choice.discard is None and not self.engine.groups_alike:
-            choice = self._narrow(nic, choice, head, frame, header_bytes)
         return self.wiring.mirrored(nic, choice) if self.wiring.mirrors else choice
-
-    def _narrow(
-        self, nic: Nic, choice: Choice, head: bytes, frame: bytes, header_bytes: int
-    ) -> Choice:
-        """Leave out those whom a flooded frame, with a tag or without, is not for."""
-        vlan, bare = nic.port.vlan, frame
-        if nic.port.tagged:
-            vlan, bare = vid_of(head), untag(frame, header_bytes)
-        nics = self.nics.values()
-        choice = self.screens.narrow(choice, nics, vlan, bare, header_bytes)
-        wide = choice.wide
-        if wide is not None and wide.other is not None:
-            other = self.screens.narrow(wide.other, nics, vlan, bare, header_bytes)
-            choice = replace(choice, wide=replace(wide, other=other))
-        return choice
 
     def _classify_routed(
         self, sender: Open, head: bytes, frame: bytes, header_bytes: int, now: float
@@ -218,13 +205,37 @@ class Rooms:
         """Return the devices of an owner."""
         return [nic for device, nic in self.nics.items() if device.owner == owner]
 
+    def members(self) -> list[MemberInfo]:
+        """Return who may be told of by name: clients' devices, and those that policy expects.
+
+        Uplinks and trunks are none: whoever is behind them is not known here.
+        """
+        found = [
+            MemberInfo(
+                device.owner,
+                device.name,
+                device.mac,
+                self.addresses.of_device(device),
+                assigned=self.devices.book.is_named(device.owner, device.name),
+                open=True,
+            )
+            for device, nic in self.nics.items()
+            if not nic.trunk
+        ]
+        found += [
+            MemberInfo(policy.owner, policy.name, mac, policy.addresses, assigned=True, open=False)
+            for policy, mac in self.devices.expected()
+            if not policy.trunk
+        ]
+        return found
+
     def refresh_guard(self, nic: Nic) -> None:
         """Judge a device anew by what it is and has now: call after any change of either."""
         self.screens.refresh(nic)
         if self.routing is not None:
             self.routing.refresh(nic)
-        self.engine.groups_alike = not self.screens.any_addressed
         self.forget_flows()
+        self.roster += 1
 
     # --- addresses ----------------------------------------------------------------------------
 
@@ -270,13 +281,13 @@ class Rooms:
             for port in nic.filters.ports():
                 self.receive_ports.drop_send(port, nic)
             self.screens.forget(nic)
-            self.engine.groups_alike = not self.screens.any_addressed
             self.wiring.unplug(nic)
             if nic.port.uplink:
                 self.neighbours.forget(nic.device.name)
             self.discards.forget(nic.device)
             self.addresses.device_closed(nic.device, now)
             self.bindings.forget(nic.device)
+            self.roster += 1
             self.event(EventKind.DEVICE_CLOSED, nic.device, "")
         self.receive_ports.died(handle.port)
         self.engine.poll(now)

@@ -21,6 +21,7 @@ import hypervisor
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
 from hypervisor.errors import DeviceError
+from hypervisor.infos import MemberInfo
 from hypervisor.interconnect import Interconnect
 from hypervisor.lease_book import LeaseBook
 from hypervisor.links.base import Link, PatientLink
@@ -29,6 +30,7 @@ from hypervisor.links.carrier import Carrier
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.outlet import Outlet
 from hypervisor.links.patient import PatientCarrier
+from hypervisor.mach.claims import Address
 from hypervisor.network import Network
 from hypervisor.nic import Handle
 from hypervisor.requests import Completion, Event, Request
@@ -48,13 +50,15 @@ HELPERS = 4
 class _Lane:
     """A network with its links and its timer."""
 
-    __slots__ = ("carriers", "name", "network", "outlets", "timer", "timer_at")
+    __slots__ = ("carriers", "network", "on_members", "outlets", "roster", "timer", "timer_at")
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.name = network.name
         self.carriers: dict[Open, Carrier | PatientCarrier] = {}
         self.outlets: dict[Open, Outlet] = {}
+        #: Who is told that the devices or their addresses are not what they were.
+        self.on_members: Callable[[], None] = lambda: None
+        self.roster = network.roster
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at: float | None = None
 
@@ -145,6 +149,15 @@ class Runtime:
     def longest_frame(self, network: str) -> int:
         """Return the bytes of the longest frame that a read of ``network`` can bring."""
         return self._lanes[network].network.longest_frame
+
+    def members(self, network: str) -> tuple[list[MemberInfo], frozenset[Address]]:
+        """Return the devices of a network, and every address there that is somebody's."""
+        inside = self._lanes[network].network
+        return inside.members(), inside.addresses.taken()
+
+    def follow_members(self, network: str, on_change: Callable[[], None]) -> None:
+        """Have ``on_change`` called, in the loop, when :meth:`members` may answer anew."""
+        self._lanes[network].on_members = on_change
 
     async def adopt(self, network: str, ticket: str, owner: str, descriptor: int) -> None:
         """Put the lent ``descriptor`` behind the open that ``ticket`` is for.
@@ -301,6 +314,9 @@ class Runtime:
         if network.has_crossings:
             for joined in self._interconnect.carry(network, self._clock()):
                 self._settle(self._lanes[joined.name])
+        if network.roster != lane.roster:
+            lane.roster = network.roster
+            lane.on_members()
         due = network.poll_at()
         if due != lane.timer_at:
             self._arm(lane, due)

@@ -20,6 +20,7 @@ from hypervisor.config.checks import (
 )
 from hypervisor.config.files import read_file
 from hypervisor.config.flags import FlagValues, read_flags
+from hypervisor.config.gateways import check_services
 from hypervisor.config.guests import guest_config, settle_guests, settle_vdes, vde_config
 from hypervisor.config.listening import check_listener, listen_config, tls_config
 from hypervisor.config.model import (
@@ -114,6 +115,7 @@ def build_config(
     check_gateways(gateways, networks, devices, problems)
     check_vlans(networks, [*devices, *below.policies, *uplinks], problems)
     settle_routers(networks, routes, uplinks, [*devices, *gateways], problems)
+    check_services(gateways, devices, problems)
     problems.raise_if_any()
     return _frozen(
         server,

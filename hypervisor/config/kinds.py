@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypervisor.config.model import Address, Interface, Subnet
+from hypervisor.config.model import Address, AddressRange, Interface, Subnet
 from hypervisor.config.problems import closest
 
 _NETWORK_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}")
@@ -40,11 +40,16 @@ class BadValue(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How one sort of value is read. ``many`` means a list of them (a repeated flag)."""
+    """How one sort of value is read. ``many`` means a list of them (a repeated flag).
+
+    ``alone`` is the text that a setting's word in a flag stands for without ``=VALUE``, "" where
+    that is a mistake.
+    """
 
     read: Callable[[object], Any]
     from_text: Callable[[str], object] = str
     many: bool = False
+    alone: str = ""
 
 
 def shown(value: object) -> str:
@@ -116,8 +121,11 @@ def seconds(low: float, high: float) -> Kind:
     return Kind(read, _seconds_text)
 
 
+_TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
 def _truth_text(text: str) -> object:
-    return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text)
+    return _TRUTHS.get(text.lower(), text)
 
 
 def _truth(value: object) -> bool:
@@ -343,7 +351,26 @@ def _endpoint(value: object) -> tuple[str, int]:
     return str(address), int(port)
 
 
-TRUTH = Kind(_truth, _truth_text)
+def _range(value: object) -> bool | AddressRange:
+    """Read FIRST-LAST, or true for the default range and false for none."""
+    if isinstance(value, bool):
+        return value
+    written = text_of(value, "a range of addresses")
+    first, dash, last = (part.strip() for part in written.partition("-"))
+    try:
+        found = AddressRange(ipaddress.IPv4Address(first), ipaddress.IPv4Address(last))
+    except ValueError as error:
+        raise BadValue(
+            f"{shown(value)} is not a range of IPv4 addresses",
+            'write for example "10.0.0.100-10.0.0.200"' if dash else "write FIRST-LAST, or nothing",
+        ) from error
+    if found.first > found.last:
+        raise BadValue(f"{shown(value)} ends before it begins", f'write "{last}-{first}"')
+    return found
+
+
+TRUTH = Kind(_truth, _truth_text, alone="yes")
+DHCP = Kind(_range, _truth_text, alone="yes")
 PATH = Kind(_path, _path_text)
 NETWORK_NAME = Kind(_network_name)
 DEVICE_NAME = Kind(_device_name)

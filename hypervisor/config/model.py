@@ -106,15 +106,36 @@ class GuestConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressRange:
+    """IPv4 addresses from ``first`` to ``last``, both included."""
+
+    first: IPv4Address
+    last: IPv4Address
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, IPv4Address) and self.first <= address <= self.last
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """A way out of a network: a stack of the server's own, with one address of each subnet.
 
     With ``host`` its clients may speak with this machine's own addresses (never with loopback).
+    ``dhcp`` gives devices addresses, from a range of its own or from the upper half of the first
+    IPv4 subnet; ``dns`` answers for the devices' names and asks the machine's resolvers for all
+    others; ``ra`` announces the IPv6 prefixes. Without ``nat`` there is no way out.
     """
 
     addresses: tuple[Interface, ...]
     network: str = DEFAULT_NETWORK
     host: bool = False
+    dhcp: bool | AddressRange = False
+    dns: bool = False
+    ra: bool = False
+    nat: bool = True
 
 
 @dataclass(frozen=True, slots=True)

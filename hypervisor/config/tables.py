@@ -111,6 +111,10 @@ GATEWAY_KEYS: Mapping[str, Kind] = {
     "addresses": kinds.INTERFACES,
     "network": kinds.NETWORK_NAME,
     "host": kinds.TRUTH,
+    "dhcp": kinds.DHCP,
+    "dns": kinds.TRUTH,
+    "ra": kinds.TRUTH,
+    "nat": kinds.TRUTH,
 }
 UPLINK_KEYS: Mapping[str, Kind] = {
     "to": kinds.UPLINK,
@@ -264,8 +268,8 @@ def read_words(
 ) -> Table | None:
     """Read ``HEAD,key=value,...``, how a flag writes a table; None if even the head is wrong.
 
-    A head of which there may be many is the first of them. A value cannot hold a comma; the file
-    has no such limit.
+    A head of which there may be many is the first of them; what else has a slash and no ``=`` is
+    the next. A value cannot hold a comma; the file has no such limit.
     """
     first, *rest = text.split(",")
     table = Table(origin)
@@ -280,7 +284,11 @@ def read_words(
     for part in rest:
         word, equals, value = part.partition("=")
         key = by_word.get(word)
-        if not equals:
+        if not equals and key is not None and keys[key].alone:
+            _set_word(table, key, word, keys[key].alone, keys[key], problems)
+        elif not equals and many and "/" in part:
+            _set_word(table, head, head, part, keys[head], problems)
+        elif not equals:
             problems.add(origin, f'"{part}" is not a setting', "write key=value after each comma")
         elif key is None:
             problems.add(origin, f'unknown setting "{word}"', closest(word, by_word))

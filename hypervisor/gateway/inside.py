@@ -10,18 +10,23 @@ open that of a process which has more than itself.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import select
 import signal
 import subprocess
-import time
-from collections.abc import Callable
+from functools import partial
 from socket import MSG_DONTWAIT, socket
 from typing import NoReturn
 
+from hypervisor.gateway import dnsmasq
 from hypervisor.gateway import plan as plans
+from hypervisor.gateway.butler import Butler
+from hypervisor.gateway.directory import Directory
+from hypervisor.gateway.dnsmasq import duties
 from hypervisor.gateway.obstacles import missing_tool
 from hypervisor.gateway.plan import INSIDE, GatewayPlan
+from hypervisor.gateway.poller import Poller
+from hypervisor.gateway.resolvers import Resolvers
 from hypervisor.kernel import messages, namespaces, process, tap, tools
 from hypervisor.kernel.changes import ChangeBell
 from hypervisor.kernel.netlink import Netlink
@@ -40,6 +45,13 @@ _SETTINGS = (
 _NOISE = "to syslog"
 _OUTPUT_BYTES = 4096
 
+_WAY_OUT = "the way out"
+#: Where dnsmasq's files are: in memory, in a mount namespace of this gateway's own.
+_FOLDER = "/tmp"
+_FOLDER_BYTES = 16 << 20
+#: How often the machine's list of resolvers is looked at.
+RESOLVERS_S = 5.0
+
 
 class GatewayFailure(Exception):
     """This run of the gateway is over; the message says why and what to do."""
@@ -55,57 +67,119 @@ class Inside:
     def __init__(self, plan: GatewayPlan, sock: socket) -> None:
         self._plan = plan
         self._sock = sock
-        self._deadline = time.monotonic() + plan.start_s
         self._nft = _needed("nft")
-        self._pasta = _needed("pasta")
+        self._pasta = _needed("pasta") if plan.nat else ""
         self._machine = Netlink()
         self._machine_bell = ChangeBell()
         self._ways_out = self._machine.default_routes()
         self._hosts = self._machine.all_addresses()
-        self._versions = plan.versions() & {version for version, _ in self._ways_out}
-        if not self._versions:
-            families = " or ".join(f"IPv{version}" for version in sorted(plan.versions()))
-            raise GatewayFailure(f"this machine has no default route of {families} to follow")
-        self._poll = select.poll()
-        self._handlers: dict[int, Callable[[], None]] = {}
+        self._versions = self._versions_out()
+        self._resolvers = Resolvers(plan, self._versions, self._hosts)
+        self._stand_ins = self._resolvers.stand_ins
+        self._poller = Poller()
+        self._patience: int | None = self._poller.after(plan.start_s, self._too_late)
+        self._butlers: list[Butler] = []
+        self._directory: Directory | None = None
+        self._output = -1
         self._said = b""
-        self._ready = False
+        #: What it waits for before it is ready.
+        self._missing = {_WAY_OUT} if self._versions else set()
+
+    def _versions_out(self) -> frozenset[int]:
+        if not self._plan.nat:
+            return frozenset()
+        found = self._plan.versions() & {version for version, _ in self._ways_out}
+        if not found:
+            families = " or ".join(f"IPv{version}" for version in sorted(self._plan.versions()))
+            raise GatewayFailure(f"this machine has no default route of {families} to follow")
+        return found
 
     def run(self, leash: int) -> NoReturn:
         """Be the gateway until its server, its keeper or pasta ends. Raises GatewayFailure."""
-        go, pasta, output = self._fork_pasta()
+        watch = self._poller.watch
+        watch(leash, _over)
+        watch(self._machine_bell.fileno(), self._machine_changed)
+        pasta = self._fork_pasta() if self._versions else None
         namespaces.unshare(namespaces.CLONE_NEWNET)
         self._make_network()
-        holder = self._hold(go)
-        bell = ChangeBell()
-        inner = Netlink()
-        self._watch(leash, _over)
-        self._watch(self._sock.fileno(), self._hear)
-        self._watch(output, lambda: self._read(output))
-        self._watch(os.pidfd_open(pasta), lambda: self._pasta_ended(pasta, output))
-        self._watch(self._machine_bell.fileno(), self._machine_changed)
-        self._watch(bell.fileno(), lambda: self._look_for_way_out(bell, inner, holder))
-        self._look_for_way_out(bell, inner, holder)
+        watch(self._sock.fileno(), self._hear)
+        if pasta is not None:
+            self._connect(*pasta)
+        if self._plan.serves:
+            self._engage()
+        self._look_whether_ready()
         while True:
-            timeout_s = None if self._ready else max(0.0, self._deadline - time.monotonic())
-            events = self._poll.poll(None if timeout_s is None else timeout_s * 1000)
-            if not events and not self._ready:
-                raise GatewayFailure(
-                    f"pasta made no way out within {self._plan.start_s:g} s"
-                    + self._last_words(output)
-                )
-            for fd, _ in events:
-                if fd in self._handlers:
-                    self._handlers[fd]()
+            self._poller.turn()
 
-    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
-        self._handlers[fd] = handler
-        self._poll.register(fd, select.POLLIN)
+    def _connect(self, go: int, pasta: int, output: int) -> None:
+        """Let pasta in, and wait until it has made the way out."""
+        holder = self._hold(go)
+        bell, inner = ChangeBell(), Netlink()
+
+        def look() -> None:
+            bell.silence()
+            if not self._versions <= {version for version, _ in inner.default_routes()}:
+                return
+            self._poller.forget(bell.fileno())
+            inner.close()
+            bell.close()
+            os.kill(holder, signal.SIGKILL)
+            os.waitpid(holder, 0)
+            self._settled(_WAY_OUT)
+
+        self._output = output
+        self._poller.watch(output, self._read)
+        self._poller.watch(os.pidfd_open(pasta), lambda: self._pasta_ended(pasta))
+        self._poller.watch(bell.fileno(), look)
+        look()
+
+    def _engage(self) -> None:
+        """Have dnsmasq started as soon as the server says who is there."""
+        path = tools.find_tool("dnsmasq")
+        if path is None:
+            self._say(f"{missing_tool('dnsmasq')}: no addresses or names are given")
+            return
+        namespaces.private_mounts()
+        namespaces.mount_memory(_FOLDER, _FOLDER_BYTES)
+        for duty in duties(self._plan, _FOLDER):
+            settled = partial(self._settled, duty.what)
+            self._butlers.append(Butler(duty, path, _FOLDER, self._poller, self._say, settled))
+            self._missing.add(duty.what)
+        if self._plan.dns:
+            self._poller.after(RESOLVERS_S, self._look_at_resolvers)
+
+    def _settled(self, what: str) -> None:
+        """Something it waits for is there, or will come later if at all."""
+        self._missing.discard(what)
+        self._look_whether_ready()
+
+    def _look_whether_ready(self) -> None:
+        if self._patience is not None and not self._missing:
+            self._poller.cancel(self._patience)
+            self._patience = None
+            messages.send(self._sock, "ready", versions=sorted(self._versions))
+
+    def _too_late(self) -> None:
+        if _WAY_OUT in self._missing:
+            raise GatewayFailure(
+                f"pasta made no way out within {self._plan.start_s:g} s{self._last_words()}"
+            )
+        # What else is missing has been said, or is soon, and what is there works.
+        self._missing.clear()
+        self._look_whether_ready()
+
+    def _say(self, text: str) -> None:
+        """Tell the server a sentence that it logs."""
+        with contextlib.suppress(OSError):  # it is gone, or does not listen: nobody would read it
+            messages.send(self._sock, "said", text=text)
 
     # --- making -------------------------------------------------------------------------------
 
     def _fork_pasta(self) -> tuple[int, int, int]:
-        """Fork what will be pasta; return a pipe that it awaits its word on, pid and output."""
+        """Fork what will be pasta; return a pipe that it awaits its word on, pid and output.
+
+        Its word is where the namespace is.
+        """
         awaited, go = os.pipe()
         output, writer = os.pipe()
         os.set_blocking(output, False)
@@ -115,7 +189,7 @@ class Inside:
             try:
                 netns = os.read(awaited, 100).decode()
                 nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-                arguments = plans.pasta_arguments(netns, self._versions)
+                arguments = plans.pasta_arguments(netns, self._versions, self._stand_ins)
                 if netns:
                     tools.execute(self._pasta, ["pasta", *arguments], (nothing, writer, writer))
             except OSError as error:
@@ -178,25 +252,31 @@ class Inside:
     # --- watching -----------------------------------------------------------------------------
 
     def _hear(self) -> None:
-        """The server says nothing: what comes is its end."""
-        with contextlib.suppress(BlockingIOError):
-            if not messages.receive(self._sock, MSG_DONTWAIT)[0]["kind"]:
-                _over()
+        """The server says who is there, or is gone."""
+        try:
+            message, fds = messages.receive(self._sock, MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        if message["kind"] != "directory":
+            _over()
+        with os.fdopen(fds[0], "rb") as file:
+            self._directory = Directory.of_json(json.load(file))
+        self._instruct()
 
-    def _look_for_way_out(self, bell: ChangeBell, inner: Netlink, holder: int) -> None:
-        if self._ready:
-            bell.silence()
+    def _instruct(self) -> None:
+        if self._directory is not None:
+            texts = dnsmasq.texts(self._directory, self._resolvers.servers)
+            for butler in self._butlers:
+                butler.serve(texts)
+
+    def _look_at_resolvers(self) -> None:
+        self._poller.after(RESOLVERS_S, self._look_at_resolvers)
+        if not self._resolvers.changed():
             return
-        bell.silence()
-        found = {version for version, _ in inner.default_routes()}
-        if not self._versions <= found:
-            return
-        self._ready = True
-        self._poll.unregister(bell.fileno())
-        inner.close()
-        os.kill(holder, signal.SIGKILL)
-        os.waitpid(holder, 0)
-        messages.send(self._sock, "ready", versions=sorted(self._versions))
+        if self._resolvers.stand_ins or self._stand_ins:
+            # pasta has read whom they stand for when it was started, and only then.
+            raise GatewayFailure("this machine's resolvers have changed")
+        self._instruct()
 
     def _machine_changed(self) -> None:
         self._machine_bell.silence()
@@ -207,22 +287,21 @@ class Inside:
             self._hosts = hosts
             self._rules(plans.host_rules(self._plan, hosts))
 
-    def _read(self, output: int) -> None:
+    def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            data = os.read(output, _OUTPUT_BYTES)
+            data = os.read(self._output, _OUTPUT_BYTES)
             self._said = (self._said + data)[-_OUTPUT_BYTES:]
             if not data:
-                self._poll.unregister(output)
-                del self._handlers[output]
+                self._poller.forget(self._output)
 
-    def _pasta_ended(self, pid: int, output: int) -> NoReturn:
+    def _pasta_ended(self, pid: int) -> NoReturn:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        raise GatewayFailure(f"pasta {how}" + self._last_words(output))
+        raise GatewayFailure(f"pasta {how}" + self._last_words())
 
-    def _last_words(self, output: int) -> str:
-        if output in self._handlers:
-            self._read(output)
+    def _last_words(self) -> str:
+        if self._poller.watches(self._output):
+            self._read()
         lines = self._said.decode(errors="replace").splitlines()
         telling = [line.strip() for line in lines if line.strip() and _NOISE not in line]
         return f": {telling[-1]}" if telling else ""

@@ -9,13 +9,14 @@ from hypervisor.kernel.tools import find_tool
 
 #: Programs a gateway needs, and Debian's packages of them.
 TOOLS = {"nft": "nftables", "pasta": "passt"}
+_PACKAGES = {**TOOLS, "dnsmasq": "dnsmasq-base"}
 
 
 def missing_tool(name: str) -> str:
     """Return how to get a program that a gateway needs, "" if it is there."""
     if find_tool(name) is not None:
         return ""
-    return f"{name} is not installed (Debian: apt install {TOOLS[name]})"
+    return f"{name} is not installed (Debian: apt install {_PACKAGES[name]})"
 
 
 def obstacle() -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hypervisor.config.model import GATEWAY_LINKS, Address, Interface, Subnet
+from hypervisor.config.model import GATEWAY_LINKS, Address, AddressRange, Interface, Subnet
 
 #: Owner and name of a gateway's device. No client's identity looks like this.
 GATEWAY_OWNER: Final = "gateway"
@@ -23,6 +23,10 @@ OUTSIDE: Final = "wan0"
 
 #: What a packet that came in fragments is marked with.
 _FRAGMENT: Final = 1
+
+#: What stands outside for the machine's first resolver, which may listen to loopback only. No
+#: client may send anything there.
+RESOLVER_STAND_INS: Final = tuple(link.network.network_address + 3 for link in GATEWAY_LINKS)
 
 #: pasta's largest MTU: nothing on the way out is smaller than what it reads from a socket.
 OUTSIDE_MTU_BYTES: Final = 65_520
@@ -51,7 +55,9 @@ class GatewayPlan:
     """One gateway: ``addresses`` with their prefixes, the 6-byte ``mac`` of its device.
 
     With ``reach_host`` its clients may speak with this machine's own addresses, loopback excepted.
-    A way out that is not there after ``start_s`` seconds will not come.
+    ``dhcp``, ``dns`` and ``ra`` are the services it has, ``dhcp_range`` what DHCP offers (None: the
+    upper half of the first subnet); without ``nat`` there is no way out. One that is not there
+    after ``start_s`` seconds will not come.
     """
 
     network: str
@@ -60,6 +66,16 @@ class GatewayPlan:
     mtu_bytes: int
     reach_host: bool = False
     start_s: float = 10.0
+    dhcp: bool = False
+    dhcp_range: AddressRange | None = None
+    dns: bool = False
+    ra: bool = False
+    nat: bool = True
+
+    @property
+    def serves(self) -> bool:
+        """Whether it gives addresses or names, which is dnsmasq's work."""
+        return self.dhcp or self.dns or self.ra
 
     def versions(self) -> frozenset[int]:
         """Return the versions of IP it forwards: 4, 6 or both."""
@@ -74,6 +90,13 @@ class GatewayPlan:
             "mtu_bytes": self.mtu_bytes,
             "reach_host": self.reach_host,
             "start_s": self.start_s,
+            "dhcp": self.dhcp,
+            "dhcp_range": [str(self.dhcp_range.first), str(self.dhcp_range.last)]
+            if self.dhcp_range
+            else None,
+            "dns": self.dns,
+            "ra": self.ra,
+            "nat": self.nat,
         }
 
     @classmethod
@@ -86,20 +109,32 @@ class GatewayPlan:
             mtu_bytes=values["mtu_bytes"],
             reach_host=values["reach_host"],
             start_s=values["start_s"],
+            dhcp=values["dhcp"],
+            dhcp_range=AddressRange(*map(ipaddress.IPv4Address, values["dhcp_range"]))
+            if values["dhcp_range"]
+            else None,
+            dns=values["dns"],
+            ra=values["ra"],
+            nat=values["nat"],
         )
 
 
-def pasta_arguments(netns: str, versions: Iterable[int]) -> tuple[str, ...]:
+def pasta_arguments(
+    netns: str, versions: Iterable[int], stand_ins: Iterable[Address] = ()
+) -> tuple[str, ...]:
     """Return the arguments that make pasta the way out of the network namespace at ``netns``.
 
     It runs in the user namespace that owns it. No port is forwarded either way, and no address
-    stands for this machine's loopback. ``versions`` of IP the machine has a default route for.
+    stands for this machine's loopback, but ``stand_ins`` for questions to its resolver.
+    ``versions`` of IP the machine has a default route for.
     """
     arguments = ["--config-net", "--foreground", "--quiet"]
     arguments += ["--netns-only", "--netns", netns, "--no-netns-quit"]
     for flag in ("-t", "-u", "-T", "-U"):
         arguments += [flag, "none"]
     arguments += ["--no-map-gw", "--no-dhcp", "--no-dhcpv6", "--no-ra"]
+    for stand_in in stand_ins:
+        arguments += ["--dns-forward", str(stand_in)]
     arguments += ["--ns-ifname", OUTSIDE, "--mtu", str(OUTSIDE_MTU_BYTES)]
     wanted = frozenset(versions)
     for link in GATEWAY_LINKS:
@@ -140,6 +175,7 @@ table inet gateway {{
         icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
         iifname "{INSIDE}" icmp type echo-request accept
         iifname "{INSIDE}" icmpv6 type echo-request accept
+{_service_rules(plan)}\
         iifname "{INSIDE}" reject with icmpx type admin-prohibited
     }}
     chain forward {{
@@ -156,7 +192,7 @@ table inet gateway {{
         ip6 daddr @refused6 reject with icmpx type admin-prohibited
         ip daddr @host4 reject with icmpx type admin-prohibited
         ip6 daddr @host6 reject with icmpx type admin-prohibited
-        accept
+        {"accept" if plan.nat else "reject with icmpx type admin-prohibited"}
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat;
@@ -175,6 +211,19 @@ def host_rules(plan: GatewayPlan, host: Iterable[Address]) -> str:
         if hosts := _hosts(plan, addresses, version):
             lines.append(f"add element inet gateway host{version} {{ {', '.join(hosts)} }}")
     return "\n".join(lines) + "\n"
+
+
+def _service_rules(plan: GatewayPlan) -> str:
+    """Return what lets clients' questions in; one line each, indented."""
+    rules = []
+    if plan.dhcp:
+        rules.append("udp dport { 67, 547 } accept")
+    if plan.dns:
+        own = "ip saddr @own4", "ip6 saddr @own6", "ip6 saddr fe80::/10"
+        rules += [f"{each} meta l4proto {{ tcp, udp }} th dport 53 accept" for each in own]
+    if plan.ra:
+        rules.append("icmpv6 type nd-router-solicit accept")
+    return "".join(f'        iifname "{INSIDE}" {rule}\n' for rule in rules)
 
 
 def _networks(plan: GatewayPlan, version: int) -> list[str]:

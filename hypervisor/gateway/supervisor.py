@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from hypervisor.errors import DeviceError
+from hypervisor.gateway.directory import Directory
 from hypervisor.gateway.plan import GatewayPlan
 from hypervisor.gateway.spawner import Spawner
 from hypervisor.kernel import messages
@@ -24,6 +27,10 @@ FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 30.0
 #: A gateway that lived for so long had nothing to do with why the one before it ended.
 STEADY_S: Final = 10.0
+#: What happens to the devices within this time is told to a gateway together; while it goes on, the
+#: time doubles up to the longer one.
+TELL_S: Final = 0.05
+CALM_S: Final = 1.0
 #: How much longer than its own patience a gateway that says nothing is waited for.
 _GRACE_S: Final = 5.0
 
@@ -37,15 +44,27 @@ class _Hopeless(Exception):
 
 
 class Supervisor:
-    """Keeps one gateway alive behind an outlet. Everything is of the runtime's loop."""
+    """Keeps one gateway alive behind an outlet. Everything is of the runtime's loop.
 
-    def __init__(self, plan: GatewayPlan, spawner: Spawner, outlet: Outlet) -> None:
+    ``ask`` returns what the gateway's services are to know of the devices; it is asked again after
+    each :meth:`devices_changed`.
+    """
+
+    def __init__(
+        self,
+        plan: GatewayPlan,
+        spawner: Spawner,
+        outlet: Outlet,
+        ask: Callable[[], Awaitable[Directory]],
+    ) -> None:
         self._plan = plan
+        self._ask = ask
+        self._changed = asyncio.Event()
         self._spawner = spawner
         self._outlet = outlet
         self._sock: socket.socket | None = None
         self._unplugged = ""
-        self._complaint = ""
+        self._complaint = self._said = ""
         self._settled = asyncio.Event()
         self._up_since = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -56,6 +75,10 @@ class Supervisor:
     def start(self) -> None:
         """Begin; returns at once."""
         self._task = asyncio.create_task(self._run())
+
+    def devices_changed(self) -> None:
+        """Have the gateway told soon who is there and who has which address."""
+        self._changed.set()
 
     async def settled(self, timeout_s: float) -> bool:
         """Wait until the gateway has come up or failed for the first time; False at the limit."""
@@ -107,15 +130,46 @@ class Supervisor:
         return why
 
     async def _live(self, sock: socket.socket) -> None:
+        feeding: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(self._plan.start_s + _GRACE_S):
                 _, fds = await self._expect(sock, "tap")
                 await self._plug(fds[0])
+                if self._plan.serves:
+                    feeding = asyncio.create_task(self._feed(sock))
                 message, _ = await self._expect(sock, "ready")
+            self._say_up(message["versions"])
+            await self._expect(sock, "nothing more")
         except TimeoutError:
             raise _Ended(f"it was not ready within {self._plan.start_s + _GRACE_S:g} s") from None
-        self._say_up(message["versions"])
-        await self._expect(sock, "nothing more")
+        finally:
+            if feeding is not None:
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
+
+    async def _feed(self, sock: socket.socket) -> None:
+        """Tell the gateway who is there, now and whenever that has changed, but not too often."""
+        clock = asyncio.get_running_loop().time
+        told: Directory | None = None
+        pause_s, last = TELL_S, clock() - CALM_S
+        self._changed.set()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            directory = await self._ask()
+            if directory == told:
+                continue
+            try:
+                _send(sock, directory)
+                told = directory
+            except BlockingIOError:
+                self._changed.set()  # it has not read the last ones yet
+            except OSError:
+                return  # it is gone, which is found out by who listens to it
+            # One device that comes is told of at once, many that come and go all the time are not.
+            pause_s = TELL_S if clock() - last > CALM_S else min(2 * pause_s, CALM_S)
+            last = clock()
+            await asyncio.sleep(pause_s)
 
     async def _plug(self, tap: int) -> None:
         loop = asyncio.get_running_loop()
@@ -138,9 +192,18 @@ class Supervisor:
                 return message, fds
             for fd in fds:
                 os.close(fd)
+            if message["kind"] == "said":
+                self._pass_on(message["text"])
+                continue
             if message["kind"] == "failed":
                 raise _Ended(message["text"])
             raise _Ended(self._unplugged or "it was killed")
+
+    def _pass_on(self, text: str) -> None:
+        """Log what a gateway says while it runs, unless that was the last thing it said."""
+        if text != self._said:
+            self._said = text
+            log.warning("gateway: %s", text, extra=self._fields())
 
     def _tap_gone(self, why: str) -> None:
         """The TAP went before the gateway did: that one is of no use any more."""
@@ -178,3 +241,12 @@ class Supervisor:
 
     def _fields(self, **values: str) -> dict[str, Any]:
         return {"fields": {"network": self._plan.network, **values}}
+
+
+def _send(sock: socket.socket, directory: Directory) -> None:
+    """Send a directory, which may be longer than a message: a file in memory goes along."""
+    with open(os.memfd_create("directory"), "w+", encoding="utf-8") as file:
+        json.dump(directory.as_json(), file)
+        file.flush()
+        file.seek(0)
+        messages.send(sock, "directory", (file.fileno(),))

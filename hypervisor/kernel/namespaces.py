@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+from collections.abc import Iterable
 
 from hypervisor.kernel.tap import TUN_NODE
 
@@ -19,8 +20,11 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
+_MS_RDONLY = 0x1
 _MS_NOSUID = 0x2
+_MS_NODEV = 0x4
 _MS_NOEXEC = 0x8
+_MS_BIND = 0x1000
 _MS_REC = 0x4000
 _MS_PRIVATE = 0x40000
 _TUN_NUMBER = os.makedev(10, 200)
@@ -93,14 +97,48 @@ def private_tun_node() -> bool:
     refuse_threads("a mount namespace")
     folder = os.path.dirname(TUN_NODE)
     try:
-        unshare(CLONE_NEWNS)
-        _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+        private_mounts()
         _mount("tmpfs", folder, "tmpfs", _MS_NOSUID | _MS_NOEXEC, "mode=0755,size=4k")
         os.mknod(TUN_NODE, stat.S_IFCHR | 0o666, _TUN_NUMBER)
         os.chmod(TUN_NODE, 0o666)  # mknod obeys the umask
     except OSError:
         return False
     return True
+
+
+def private_mounts() -> None:
+    """Enter a mount namespace of one's own, in which nothing mounted is seen elsewhere.
+
+    Needs CAP_SYS_ADMIN in this user namespace. Raises OSError.
+    """
+    unshare(CLONE_NEWNS)
+    _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+
+
+def mount_memory(folder: str, size_bytes: int) -> None:
+    """Mount an empty file system over ``folder``, for this user only. Raises OSError."""
+    options = f"mode=0700,size={size_bytes}"
+    _mount("tmpfs", folder, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
+
+
+def bind_file(source: str, target: str) -> None:
+    """Let the file ``source`` be seen in the place of the file ``target``, which must be there.
+
+    It stays so when ``source`` is removed. Raises OSError.
+    """
+    _mount(source, target, None, _MS_BIND)
+
+
+def hide_folders(folders: Iterable[str]) -> None:
+    """In a mount namespace of one's own, put nothing in the place of each folder that is there.
+
+    As :func:`private_mounts`, which it calls.
+    """
+    private_mounts()
+    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    for folder in folders:
+        if os.path.isdir(folder):
+            _mount("tmpfs", folder, "tmpfs", flags, "mode=0555,size=4k")
 
 
 def refuse_threads(what: str) -> None:

@@ -262,6 +262,10 @@ class AddressTable:
         lease = self._leases.get(address)
         return lease if lease is not None and now < lease.ends() else None
 
+    def taken(self) -> frozenset[Address]:
+        """Return every address that is somebody's: assigned, in use, or kept for its owner."""
+        return frozenset((*self._assigned, *self._leases))
+
     def in_use(self) -> list[str]:
         """Return the leased addresses that a device uses now."""
         return [str(lease.address) for lease in self._leases.values() if lease.device is not None]

@@ -121,6 +121,12 @@ class DeviceTable:
         """Return the open device whose own address that is."""
         return self._macs.get(mac)
 
+    def expected(self) -> Iterator[tuple[DevicePolicy, bytes]]:
+        """Yield what is allowed to each named device that is not open, and the MAC it will have."""
+        for policy in self.book.named():
+            if (policy.owner, policy.name) not in self._devices:
+                yield policy, policy.mac or self._next_mac(policy.owner, policy.name)
+
     def policy(self, who: Identity, name: str) -> DevicePolicy:
         """Return what is allowed to a device; no rule is for uplinks."""
         if who.owner == UPLINK_OWNER:
@@ -165,14 +171,15 @@ class DeviceTable:
         if len(self._devices) >= DEVICES:
             raise NoMemory(f"this network has {DEVICES} devices already; try again later")
         policy = self.policy(who, name)
-        mac = policy.mac
-        if mac is None:
-            mac = next(each for each in self._make_mac(owner, name) if each not in self._macs)
+        mac = policy.mac or self._next_mac(owner, name)
         device = Device(owner, name, mac, policy, who)
         self._devices[owner, name] = device
         self._macs[mac] = device
         self._owned[owner] = owned + 1
         return device
+
+    def _next_mac(self, owner: str, name: str) -> bytes:
+        return next(each for each in self._make_mac(owner, name) if each not in self._macs)
 
     def close(self, device: Device, was_stack: bool) -> bool:
         """Count one open less. True if it was the last and the device is gone."""

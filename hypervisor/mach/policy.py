@@ -224,6 +224,10 @@ class PolicyBook:
                         deciding.setdefault(key, rule)
         return deciding
 
+    def is_named(self, owner: str, name: str) -> bool:
+        """Tell whether the device is one of those that were named."""
+        return (owner, name) in self._decided or (owner, name) in self._of_device
+
     def named(self) -> Iterator[DevicePolicy]:
         """Yield what is allowed to each device that was named: only these have addresses."""
         yield from self._decided.values()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 
+from hypervisor.config.gateways import announced
 from hypervisor.config.model import (
     GatewayConfig,
     NetworkConfig,
@@ -64,6 +65,7 @@ def make_network(
     uplinks: Sequence[UplinkConfig] = (),
 ) -> Network:
     """Return a network as configured, with the rules for its devices."""
+    ours = [one for one in gateways if one.network == config.name]
     return Network(
         NetworkOptions(
             random_bytes=os.urandom,
@@ -72,6 +74,12 @@ def make_network(
             mode=config.mode,
             mtu=config.mtu,
             subnets=config.subnets,
+            prefixes=tuple(
+                address.network
+                for one in ours
+                if one.ra or one.dhcp
+                for address in announced(one.addresses)
+            ),
             guard=config.guard,
             mac_scheme=config.mac_scheme,
             policies=decided(config.name, gateways, uplinks),

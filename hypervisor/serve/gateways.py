@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from hypervisor.config.model import GatewayConfig
+from hypervisor.config.model import AddressRange, GatewayConfig
 from hypervisor.gateway.plan import GATEWAY_DEVICE, GATEWAY_OWNER, GatewayPlan
+from hypervisor.gateway.registrar import Registrar
 from hypervisor.gateway.spawner import Spawner, spawner
 from hypervisor.gateway.supervisor import Supervisor
 from hypervisor.runtime import Runtime
@@ -55,5 +56,12 @@ def _supervisor(gateway: GatewayConfig, made: Spawner, runtime: Runtime) -> Supe
         mac=outlet.mac,
         mtu_bytes=outlet.mtu,
         reach_host=gateway.host,
+        dhcp=bool(gateway.dhcp),
+        dhcp_range=gateway.dhcp if isinstance(gateway.dhcp, AddressRange) else None,
+        dns=gateway.dns,
+        ra=gateway.ra,
+        nat=gateway.nat,
     )
-    return Supervisor(plan, made, outlet)
+    supervisor = Supervisor(plan, made, outlet, Registrar(plan, runtime).directory)
+    runtime.follow_members(gateway.network, supervisor.devices_changed)
+    return supervisor

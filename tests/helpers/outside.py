@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_interface
 
@@ -39,6 +39,8 @@ class Machine:
 
     spaces: tuple[int, ...]
     pid: int
+    #: The process that answers outside.
+    outside: int = 0
 
     def enter(self) -> None:
         """Move this process (of one thread) into the machine's namespace."""
@@ -46,6 +48,13 @@ class Machine:
         for space in self.spaces:
             if libc.setns(space, 0) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
+
+    def enter_outside(self) -> None:
+        """Move this process (of one thread) to where the answers come from."""
+        self.enter()
+        fd = os.open(f"/proc/{self.outside}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.join(fd)
+        os.close(fd)
 
     def call(self, function: Callable[[], object]) -> None:
         """Run ``function`` in a child inside the namespace, which then ends."""
@@ -86,8 +95,8 @@ def machine(versions: tuple[int, ...] = (4, 6)) -> Iterator[Machine]:
                 spaces.append(fd)
             made = Machine(tuple(spaces), inner)
 
-            with forked(made._inside(lambda: _outside(inner, versions))):
-                yield made
+            with forked(made._inside(lambda: _outside(inner, versions))) as outer:
+                yield replace(made, outside=outer)
 
 
 def _machine() -> None:
