@@ -7,7 +7,7 @@ guard, then the forwarder. What clients and links may ask of it is in :mod:`hype
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hypervisor.bindings import Bindings
@@ -142,7 +142,24 @@ class Rooms:
             choice = nic.forwarder.forward(nic.port, head[:6], now)
         else:
             choice = self._classify_slowly(nic, head, frame, header_bytes, now)
+        if head[0] & 1 and choice.discard is None and not self.engine.groups_alike:
+            choice = self._narrow(nic, choice, head, frame, header_bytes)
         return self.wiring.mirrored(nic, choice) if self.wiring.mirrors else choice
+
+    def _narrow(
+        self, nic: Nic, choice: Choice, head: bytes, frame: bytes, header_bytes: int
+    ) -> Choice:
+        """Leave out those whom a flooded frame, with a tag or without, is not for."""
+        vlan, bare = nic.port.vlan, frame
+        if nic.port.tagged:
+            vlan, bare = vid_of(head), untag(frame, header_bytes)
+        nics = self.nics.values()
+        choice = self.screens.narrow(choice, nics, vlan, bare, header_bytes)
+        wide = choice.wide
+        if wide is not None and wide.other is not None:
+            other = self.screens.narrow(wide.other, nics, vlan, bare, header_bytes)
+            choice = replace(choice, wide=replace(wide, other=other))
+        return choice
 
     def _classify_routed(
         self, sender: Open, head: bytes, frame: bytes, header_bytes: int, now: float
@@ -234,6 +251,7 @@ class Rooms:
         self.screens.refresh(nic)
         if self.routing is not None:
             self.routing.refresh(nic)
+        self.engine.groups_alike = not self.screens.any_addressed
         self.forget_flows()
         self.roster += 1
 
@@ -281,6 +299,7 @@ class Rooms:
             for port in nic.filters.ports():
                 self.receive_ports.drop_send(port, nic)
             self.screens.forget(nic)
+            self.engine.groups_alike = not self.screens.any_addressed
             self.wiring.unplug(nic)
             if nic.port.uplink:
                 self.neighbours.forget(nic.device.name)

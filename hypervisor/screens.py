@@ -7,11 +7,13 @@ anything is stored or learned: written vectors, the bursts of links, and whateve
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from hypervisor.bindings import Bindings
-from hypervisor.engine.drops import BROADCAST_RATE, Tally
+from hypervisor.engine.drops import BROADCAST_RATE, NOT_ADDRESSED, Tally
+from hypervisor.engine.opens import Choice
 from hypervisor.forwarding import Forwarder
 from hypervisor.guard import (
     Discard,
@@ -53,6 +55,8 @@ class Screens:
             for subnet in subnets
             if subnet.version == 6 and subnet.prefixlen == 64
         ]
+        known = [subnet for subnet in subnets if subnet.version == 4]
+        self._broadcasts = frozenset(each.broadcast_address.packed for each in known) or None
         self._addresses = addresses
         self._discards = discards
         self._forwarder = forwarder
@@ -62,6 +66,35 @@ class Screens:
     def addressed_in(self, vlan: int) -> dict[bytes, Guard]:
         """Return the guards of devices in a VLAN that are sent only what is for them, by MAC."""
         return self._addressed.setdefault(vlan, {})
+
+    @property
+    def any_addressed(self) -> bool:
+        """Whether any device is sent only what is for its addresses."""
+        return any(self._addressed.values())
+
+    def narrow(
+        self, choice: Choice, nics: Iterable[Nic], vlan: int, frame: bytes, offset: int
+    ) -> Choice:
+        """Take those for whom a group frame of Ethernet is not out of a choice.
+
+        That is seldom anybody: a packet of IP for one host has no business in such a frame, which
+        begins at ``offset``, without tag. ``nics`` are those of the network.
+        """
+        addressed = self.addressed_in(vlan)
+        others = {
+            nic
+            for nic in nics
+            if addressed.get(nic.device.mac) is nic.guard
+            and nic.guard.judge_toward(frame, offset) is not None
+        }
+        if not others:
+            return choice
+        flooded = [each for each in choice.flooded if each.device not in others]
+        blind = [tap for nic in others for port in nic.ports.values() for tap in port.taps]
+        taps = [tap for tap in choice.taps if tap not in blind]
+        if flooded or taps or choice.wide is not None:
+            return replace(choice, flooded=flooded, taps=taps)
+        return Choice(discard=NOT_ADDRESSED)
 
     def make_guard(self, device: Device) -> Guard:
         """Return the guard of a device as it is and for what it has now."""
@@ -84,6 +117,7 @@ class Screens:
             ethertypes=frozenset(policy.ethertypes),
             dhcp_server=policy.dhcp_server,
             router=policy.router,
+            broadcasts=self._broadcasts,
         )
         return Guard(made)
 

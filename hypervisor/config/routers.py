@@ -184,7 +184,7 @@ def _check_joined(joined: Sequence[Table], uplinks: Sequence[Table], problems: P
         for table in joined:
             if not table.value("subnets"):
                 problems.add(
-                    table.origin,
+                    table.where("name"),
                     f'network "{table.value("name")}" has no subnets, and its router joins it with '
                     "others, which may have the same addresses",
                     "give each of them subnets",

@@ -53,6 +53,8 @@ class Engine(Sending):
     def __init__(self, limits: Limits, classify: Classifier, finish: Finisher) -> None:
         super().__init__(limits, finish)
         self._classify = classify
+        #: Whether group frames of the same addresses have the same receivers, whatever is in them.
+        self.groups_alike = True
         self._vectors: deque[_Vector] = deque()
         self.opens: dict[Open, None] = {}
 
@@ -268,7 +270,8 @@ class Engine(Sending):
             first = frames[start]
             head = first[header_bytes:after]
             stop = start + 1
-            while stop < end and frames[stop][header_bytes:after] == head:
+            alone = head[0] & 1 and not self.groups_alike
+            while not alone and stop < end and frames[stop][header_bytes:after] == head:
                 stop += 1
             whole = stop - start == len(frames)
             run = frames if whole else frames[start:stop]

@@ -50,6 +50,8 @@ _UDP: Final = protocols.UDP
 _ICMP: Final = protocols.ICMP
 _ICMPV6: Final = protocols.ICMPV6
 _HEADER: Final = ethernet.ETHERNET_HEADER_BYTES
+#: From 224.0.0.0 on there are no hosts.
+_FIRST_GROUP: Final = 224
 
 
 class _Owned(Container[bytes]):
@@ -209,10 +211,11 @@ class Guard:
         )
 
     def judge_toward(self, frame: bytes, offset: int = 0) -> Verdict:
-        """Judge whether a frame for this device's MAC is for one of its addresses, if it has any.
+        """Judge whether a frame is for one of this device's addresses, if it has any.
 
-        Groups and broadcasts are for everybody; so is what a DHCP server says to a client that has
-        not got its address yet.
+        It is for the device's MAC, or for a group of Ethernet's, which may have a packet of IP for
+        one host in it. Groups and broadcasts of IP are for everybody; so is what a DHCP server says
+        to a client that has not got its address yet.
         """
         if not self.policy.addressed:
             return None
@@ -221,9 +224,10 @@ class Guard:
         if ethertype == b"\x08\x00":
             address = frame[at + 16 : at + 20]
             if (
-                (len(address) == 4 and address[0] >= 224)
+                (len(address) == 4 and address[0] >= _FIRST_GROUP)
                 or self.policy.owns_ipv4(address)
                 or _is_dhcp_reply(frame, at)
+                or (frame[offset] & 1 and self.policy.hears_ipv4(address))
             ):
                 return None
             shown = ipv4.format_address(address) if len(address) == 4 else "cut off"

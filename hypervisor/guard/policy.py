@@ -53,6 +53,9 @@ class GuardPolicy:
     ``router``: any source address that a host can have, router advertisements, redirects and
     group queries. A router still answers ARP and ND for its own addresses only.
 
+    ``broadcasts`` are the network's directed broadcasts (RFC 919), as far as they are known; None:
+    nothing is known of its subnets.
+
     Link-local addresses of the device's MACs are its own without being named, and so are those
     that are ``implied`` by its MAC in the network's prefixes.
     """
@@ -68,6 +71,7 @@ class GuardPolicy:
     ethertypes: frozenset[int] = frozenset()
     dhcp_server: bool = False
     router: bool = False
+    broadcasts: frozenset[bytes] | None = None
 
     def __post_init__(self) -> None:
         wrapped = self.ethertypes & WRAPPERS
@@ -118,6 +122,23 @@ class GuardPolicy:
     def owns_ipv6(self, address: bytes) -> bool:
         """Tell whether an IPv6 address is the device's."""
         return address in self.own_ipv6 or (bool(self.prefixes) and _within(address, self.prefixes))
+
+    def hears_ipv4(self, address: bytes) -> bool:
+        """Tell whether an IPv4 address may be a broadcast on a subnet of the device's.
+
+        Where no subnets are known, it may be one if it ends in ones where it differs from an
+        address of the device's.
+        """
+        if self.broadcasts is not None:
+            return address in self.broadcasts
+        value = int.from_bytes(address, "big")
+        return any(_ends_in_ones(value, int.from_bytes(each, "big")) for each in self.ipv4)
+
+
+def _ends_in_ones(value: int, own: int) -> bool:
+    """Tell whether ``value`` is ``own`` with two or more of its last bits all set."""
+    host = (1 << max(2, (value ^ own).bit_length())) - 1
+    return value == own | host
 
 
 def _within(address: bytes, prefixes: Iterable[Prefix]) -> bool:

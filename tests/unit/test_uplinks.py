@@ -380,3 +380,32 @@ def test_with_an_uplink_its_neighbours_are_forgotten() -> None:
     outside.bring(arp_of(NEIGHBOUR4))
     world.network.close_outlet(outside.handle, world.now)
     assert claim(inside, "10.0.0.9")
+
+
+def test_the_wire_is_believed_and_brings_a_device_only_what_is_for_it() -> None:
+    """Routers and DHCP servers are on the wire: what they say arrives, but no others' packets."""
+    world = World(options={"guard": "full", "subnets": SUBNETS})
+    inside, outside = world.open("eth0", "uid:1"), Outside(world, "nic0")
+    world.call(Claim(world.number(), inside.caller, inside.port, "10.0.0.1"))
+    advertisement = ipv6.build(
+        ipv6.link_local(OUTSIDE), ALL_NODES, protocols.ICMPV6, b"\x86" + bytes(15), hop_limit=255
+    )
+    router = b"\x33\x33\0\0\0\1" + OUTSIDE + b"\x86\xdd" + advertisement
+
+    def packet(link: bytes, address: str) -> bytes:
+        to = ipaddress.ip_address(address).packed
+        return link + OUTSIDE + b"\x08\0" + ipv4.build(NEIGHBOUR4, to, protocols.UDP, bytes(8))
+
+    brought = [
+        router,
+        packet(inside.mac, "10.0.0.1"),
+        packet(inside.mac, "10.0.0.7"),
+        packet(BROADCAST, "10.0.0.1"),
+        packet(BROADCAST, "10.0.0.7"),
+        packet(BROADCAST, "10.0.0.255"),
+    ]
+    for each in brought:
+        outside.bring(each)
+    assert inside.take() == [brought[index] for index in (0, 1, 3, 5)]
+    assert discards(world) == {"not_addressed": 2}
+    world.audit()
