@@ -23,7 +23,7 @@ from typing import Final
 from hypervisor.engine.drops import UNADDRESSED
 from hypervisor.engine.opens import Choice, Open, Wide
 from hypervisor.forwarding import Forwarder, Learning, Port
-from hypervisor.forwarding.base import Entry
+from hypervisor.forwarding.base import Entry, Stance
 from hypervisor.mach.devices import Device
 from hypervisor.nic import Nic
 
@@ -35,6 +35,7 @@ _NO_TABLE: Final[dict[bytes, Port]] = {}
 def make_ports(device: Device, learns: bool) -> dict[int, Port]:
     """Return the ports that policy gives a device, by VLAN; 0 is the untagged part."""
     policy = device.policy
+    stance = stance_of(device)
     learning = Learning(policy.learn_limit, policy.sticky, policy.static_macs)
     return {
         vid: Port(
@@ -45,9 +46,17 @@ def make_ports(device: Device, learns: bool) -> dict[int, Port]:
             vlan=vid,
             tagged=bool(policy.vlans),
             learning=learning,
+            stance=stance,
         )
         for vid in policy.vlans or (policy.vlan,)
     }
+
+
+def stance_of(device: Device) -> Stance:
+    """Return whom a device meets: a router is a way out, isolated or not."""
+    if device.policy.router:
+        return Stance.WAY_OUT
+    return Stance.ISOLATED if device.policy.isolated else Stance.PLAIN
 
 
 class Wiring:
@@ -128,7 +137,7 @@ class Wiring:
     def _shorten(self, nic: Nic) -> None:
         """Give a NIC the table that is all there is to ask for what it sends, or an empty one."""
         is_long = nic.mirrors_in or nic.port.tagged
-        nic.table = _NO_TABLE if is_long else nic.forwarder.table
+        nic.table = _NO_TABLE if is_long else nic.forwarder.table_for(nic.port)
 
     def mirrored(self, sender: Nic, choice: Choice) -> Choice:
         """Add the mirrors of a sender and of those whom it sends to to a choice."""

@@ -77,6 +77,7 @@ SETTINGS: Mapping[str, Kind] = {
     "promisc": kinds.TRUTH,
     "set_address": kinds.TRUTH,
     "mtu": kinds.integer(68, MAX_MTU),
+    "isolated": kinds.TRUTH,
     "mirror": vlan_kinds.MIRROR,
     "mirror_direction": vlan_kinds.MIRROR_DIRECTION,
     **PORT_SETTINGS,

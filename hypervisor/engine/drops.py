@@ -29,13 +29,14 @@ GIANT = "giant"  #: longer than the network's MTU allows
 SOURCE_MAC = "source_mac"  #: the source address is not the sender's own
 OWN_OUTSIDE = "own_outside"  #: a device's own address as source from an uplink: a loop, or forged
 BETWEEN_UPLINKS = "between_uplinks"  #: from one uplink for somebody behind another
+ISOLATED = "isolated"  #: for, or from, a device that by policy meets only ways out
 STORM = "storm"  #: more group frames by an uplink than a network takes from outside
 GROUP_SOURCE = "group_source"  #: a group address as source (IEEE 802.3 3.2.3)
 CSUM_BAD = "csum_bad"  #: the offload header asks for an impossible checksum
 GSO_BAD = "gso_bad"  #: the offload header asks for an impossible segmentation
 
 #: Frames that were sent, having passed the guard, when it was found that nobody is there.
-UNADDRESSED: Final = frozenset({NO_RECEIVER, HAIRPIN, RESERVED_GROUP, BETWEEN_UPLINKS})
+UNADDRESSED: Final = frozenset({NO_RECEIVER, HAIRPIN, RESERVED_GROUP, BETWEEN_UPLINKS, ISOLATED})
 VLAN_UNTAGGED = "vlan_untagged"  #: without a VLAN tag, from a port whose frames all have one
 VLAN_FOREIGN = "vlan_foreign"  #: tagged for a VLAN that the port is not in, 0 and 4095 included
 VLAN_STACKED = "vlan_stacked"  #: a second VLAN tag behind an allowed one

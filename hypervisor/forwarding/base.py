@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from hypervisor.engine.drops import BETWEEN_UPLINKS, HAIRPIN, NO_RECEIVER, RESERVED_GROUP
+from hypervisor.engine.drops import (
+    BETWEEN_UPLINKS,
+    HAIRPIN,
+    ISOLATED,
+    NO_RECEIVER,
+    RESERVED_GROUP,
+)
 from hypervisor.engine.opens import Choice, Open, Wide
 from hypervisor.engine.taps import Tap
 
@@ -15,6 +22,7 @@ NOWHERE: Final = Choice(discard=NO_RECEIVER)
 BACK: Final = Choice(discard=HAIRPIN)
 RESERVED: Final = Choice(discard=RESERVED_GROUP)
 APART: Final = Choice(discard=BETWEEN_UPLINKS)
+FENCED: Final = Choice(discard=ISOLATED)
 
 _RESERVED_GROUPS: Final = frozenset(
     bytes.fromhex("0180c20000") + bytes([last]) for last in range(16)
@@ -24,6 +32,20 @@ _RESERVED_GROUPS: Final = frozenset(
 def is_reserved(destination: bytes) -> bool:
     """Tell whether an address is one that bridges must not forward."""
     return destination in _RESERVED_GROUPS
+
+
+class Stance(enum.Enum):
+    """Whom a port meets: an isolated one only ways out, that is uplinks and routers."""
+
+    PLAIN = enum.auto()
+    ISOLATED = enum.auto()
+    WAY_OUT = enum.auto()
+
+    def meets(self, other: Stance) -> bool:
+        """Tell whether anything may pass between the two, which is so in both directions."""
+        if self is Stance.ISOLATED:
+            return other is Stance.WAY_OUT
+        return other is not Stance.ISOLATED or self is Stance.WAY_OUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +70,8 @@ class Port:
     ``learns`` is true for trunks and uplinks, behind which there are addresses to learn; an
     ``uplink`` has no address of its own in the network, and nothing passes between two of them.
     ``receivers`` are the opens that get each frame for this port, and ``taps`` look at it; both
-    are empty while it is down. Frames of a ``tagged`` port have a tag of its ``vlan``.
+    are empty while it is down. Frames of a ``tagged`` port have a tag of its ``vlan``. ``stance``
+    says whom it meets at all.
     """
 
     __slots__ = (
@@ -61,6 +84,7 @@ class Port:
         "mirrored",
         "promiscuous",
         "receivers",
+        "stance",
         "tagged",
         "taps",
         "uplink",
@@ -77,11 +101,13 @@ class Port:
         vlan: int = 0,
         tagged: bool = False,
         learning: Learning = PLAIN,
+        stance: Stance = Stance.PLAIN,
     ) -> None:
         self.device = device
         self.vlan = vlan
         self.tagged = tagged
         self.learning = learning
+        self.stance = Stance.WAY_OUT if uplink else stance
         #: Whether somebody gets copies of what this port is given.
         self.mirrored = False
         self.mac = mac
@@ -96,7 +122,10 @@ class Port:
 
     @property
     def is_short(self) -> bool:
-        """Whether :attr:`choice` is right for whoever sends to this port alone, without a tag."""
+        """Whether :attr:`choice` is right for whoever meets this port and sends to it alone.
+
+        That is without a tag.
+        """
         return not self.tagged and not self.mirrored
 
     def set_receivers(self, receivers: Iterable[Open], tap: Tap | None = None) -> None:
@@ -109,10 +138,19 @@ class Port:
 def choose(ingress: Port, addressed: Port | None, others: Iterable[Port]) -> Choice:
     """Choose the receivers of ``addressed``, which may hold, and those of ``others``, which not.
 
-    Nothing goes back to the ingress, and what came by an uplink leaves by no other. Those whose
-    frames have a tag where the ingress has none, or none where it has one, get it in their form.
+    Nothing goes back to the ingress, what came by an uplink leaves by no other, and the isolated
+    are left out. Those whose frames have a tag where the ingress has none, or none where it has
+    one, get it in their form.
     """
     over = [port for port in others if port is not ingress and not (port.uplink and ingress.uplink)]
+    met = [port for port in over if ingress.stance.meets(port.stance)]
+    choice = _choose_form(ingress, addressed, met)
+    if choice is NOWHERE and any(port.receivers for port in over if port not in met):
+        return FENCED
+    return choice
+
+
+def _choose_form(ingress: Port, addressed: Port | None, over: Sequence[Port]) -> Choice:
     tagged = ingress.tagged
     if not any(port.tagged is not tagged for port in over):
         if addressed is None:
@@ -166,10 +204,15 @@ class Forwarder(Protocol):
     mode: str
     #: Whether any device may ask for other devices' unicast.
     grants_promiscuous: bool
-    #: Destinations whose frames go to ``table[destination].choice`` and nowhere else.
+    #: Destinations whose frames, from a plain port, go to ``table[destination].choice`` and nowhere
+    #: else.
     table: dict[bytes, Port]
     #: The most addresses that can be learned; 0 where nothing is.
     capacity: int
+
+    def table_for(self, ingress: Port) -> dict[bytes, Port]:
+        """Return the table for frames from ``ingress``: what it may reach, and no more."""
+        ...
 
     def add(self, port: Port) -> None:
         """Connect a port."""

@@ -25,6 +25,10 @@ class Hub:
         self._ports: dict[Port, bytes] = {}
         self._by_mac: dict[bytes, Port] = {}
 
+    def table_for(self, ingress: Port) -> dict[bytes, Port]:
+        """Return the table, which is empty: each frame has more than one receiver."""
+        return self.table
+
     def add(self, port: Port) -> None:
         """Connect a port."""
         self._ports[port] = port.mac
@@ -54,7 +58,9 @@ class Hub:
         addressed = self._by_mac.get(destination)
         if addressed is ingress:
             return BACK
-        others = (port for port in self._ports if port is not addressed)
+        if addressed is not None and not ingress.stance.meets(addressed.stance):
+            addressed = None
+        others = [port for port in self._ports if port is not addressed]
         return choose(ingress, addressed, others)
 
     def entries(self, now: float) -> list[Entry]:

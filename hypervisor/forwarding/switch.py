@@ -6,9 +6,11 @@ from hypervisor.engine.opens import Choice
 from hypervisor.forwarding.base import (
     APART,
     BACK,
+    FENCED,
     RESERVED,
     Entry,
     Port,
+    Stance,
     choose,
     is_reserved,
 )
@@ -18,8 +20,9 @@ from hypervisor.forwarding.fdb import Fdb
 class Switch:
     """Forwards by static entries (the devices' own addresses, and policy's) and by learned ones.
 
-    ``table`` has the static entries of those ports whose ``choice`` is all there is to say; while
-    a device is promiscuous it is empty, so that every frame is looked at.
+    A table has the static entries of those ports whose ``choice`` is all there is to say, and that
+    may be met: there is one for each stance of whoever sends. While a device is promiscuous they
+    are empty, so that every frame is looked at.
     """
 
     mode = "switch"
@@ -28,12 +31,17 @@ class Switch:
     def __init__(self, fdb: Fdb | None = None) -> None:
         self.fdb = fdb or Fdb()
         self.capacity = self.fdb.capacity
-        self.table: dict[bytes, Port] = {}
+        self._tables: dict[Stance, dict[bytes, Port]] = {stance: {} for stance in Stance}
+        self.table = self._tables[Stance.PLAIN]
         self._static: dict[bytes, Port] = {}
         #: Every port, with the static entries that were made for it.
         self._ports: dict[Port, tuple[bytes, ...]] = {}
         self._nosy: dict[Port, None] = {}
         self._unknown_to: dict[Port, None] = {}
+
+    def table_for(self, ingress: Port) -> dict[bytes, Port]:
+        """Return the table for those of the stance of ``ingress``."""
+        return self._tables[ingress.stance]
 
     def add(self, port: Port) -> None:
         """Connect a port; its own address becomes a static entry and wins over a learned one."""
@@ -72,15 +80,23 @@ class Switch:
         for mac in (*own, *others):
             self._static[mac] = port
             self.fdb.forget(mac)
-            if port.is_short and not self._nosy:
-                self.table[mac] = port
+            if not self._nosy:
+                self._enter(mac, port)
         self._ports[port] = (*own, *others)
+
+    def _enter(self, mac: bytes, port: Port) -> None:
+        """Let one look-up find a port, for those who meet it."""
+        if port.is_short:
+            for stance, table in self._tables.items():
+                if stance.meets(port.stance):
+                    table[mac] = port
 
     def _unpin(self, port: Port) -> None:
         for mac in self._ports[port]:
             if self._static.get(mac) is port:
                 del self._static[mac]
-                self.table.pop(mac, None)
+                for table in self._tables.values():
+                    table.pop(mac, None)
 
     def _set_nosy(self, port: Port, nosy: bool) -> None:
         """Empty the table when the first port becomes promiscuous; fill it after the last.
@@ -93,9 +109,11 @@ class Switch:
         else:
             self._nosy.pop(port, None)
         if self._nosy:
-            self.table.clear()
+            for table in self._tables.values():
+                table.clear()
         elif was:
-            self.table.update((mac, each) for mac, each in self._static.items() if each.is_short)
+            for mac, each in self._static.items():
+                self._enter(mac, each)
 
     def learn(self, port: Port, source: bytes, now: float) -> bool:
         """Learn a unicast source behind a trunk.
@@ -121,6 +139,8 @@ class Switch:
             return choose(ingress, None, self._unknown_to)
         if port.uplink and ingress.uplink:
             return APART
+        if not ingress.stance.meets(port.stance):
+            return FENCED
         return choose(ingress, port, [each for each in self._nosy if each is not port])
 
     def entries(self, now: float) -> list[Entry]:

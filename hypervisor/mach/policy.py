@@ -53,7 +53,8 @@ class DevicePolicy:
     ``guard`` is None for the network's preset. What can be opened, each by itself: ``prefixes``
     (ranges of source addresses), ``extra_macs``, ``ethertypes``, ``dhcp_server``, ``router``,
     ``promisc`` (it may hear others' unicast), ``set_address`` (it may change its MAC), and
-    ``trunk``, which is everything.
+    ``trunk``, which is everything. An ``isolated`` device meets only uplinks and routers, unless
+    it is a router.
 
     It is in one ``vlan`` without tags, in ``vlans`` with tags, or in none. ``mirror`` names those
     whose frames it gets copies of, as "OWNER/NAME" or "*", and ``mirror_direction`` says of which:
@@ -77,6 +78,7 @@ class DevicePolicy:
     router: bool = False
     promisc: bool = False
     set_address: bool = False
+    isolated: bool = False
     vlan: int = 0
     vlans: tuple[int, ...] = ()
     mirror: tuple[str, ...] = ()

@@ -39,9 +39,9 @@ def _of_type(frame: bytes, ethertype: int) -> int:
 class FilterActor(NetworkActor):
     """Each receive port has filters of one device only, so that its messages have one order."""
 
-    def start(self, mode: str, ample: bool) -> None:
+    def start(self, mode: str, ample: bool, isolated: str = "") -> None:
         """Make an empty network and an empty model of it."""
-        super().start(mode, ample)
+        super().start(mode, ample, isolated)
         self.boxes: dict[Mailer, tuple[NaiveDevice, deque[bytes]]] = {}
 
     @precondition(lambda self: self.live)

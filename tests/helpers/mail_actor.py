@@ -64,8 +64,8 @@ class NaiveMailer:
 class MailActor(UplinkActor):
     """Allocates receive ports, sets filters on devices, and receives, late or never."""
 
-    def start(self, mode: str, ample: bool) -> None:
-        super().start(mode, ample)
+    def start(self, mode: str, ample: bool, isolated: str = "") -> None:
+        super().start(mode, ample, isolated)
         self.mailers: list[NaiveMailer] = []
         self.receiving: dict[int, NaiveMailer] = {}
         self.watching: dict[bytes, NaiveMailer] = {}

@@ -36,7 +36,7 @@ COPY_REASONS = {
 
 
 #: Why a frame is discarded that was sent and shown to its sender's filters.
-UNADDRESSED = {"no_receiver", "hairpin", "reserved_group", "between_uplinks"}
+UNADDRESSED = {"no_receiver", "hairpin", "reserved_group", "between_uplinks", "isolated"}
 
 
 @dataclass(eq=False)
@@ -67,6 +67,7 @@ class NaiveDevice:
     static: tuple[bytes, ...] = ()
     mirror: str = ""
     mirrored: tuple[str, ...] = ()
+    isolated: bool = False
     up: bool = True
     promiscuous: bool = False
     exclusive: bool = False
@@ -104,6 +105,12 @@ class NaiveDevice:
     def uplink(self) -> bool:
         """Whether it is a way out, and no device."""
         return self.owner == "uplink"
+
+    def meets(self, other: NaiveDevice) -> bool:
+        """Whether anything passes between the two: the isolated meet only ways out."""
+        if self.isolated and other.isolated:
+            return False
+        return not (self.isolated or other.isolated) or self.uplink or other.uplink
 
     @property
     def receivers(self) -> list[NaiveOpen]:
@@ -237,6 +244,8 @@ class Verdict:
     flooded: list[NaiveOpen] = field(default_factory=list)
     #: The devices of all these, and those that only have filters.
     devices: list[NaiveDevice] = field(default_factory=list)
+    #: Whether somebody would have got it but for being isolated, or the sender's being so.
+    fenced: bool = False
     #: Opens of mirrors, and the VLAN in which all this is so.
     mirrors: list[NaiveOpen] = field(default_factory=list)
     vlan: int = 0
@@ -321,7 +330,7 @@ class NaiveNetwork:
         if verdict.discard or verdict.holding or verdict.flooded:
             return verdict
         looking = any(device.looks(NETF_IN) for device in verdict.devices)
-        verdict.discard = None if looking else "no_receiver"
+        verdict.discard = None if looking else "isolated" if verdict.fenced else "no_receiver"
         return verdict
 
     def _learn(self, sender: NaiveDevice, source: bytes, vlan: int, now: float) -> bool:
@@ -365,8 +374,13 @@ class NaiveNetwork:
         ]
         if destination[:5] == b"\x01\x80\xc2\x00\x00" and destination[5] < 16:
             return Verdict("reserved_group")
+        met = [each for each in others if sender.meets(each)]
         if destination[0] & 1:
-            return Verdict(flooded=_receivers(others), devices=others)
+            return Verdict(
+                flooded=_receivers(met),
+                devices=met,
+                fenced=bool(_receivers([each for each in others if each not in met])),
+            )
         target = self._owner_of(destination, vlan)
         if target is None and (vlan, destination) in self.learned:
             device, seen = self.learned[vlan, destination]
@@ -375,6 +389,10 @@ class NaiveNetwork:
             return Verdict("hairpin")
         if target is not None and target.uplink and sender.uplink:
             return Verdict("between_uplinks")
+        if target is not None and not sender.meets(target):
+            if self.mode == "switch":
+                return Verdict("isolated")
+            target = None
         if self.mode == "hub":
             overhearing = others
         elif target is None:
@@ -382,7 +400,10 @@ class NaiveNetwork:
         else:
             overhearing = [each for each in others if each.promiscuous]
         overhearing = [each for each in overhearing if each is not target]
+        fenced = bool(_receivers([each for each in overhearing if not sender.meets(each)]))
+        overhearing = [each for each in overhearing if sender.meets(each)]
         return Verdict(
+            fenced=fenced,
             holding=list(target.receivers) if target else [],
             flooded=_receivers(overhearing),
             devices=[target, *overhearing] if target else overhearing,

@@ -11,7 +11,7 @@ from itertools import islice
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from hypervisor.engine.quotas import Limits
-from hypervisor.mach.policy import DevicePolicy
+from hypervisor.mach.policy import DevicePolicy, Rule
 from hypervisor.requests import Caller, Completion, GetNetwork, Role, Written
 from tests.helpers.core import BROADCAST, World
 from tests.helpers.naive import COPY_REASONS, Asked, NaiveDevice, NaiveNetwork, NaiveOpen, Verdict
@@ -51,11 +51,14 @@ class NetworkObserver(RuleBasedStateMachine):
     #: What the operator decided, for the network and the model alike.
     policies: tuple[DevicePolicy, ...] = (DevicePolicy("uid:3", "eth0", trunk=True),)
 
-    def start(self, mode: str, ample: bool) -> None:
-        """Make an empty network and an empty model of it."""
+    def start(self, mode: str, ample: bool, isolated: str = "") -> None:
+        """Make an empty network, whose devices of one owner are isolated, and a model of it."""
+        self.isolated = isolated
         self.ample = ample
         self.limits = AMPLE if ample else CRAMPED
-        self.world = World(self.limits, {"mode": mode, "policies": self.policies})
+        rules = (Rule("test", {"isolated": True}, owner=isolated),) if isolated else ()
+        options = {"mode": mode, "policies": self.policies, "rules": rules}
+        self.world = World(self.limits, options)
         self.network = self.world.network
         self.model = NaiveNetwork(mode)
         self.live: list[NaiveOpen] = []
@@ -81,6 +84,7 @@ class NetworkObserver(RuleBasedStateMachine):
             static=policy.static_macs,
             mirror=policy.mirror_direction if policy.mirror else "",
             mirrored=policy.mirror,
+            isolated=owner == self.isolated and not named,
             exclusive=exclusive,
         )
 

@@ -61,11 +61,19 @@ class NetworkRules(UplinkActor):
         linked=st.sampled_from((2, 0, 3)),
         uplinks=st.sampled_from((0, 0, 1, 2)),
         mailers=st.sampled_from((0, 2, 3)),
+        isolated=st.sampled_from(("", "", "", "uid:1", "uid:2")),
     )
     def begin(
-        self, mode: str, ample: bool, alone: bool, linked: int, uplinks: int, mailers: int
+        self,
+        mode: str,
+        ample: bool,
+        alone: bool,
+        linked: int,
+        uplinks: int,
+        mailers: int,
+        isolated: str,
     ) -> None:
-        self.start(mode, ample)
+        self.start(mode, ample, isolated)
         # One owner alone has all of the pool, and must give it back to those who come.
         owners = (1, 1, 1, 1) if alone else (1, 3, 2, 2)
         for pick, owner in enumerate(owners):
