@@ -112,7 +112,7 @@ class Answers:
         return snapshot.network_info(
             self._rooms.name,
             options.mode,
-            options.guard,
+            self._rooms.screens.preset,
             self._rooms.mtu,
             options.subnets,
             (len(self._rooms.devices), self._rooms.devices.opens, len(self._rooms.tasks)),

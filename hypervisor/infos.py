@@ -189,6 +189,19 @@ class DeadName:
 
 
 @dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What came of a new policy: ``problems`` why it was not ``applied``, a line each; or
+
+    ``changes`` of what is open, and what the file says that is ``unapplied`` before a restart.
+    """
+
+    applied: bool
+    changes: tuple[str, ...] = ()
+    unapplied: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NoSenders:
     """Nobody can send to the port ``name`` any more; ``make_sends`` could since it was made."""
 

@@ -10,7 +10,7 @@ A request that fails does so by a completion with an error, and has changed noth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from hypervisor import requests
@@ -34,10 +34,11 @@ from hypervisor.errors import (
     ServerDied,
 )
 from hypervisor.filter_answers import FilterAnswers
-from hypervisor.guard import longest_frame
+from hypervisor.guard import Preset, longest_frame
 from hypervisor.linkage import Linkage, reads_the_link
-from hypervisor.mach.policy import Identity
+from hypervisor.mach.policy import Identity, Rule
 from hypervisor.mach.tickets import LIFETIME_S
+from hypervisor.policing import change_policy
 from hypervisor.port_answers import PortAnswers
 from hypervisor.requests import Completion, Event, EventKind, Request, Role
 from hypervisor.rooms import NetworkOptions
@@ -149,6 +150,13 @@ class Network(Linkage):
         self.engine.mail.end(why)
         for handle in [handle for nic in self.nics.values() for handle in nic.handles]:
             self.destroy(handle, why, now)
+
+    def change_policy(self, rules: Iterable[Rule], guard: Preset) -> list[str]:
+        """Put other rules and another preset of the guard in force, at once.
+
+        Devices that they do not concern are not touched. Returns what changed, in words.
+        """
+        return change_policy(self, rules, guard)
 
     # --- frames -------------------------------------------------------------------------------
 

@@ -132,16 +132,9 @@ class Nic:
     table: dict[bytes, Port]
 
     def __init__(self, device: Device, ports: dict[int, Port], guard: Guard) -> None:
-        policy = device.policy
         self.device = device
-        #: Its port in each of its VLANs, and the only one or the first of them.
-        self.ports = ports
-        self.port = next(iter(ports.values()))
+        self.place(ports)
         self.guard = guard
-        #: Judges the tags of its frames; None in the network's untagged part.
-        self.gate = VlanGate(policy.vlan, policy.vlans) if policy.vlan or policy.vlans else None
-        #: Whether its frames may be longer by their VLAN tags.
-        self.trunk = policy.trunk or device.uplink or bool(policy.vlans)
         #: The devices that are shown what it sends, and what it is given.
         self.mirrors_in: tuple[Nic, ...] = ()
         self.mirrors_out: tuple[Nic, ...] = ()
@@ -165,6 +158,17 @@ class Nic:
     def outgoing(self) -> Tap | None:
         """Who looks at what the device sends."""
         return self._outgoing
+
+    def place(self, ports: dict[int, Port]) -> None:
+        """Give it ports, as its policy says. It is to be unplugged, then plugged in with them."""
+        policy = self.device.policy
+        #: Its port in each of its VLANs, and the only one or the first of them.
+        self.ports = ports
+        self.port = next(iter(ports.values()))
+        #: Judges the tags of its frames; None in the network's untagged part.
+        self.gate = VlanGate(policy.vlan, policy.vlans) if policy.vlan or policy.vlans else None
+        #: Whether its frames may be longer by their VLAN tags.
+        self.trunk = policy.trunk or self.device.uplink or bool(policy.vlans)
 
     def refresh(self) -> None:
         """Tell the forwarder who receives, after an open came or went or UP changed."""

@@ -1,8 +1,9 @@
-"""``hypervisor policy check|explain``: what would be allowed, without a server."""
+"""``hypervisor policy check|explain|reload``: what is allowed, asked of a file or told a server."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hypervisor.config import ConfigError, FlagValues, ServerConfig, kinds, load_config, people
-from hypervisor.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
+from hypervisor.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, printable
+from hypervisor.kernel.places import find_node
 
 #: Adds a command: (subparsers, name, summary, examples) -> its parser.
 Maker = Callable[[Any, str, str, str], argparse.ArgumentParser]
@@ -22,6 +24,7 @@ _EXPLAIN_EXAMPLES = """\
 _EXAMPLES = """\
   hypervisor policy check /etc/machdev.toml
   hypervisor policy explain --config /etc/machdev.toml --owner alice --pcap seen.pcap
+  hypervisor policy reload
 """
 
 
@@ -31,6 +34,7 @@ def add(commands: Any, make: Maker) -> None:
     policies = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_check(policies, make)
     _add_explain(policies, make)
+    _add_reload(policies, make)
 
 
 def _add_check(policies: Any, make: Maker) -> None:
@@ -63,6 +67,19 @@ def _add_explain(policies: Any, make: Maker) -> None:
     frames.add_argument("--frame", metavar="HEX", help="one frame, in hex digits")
     frames.add_argument("--pcap", type=Path, metavar="FILE", help="frames in pcap or pcapng")
     parser.set_defaults(run=_explain)
+
+
+def _add_reload(policies: Any, make: Maker) -> None:
+    examples = "  hypervisor policy reload\n  hypervisor policy reload --device /dev/veth0\n"
+    parser = make(policies, "reload", "have a server read its policy again", examples)
+    parser.add_argument(
+        "--device",
+        type=Path,
+        metavar="PATH",
+        help="the server's node (default: $MACHDEV_DEVICE, else where serve puts it)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.set_defaults(run=_reload)
 
 
 def _check(parsed: argparse.Namespace) -> int:
@@ -129,6 +146,33 @@ def _whole(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ExplainError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _reload(parsed: argparse.Namespace) -> int:
+    """Exit 0 if the policy is in force, 2 if the file is wrong, 1 if the server was not asked."""
+    from hypervisor.service.inspect import InspectError, Inspector
+
+    node = Path(os.path.abspath(parsed.device or find_node(os.environ, os.geteuid())))
+    try:
+        with Inspector(node) as inspector:
+            done = inspector.reload_policy()
+    except InspectError as error:
+        return _failed(str(error))
+    if parsed.json:
+        print(json.dumps(done, indent=2))
+    elif done["applied"]:
+        for change in done["changes"]:
+            print(printable(change))
+        if not done["changes"]:
+            print("in force; nothing that is open changed")
+        for what in done["unapplied"]:
+            print(printable(f"not before a restart: {what}"))
+    if done["applied"]:
+        return EXIT_OK
+    for problem in done["problems"]:
+        print(printable(problem), file=sys.stderr)
+    print("hypervisor: the policy is unchanged", file=sys.stderr)
+    return EXIT_USAGE
 
 
 def _failed(message: str) -> int:

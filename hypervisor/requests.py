@@ -414,6 +414,7 @@ class EventKind:
     LEASED = "leased"
     LEASE_ENDED = "lease-ended"
     TASK_ENDED = "task-ended"
+    POLICY_CHANGED = "policy-changed"
 
 
 Request = (

@@ -13,7 +13,7 @@ from typing import Literal
 from hypervisor.bindings import Bindings
 from hypervisor.engine.drops import OWN_OUTSIDE, SOURCE_MAC
 from hypervisor.engine.engine import Engine
-from hypervisor.engine.opens import Choice, Open
+from hypervisor.engine.opens import HEAD_BYTES, Choice, Open
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import DeviceError
 from hypervisor.flows import FlowTable
@@ -61,6 +61,11 @@ class NetworkOptions:
     rules: tuple[Rule, ...] = ()
     limits: Limits = field(default_factory=Limits)
     router: RouterOptions = field(default_factory=RouterOptions)
+
+
+def head_bytes(nic: Nic) -> int:
+    """Return by how many of their first bytes a NIC's frames are told apart."""
+    return TAGGED_HEAD_BYTES if nic.port.tagged else HEAD_BYTES
 
 
 class Rooms:
@@ -198,8 +203,7 @@ class Rooms:
         device = self.devices.open(task.who, name, exclusive, role)
         nic = self.nics.get(device) or self._make_nic(device)
         each = self.engine.open(device.name, nic, device.owner, task.budget)
-        if nic.port.tagged:
-            each.head_bytes = TAGGED_HEAD_BYTES
+        each.head_bytes = head_bytes(nic)
         handle = Handle(each, nic, task, mode, role)
         handle.port = self.tasks.insert(task, mode, handle).port
         nic.handles[handle] = None

@@ -21,6 +21,7 @@ import hypervisor
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
 from hypervisor.errors import DeviceError
+from hypervisor.guard import Preset
 from hypervisor.infos import MemberInfo
 from hypervisor.interconnect import Interconnect
 from hypervisor.lease_book import LeaseBook
@@ -31,6 +32,7 @@ from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.outlet import Outlet
 from hypervisor.links.patient import PatientCarrier
 from hypervisor.mach.claims import Address
+from hypervisor.mach.policy import Rule
 from hypervisor.network import Network
 from hypervisor.nic import Handle
 from hypervisor.requests import Completion, Event, Request
@@ -158,6 +160,13 @@ class Runtime:
     def follow_members(self, network: str, on_change: Callable[[], None]) -> None:
         """Have ``on_change`` called, in the loop, when :meth:`members` may answer anew."""
         self._lanes[network].on_members = on_change
+
+    def change_policy(self, network: str, rules: Iterable[Rule], guard: Preset) -> list[str]:
+        """Put a new policy in force, see :meth:`Network.change_policy`."""
+        lane = self._lanes[network]
+        changes = lane.network.change_policy(rules, guard)
+        self._settle(lane)
+        return changes
 
     async def adopt(self, network: str, ticket: str, owner: str, descriptor: int) -> None:
         """Put the lent ``descriptor`` behind the open that ``ticket`` is for.

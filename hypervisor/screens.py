@@ -49,7 +49,8 @@ class Screens:
         bindings: Bindings,
     ) -> None:
         self._bindings = bindings
-        self._preset = preset
+        #: For devices whose policy says nothing of it.
+        self.preset: Preset = preset
         self._prefixes = [
             subnet.network_address.packed[:8]
             for subnet in subnets
@@ -105,7 +106,7 @@ class Screens:
         addresses = [ipaddress.ip_address(text) for text in self._addresses.of_device(device)]
         made = GuardPolicy(
             mac=device.mac,
-            preset=policy.guard or self._preset,
+            preset=policy.guard or self.preset,
             trunk=policy.trunk,
             extra_macs=frozenset((*policy.extra_macs, *policy.static_macs)),
             ipv4=frozenset(each.packed for each in addresses if each.version == 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hypervisor.engine.drops import Tally
 from hypervisor.engine.quotas import HeldBudget, Limits
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from hypervisor.engine.taps import Tap
     from hypervisor.frames import Frame
     from hypervisor.infos import Message
+
+#: Destination and source: by these frames without a tag are told apart.
+HEAD_BYTES: Final = 12
 
 
 class WriteRequest:
@@ -125,7 +128,7 @@ class Open:
         self.vnet_header = False
         self.accepts = 0
         #: Bytes of a frame's beginning by which it is classified: 12, or 16 with its VLAN tag.
-        self.head_bytes = 12
+        self.head_bytes = HEAD_BYTES
         # Only who drains may make senders wait: a link, or an open that has read.
         self.may_hold = False
         #: Sees what this open sends.

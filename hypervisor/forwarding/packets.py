@@ -10,6 +10,7 @@ from hypervisor.engine.drops import (
     BETWEEN_UPLINKS,
     HAIRPIN,
     HOST_UNREACHABLE,
+    ISOLATED,
     MALFORMED,
     MARTIAN,
     NO_ROUTE,
@@ -308,6 +309,8 @@ class Transit:
             raise Refused(HOST_UNREACHABLE, icmp_errors.HOST_UNREACHABLE)
         if port.uplink and job.ingress.uplink:
             raise Refused(BETWEEN_UPLINKS)
+        if not job.ingress.stance.meets(port.stance):
+            raise Refused(ISOLATED, icmp_errors.PROHIBITED)
         if hop.closed:
             raise Refused(NOT_ADDRESSED)
         return hop

@@ -190,6 +190,10 @@ class Router:
 
     # --- as a forwarder -----------------------------------------------------------------------
 
+    def table_for(self, ingress: Port) -> dict[bytes, Port]:
+        """Return the table, which is empty."""
+        return self.table
+
     def add(self, port: Port) -> None:
         """Connect a port; what it has, :meth:`set_endpoint` says."""
         self._ports[port] = port.mac
@@ -292,6 +296,7 @@ class Router:
             or hop.closed
             or hop.port is None
             or hop.port is ingress
+            or not ingress.stance.meets(hop.port.stance)
             or hop.port.choice.discard is not None
             or not self._is_fair(ingress, source)
             or at + size > len(frame)

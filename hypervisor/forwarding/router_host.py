@@ -327,6 +327,7 @@ class RouterHost:
                 raise Refused(NOT_ROUTED) from None
             found = router.by_mac.get(client)
             receivers = [found] if found is not None and found is not job.ingress else []
+        receivers = [port for port in receivers if job.ingress.stance.meets(port.stance)]
         if not receivers:
             raise Refused(NOT_ROUTED)
         begin, rest = frame[: job.header_bytes], frame[job.header_bytes + 6 :]

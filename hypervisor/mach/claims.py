@@ -99,15 +99,26 @@ class AddressTable:
     ) -> None:
         self._outside = outside
         self._subnets = tuple(subnets)
-        self._assigned: dict[Address, DevicePolicy] = {
-            ipaddress.ip_interface(text).ip: policy
-            for policy in policies
-            for text in policy.addresses
-        }
+        self._assigned = _assigned(policies)
         self._leases: dict[Address, Lease] = {}
         self.changes: list[LeaseChange] = []
         #: When :meth:`expire` has something to do, in monotonic seconds; None: never.
         self.due: float | None = None
+
+    def assign(self, policies: Iterable[DevicePolicy]) -> list[tuple[str, str]]:
+        """Take note of what policy assigns from now on: it wins over leases, which end.
+
+        Returns the addresses and owners of those that other devices lose by it.
+        """
+        self._assigned = _assigned(policies)
+        lost = []
+        for address in self._assigned.keys() & self._leases.keys():
+            lease, policy = self._leases[address], self._assigned[address]
+            self._end(lease)
+            user = lease.device
+            if user is None or (user.owner, user.name) != (policy.owner, policy.name):
+                lost.append((str(address), lease.owner))
+        return sorted(lost)
 
     def restore(
         self,
@@ -371,3 +382,9 @@ class AddressTable:
         if not unused:
             raise NoMemory(f"you use {len(mine)} addresses already; give one back first")
         self._end(min(unused, key=lambda lease: lease.last_used))
+
+
+def _assigned(policies: Iterable[DevicePolicy]) -> dict[Address, DevicePolicy]:
+    return {
+        ipaddress.ip_interface(text).ip: policy for policy in policies for text in policy.addresses
+    }

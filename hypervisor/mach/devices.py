@@ -95,14 +95,12 @@ class DeviceTable:
         book: PolicyBook,
     ) -> None:
         self._make_mac = make_mac
-        self.book = book
         self._devices: dict[tuple[str, str], Device] = {}
-        self._macs: dict[bytes, Device | None] = {
-            mac: None
-            for policy in book.named()
-            for mac in (policy.mac, *policy.static_macs)
-            if mac is not None
-        }
+        #: Whose each address in use is.
+        self._macs: dict[bytes, Device] = {}
+        #: Addresses that policy gives to somebody, whether he is there or not.
+        self._reserved: frozenset[bytes] = frozenset()
+        self.follow(book)
         self._owned: dict[str, int] = {}
         self._opens_of: dict[str, int] = {}
         self.opens = 0
@@ -112,6 +110,20 @@ class DeviceTable:
 
     def __len__(self) -> int:
         return len(self._devices)
+
+    def follow(self, book: PolicyBook) -> None:
+        """Go by ``book`` from now on. What is open keeps its policy until :meth:`change`."""
+        self.book = book
+        self._reserved = frozenset(
+            mac
+            for policy in book.named()
+            for mac in (policy.mac, *policy.static_macs)
+            if mac is not None
+        )
+
+    def change(self, device: Device, policy: DevicePolicy) -> None:
+        """Give an open device a new policy; its address stays until it is closed."""
+        device.policy = policy
 
     def find(self, owner: str, name: str) -> Device | None:
         """Return the device if it is open now."""
@@ -172,6 +184,12 @@ class DeviceTable:
             raise NoMemory(f"this network has {DEVICES} devices already; try again later")
         policy = self.policy(who, name)
         mac = policy.mac or self._next_mac(owner, name)
+        if mac in self._macs:
+            other = self._macs[mac]
+            raise AlreadyOpen(
+                f"{mac.hex(':')}, which policy gives to {name}, is still that of {other.name} of "
+                f"{other.owner}; close that first"
+            )
         device = Device(owner, name, mac, policy, who)
         self._devices[owner, name] = device
         self._macs[mac] = device
@@ -179,7 +197,10 @@ class DeviceTable:
         return device
 
     def _next_mac(self, owner: str, name: str) -> bytes:
-        return next(each for each in self._make_mac(owner, name) if each not in self._macs)
+        return next(each for each in self._make_mac(owner, name) if self._is_free(each))
+
+    def _is_free(self, mac: bytes) -> bool:
+        return mac not in self._macs and mac not in self._reserved
 
     def close(self, device: Device, was_stack: bool) -> bool:
         """Count one open less. True if it was the last and the device is gone."""
@@ -192,22 +213,17 @@ class DeviceTable:
             return False
         del self._devices[device.owner, device.name]
         _decrement(self._owned, device.owner)
-        self._free_mac(device)
+        del self._macs[device.mac]
         return True
 
     def set_mac(self, device: Device, mac: bytes) -> None:
         """Give a device another address. Raises AlreadyOpen if it is in use here."""
-        if mac != device.policy.mac and self._macs.get(mac, device) is not device:
+        mine = self._macs.get(mac, device) is device
+        if not mine or (mac in self._reserved and mac != device.policy.mac):
             raise AlreadyOpen("another device of this network has that address")
-        self._free_mac(device)
+        del self._macs[device.mac]
         device.mac = mac
         self._macs[mac] = device
-
-    def _free_mac(self, device: Device) -> None:
-        if device.mac == device.policy.mac:
-            self._macs[device.mac] = None
-        else:
-            del self._macs[device.mac]
 
 
 def _decrement(counters: dict[str, int], key: str) -> None:

@@ -193,6 +193,10 @@ class PolicyBook:
             else:
                 self._general.append(rule)
 
+    def with_rules(self, rules: Iterable[Rule]) -> PolicyBook:
+        """Return a book with other rules; what the server decided itself stays."""
+        return PolicyBook(self._decided.values(), rules)
+
     def decided(self, owner: str, name: str) -> DevicePolicy | None:
         """Return what the server itself decided for a device, if it did."""
         return self._decided.get((owner, name))

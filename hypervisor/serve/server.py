@@ -35,6 +35,7 @@ from hypervisor.serve.event_log import EventLog
 from hypervisor.serve.gateways import running, starter
 from hypervisor.serve.heritage import Heritage
 from hypervisor.serve.privileges import give_up_privileges, raise_descriptor_limit
+from hypervisor.serve.reload import Reloader
 from hypervisor.serve.succession import Successor
 from hypervisor.serve.uplinks import follow_uplinks
 from hypervisor.serve.wishes import Wishes
@@ -75,17 +76,20 @@ def run_server(path: Path | None, flags: FlagValues) -> int:
             for one in inherited:
                 one.socket.close()
             raise
-        return run_config(config, inherited, heritage)
+        reloader = Reloader(path, flags, {one.path: one.name for one in inherited}, config)
+        return run_config(config, inherited, heritage, reloader)
 
 
 def run_config(
     config: ServerConfig,
     inherited: Sequence[InheritedSocket] = (),
     heritage: Heritage | None = None,
+    reloader: Reloader | None = None,
 ) -> int:
     """Run a server by a configuration, until SIGTERM or SIGINT; return 0. Raises StartError.
 
-    Logs to stderr. Gives up the process's privileges, for good: run it in a process of its own.
+    ``reloader`` knows where the configuration is from, if it is from a file. Logs to stderr. Gives
+    up the process's privileges, for good: run it in a process of its own.
     When another server is to follow it may not return, but wait for that one in its stead
     (:mod:`hypervisor.serve.keeper`).
     """
@@ -105,7 +109,9 @@ def run_config(
             except OSError as error:
                 raise StartError(f"cannot give up privileges: {error}") from error
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                successor = runner.run(serve(config, doors, tell_ready, spawner, heritage))
+                successor = runner.run(
+                    serve(config, doors, tell_ready, spawner, heritage, reloader)
+                )
     return 0 if successor is None else successor.make_way()
 
 
@@ -115,11 +121,13 @@ async def serve(
     tell_ready: Callable[[], None],
     spawner: Spawner | None = None,
     heritage: Heritage | None = None,
+    reloader: Reloader | None = None,
 ) -> Successor | None:
     """Serve on open doors until SIGTERM or SIGINT, and return None; raises StartError.
 
     ``spawner`` starts the gateways, if the configuration has any. SIGUSR2 has a successor started
-    by the same command line; when that is ready, it is returned and to be made way for.
+    by the same command line; when that is ready, it is returned and to be made way for. SIGHUP has
+    the policy read again.
     """
     heritage = heritage or Heritage()
     wishes = Wishes()
@@ -137,12 +145,14 @@ async def serve(
     except StoreError as error:
         raise StartError(str(error)) from error
     certificates = doors.certificates
+    reloader = reloader or Reloader(None, FlagValues(), {}, config)
     server = Server(
         runtime,
         doors.listeners,
         doors.withdraw,
         private=config.state,
         credentials=None if certificates is None else certificates.credentials(),
+        reload=lambda: reloader.reload(runtime),
     )
     guests = Guests(runtime, doors.guests, doors.vdes)
     logging_events = asyncio.create_task(EventLog(server.watchers).run())
@@ -156,7 +166,8 @@ async def serve(
         async with _fresh(certificates, server), running(config.gateways, spawner, runtime):
             _say_ready(config, doors, invitations, uplinks, notifier, runtime.data_path)
             tell_ready()
-            successor = await wishes.fulfilled(doors, heritage.keeper)
+            async with reloader.following(wishes.to_reload, runtime):
+                successor = await wishes.fulfilled(doors, heritage.keeper)
             if successor is None:
                 log.info("stopping")
                 notifier.stopping()

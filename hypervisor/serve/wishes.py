@@ -17,24 +17,22 @@ log = logging.getLogger(__name__)
 
 
 class Wishes:
-    """Listens to SIGTERM and SIGINT (stop), and SIGUSR2 (make way for a new server).
+    """Listens to SIGTERM and SIGINT (stop), SIGUSR2 (make way for a new server), SIGHUP (reload).
 
-    Made in the loop; from then on no signal is lost. ``to_stop`` is the first wish.
+    Made in the loop; from then on no signal is lost. ``to_stop`` is the first wish; ``to_reload``
+    is set by each SIGHUP.
     """
 
     def __init__(self) -> None:
         self.to_stop = False
+        self.to_reload = asyncio.Event()
         self._make_way = False
         self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._wish_to_stop)
         loop.add_signal_handler(signal.SIGUSR2, self._wish_for_a_successor)
-        loop.add_signal_handler(
-            signal.SIGHUP,
-            log.warning,
-            "SIGHUP ignored: a new configuration needs a restart, or SIGUSR2",
-        )
+        loop.add_signal_handler(signal.SIGHUP, self.to_reload.set)
 
     async def fulfilled(self, doors: Doors, keeper: Keeper | None) -> Successor | None:
         """Wait for a wish: None when the server is to stop, else who waits to follow it.

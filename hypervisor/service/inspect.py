@@ -126,6 +126,17 @@ class Inspector:
             finally:
                 stream.cancel()
 
+    def reload_policy(self) -> dict[str, Any]:
+        """Have the server read its policy again, and return what came of it."""
+        with self._explained():
+            answer = self._stub.ReloadPolicy(network_pb2.ReloadPolicyRequest(), timeout=ANSWER_S)
+        return {
+            "applied": answer.applied,
+            "changes": list(answer.changes),
+            "unapplied": list(answer.unapplied),
+            "problems": list(answer.problems),
+        }
+
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:

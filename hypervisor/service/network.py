@@ -7,15 +7,15 @@ and root) sees every network and everybody's devices.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from machdev.v1 import network_pb2 as pb
 from machdev.v1 import network_pb2_grpc
 
 from hypervisor import requests
-from hypervisor.errors import BadArguments, NoSuchDevice
-from hypervisor.infos import DeviceInfo, FdbInfo, LeaseInfo
+from hypervisor.errors import BadArguments, NoSuchDevice, ReadOnly
+from hypervisor.infos import DeviceInfo, FdbInfo, LeaseInfo, Reloaded
 from hypervisor.requests import Caller
 from hypervisor.runtime import Runtime
 from hypervisor.service import convert
@@ -34,6 +34,10 @@ class NodeInfo:
     connections: int
 
 
+#: Reads the policy again.
+Reload = Callable[[], Awaitable[Reloaded]]
+
+
 class NetworkService(network_pb2_grpc.NetworkServiceServicer):
     """NetworkService of machdev.v1."""
 
@@ -44,6 +48,7 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
         waiters: Waiters,
         watchers: Watchers,
         nodes: Callable[[], Sequence[NodeInfo]],
+        reload: Reload | None = None,
     ) -> None:
         self._runtime = runtime
         self._peers = peers
@@ -51,6 +56,7 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
         self._next_id = waiters.next_id
         self._watchers = watchers
         self._nodes = nodes
+        self._reload = reload
         self._started_s = time.monotonic()
 
     @answers
@@ -164,6 +170,24 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
                 await context.write(message)
         finally:
             self._watchers.remove(watcher)
+
+    @answers
+    async def ReloadPolicy(
+        self, request: pb.ReloadPolicyRequest, context: Context
+    ) -> pb.ReloadPolicyResponse:
+        """Read the policy again, for the operator."""
+        if not self._peers.behind(context).person.operator:
+            raise ReadOnly("only the server's own user, and root, may have its policy read again")
+        if self._reload is None:
+            done = Reloaded(False, problems=("this server has no configuration file",))
+        else:
+            done = await self._reload()
+        return pb.ReloadPolicyResponse(
+            applied=done.applied,
+            changes=done.changes,
+            unapplied=done.unapplied,
+            problems=done.problems,
+        )
 
     def _visible(self, connection: Connection, wanted: str) -> tuple[str, ...]:
         """Return the networks a caller asks about: ``wanted``, or all it may see."""

@@ -33,7 +33,7 @@ from hypervisor.service import lending
 from hypervisor.service.device import DeviceService
 from hypervisor.service.front_door import TLS_SUFFIX, DoorLimits, FrontDoor, Listener
 from hypervisor.service.identity import Peers
-from hypervisor.service.network import NetworkService, NodeInfo
+from hypervisor.service.network import NetworkService, NodeInfo, Reload
 from hypervisor.service.ports import PortService
 from hypervisor.service.task import Tasks, TaskService
 from hypervisor.service.waiters import Waiters
@@ -87,6 +87,7 @@ class Server:
     of mode 0700 that no other server uses, for the socket behind the front door; what a killed
     server left there is replaced. Without it, or if its path is too long, there is a temporary one.
     ``credentials`` are what clients on listeners with ``tls`` must satisfy; ``wall`` is Unix time.
+    ``reload`` reads the policy again.
     """
 
     def __init__(
@@ -98,9 +99,11 @@ class Server:
         private: Path | None = None,
         credentials: grpc.ServerCredentials | None = None,
         wall: Callable[[], float] = time.time,
+        reload: Reload | None = None,
     ) -> None:
         limits = limits or ServiceLimits()
         self._private = private
+        self._reload = reload
         self._credentials = credentials
         self._wall = wall
         self._runtime = runtime
@@ -190,7 +193,9 @@ class Server:
             TaskService(self.peers, self.tasks, self._closing, self._runtime.server_version), server
         )
         network_pb2_grpc.add_NetworkServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            NetworkService(self._runtime, self.peers, self.waiters, self.watchers, self._nodes),
+            NetworkService(
+                self._runtime, self.peers, self.waiters, self.watchers, self._nodes, self._reload
+            ),
             server,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

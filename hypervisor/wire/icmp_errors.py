@@ -56,6 +56,8 @@ NO_PROTOCOL: Final = Problem((icmp.DESTINATION_UNREACHABLE, 2), (4, 1))
 NO_PORT: Final = Problem((icmp.DESTINATION_UNREACHABLE, 3), (icmpv6.DESTINATION_UNREACHABLE, 4))
 TOO_BIG: Final = Problem((icmp.DESTINATION_UNREACHABLE, 4), (icmpv6.PACKET_TOO_BIG, 0))
 #: An IPv6 source that means nothing beyond its link (RFC 4443 §3.1).
+#: Communication administratively prohibited (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
+PROHIBITED: Final = Problem((icmp.DESTINATION_UNREACHABLE, 13), (icmpv6.DESTINATION_UNREACHABLE, 1))
 BEYOND_SCOPE: Final = Problem(None, (icmpv6.DESTINATION_UNREACHABLE, 2))
 
 

@@ -281,14 +281,6 @@ def test_silent_visitors_do_not_delay_a_stop(open_path: Path) -> None:
         assert visitor.recv(1) == b""
 
 
-def test_sighup_is_remarked_on_and_survived(open_path: Path) -> None:
-    with server(open_path) as running:
-        running.process.send_signal(signal.SIGHUP)
-        talk(running.node, mac_of_eth0)
-        assert "SIGHUP ignored: a new configuration needs a restart" in running.said()
-        assert running.stop() == 0
-
-
 # --- logs and the service manager -------------------------------------------------------------
 
 

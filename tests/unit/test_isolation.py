@@ -12,6 +12,7 @@ from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.mach.policy import Rule
 from tests.helpers.core import BROADCAST, World
 from tests.helpers.core import Port as Client
+from tests.helpers.routed import drops, host, packet, routed
 
 MACS = {name: bytes.fromhex("5254000000") + name.encode() for name in "abipg"}
 UNKNOWN = bytes.fromhex("020000000099")
@@ -168,3 +169,20 @@ def test_an_uplink_is_a_way_out() -> None:
     assert it.written(number).drops == {"isolated": 1}
     assert len(it.network.egress(handle, 9)) == 2
     assert got(b) == "-"
+
+
+def test_a_router_passes_nothing_between_the_isolated_and_says_so() -> None:
+    it = routed(rules=(Rule("all", {"isolated": True}, owner="uid:1"),))
+    hosts = [host(it, f"uid:{uid}", f"10.0.0.{uid + 1}") for uid in (1, 2)]
+    a, b = hosts
+    for sender, addresses in ((a, ("10.0.0.2", "10.0.0.3")), (b, ("10.0.0.3", "10.0.0.2"))):
+        assert drops(it, sender, packet(sender, *addresses)) == {"isolated": 1}
+        (answer,) = sender.take()
+        assert (answer[23], answer[34:36]) == (1, b"\x03\x0d"), "prohibited (RFC 1812 5.2.7.1)"
+    # Those who are not isolated still meet, and known ways are forgotten when policy changes.
+    it.network.change_policy((), "full")
+    assert drops(it, a, *[packet(a, "10.0.0.2", "10.0.0.3")] * 3) == {}
+    assert len(b.take()) == 3
+    it.network.change_policy((Rule("all", {"isolated": True}, owner="uid:2"),), "full")
+    assert drops(it, a, packet(a, "10.0.0.2", "10.0.0.3")) == {"isolated": 1}
+    it.audit()

@@ -61,8 +61,7 @@ def test_a_collision_takes_the_next_candidate(scheme: str) -> None:
         candidates = list(islice(keyed_candidates(b"secret" * 6, "uid:1", "eth0"), 3))
     assert len(set(candidates)) == 3
     table = world.network.devices
-    for mac in candidates[:2]:
-        table._macs[mac] = None
+    table._reserved = frozenset(candidates[:2])
     assert world.open("eth0", "uid:1").mac == candidates[2]
 
 

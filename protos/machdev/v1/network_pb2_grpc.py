@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class NetworkServiceStub:
-    """Shows what the server and its networks are doing. It changes nothing.
+    """Shows what the server and its networks are doing. ReleaseLease and ReloadPolicy change something.
 
     Everybody sees the networks of the node he came through and what is his own; the server's
     operator (its own uid, or root) sees everything. device.defs has nothing like it: every call is
@@ -69,10 +69,15 @@ class NetworkServiceStub:
                 request_serializer=machdev_dot_v1_dot_network__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=machdev_dot_v1_dot_network__pb2.WatchEventsResponse.FromString,
                 _registered_method=True)
+        self.ReloadPolicy = channel.unary_unary(
+                '/machdev.v1.NetworkService/ReloadPolicy',
+                request_serializer=machdev_dot_v1_dot_network__pb2.ReloadPolicyRequest.SerializeToString,
+                response_deserializer=machdev_dot_v1_dot_network__pb2.ReloadPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class NetworkServiceServicer:
-    """Shows what the server and its networks are doing. It changes nothing.
+    """Shows what the server and its networks are doing. ReleaseLease and ReloadPolicy change something.
 
     Everybody sees the networks of the node he came through and what is his own; the server's
     operator (its own uid, or root) sees everything. device.defs has nothing like it: every call is
@@ -152,6 +157,21 @@ class NetworkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadPolicy(self, request, context):
+        """Has the server read its configuration file again and put what it says of policy in force. For the
+        operator only. Extension.
+
+        All or nothing: a file with a mistake changes nothing, and the answer lists the mistakes. What
+        the policy does not concern is not touched: opens, slots, held requests, leases and links stay.
+        Not held, but answered when it is done. Idempotent.
+
+        Errors: D_READ_ONLY (PERMISSION_DENIED) for whoever does not run the server;
+        MIG_SERVER_DIED (UNAVAILABLE) when the server stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NetworkServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -185,6 +205,11 @@ def add_NetworkServiceServicer_to_server(servicer, server):
                     request_deserializer=machdev_dot_v1_dot_network__pb2.WatchEventsRequest.FromString,
                     response_serializer=machdev_dot_v1_dot_network__pb2.WatchEventsResponse.SerializeToString,
             ),
+            'ReloadPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadPolicy,
+                    request_deserializer=machdev_dot_v1_dot_network__pb2.ReloadPolicyRequest.FromString,
+                    response_serializer=machdev_dot_v1_dot_network__pb2.ReloadPolicyResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'machdev.v1.NetworkService', rpc_method_handlers)
@@ -194,7 +219,7 @@ def add_NetworkServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NetworkService:
-    """Shows what the server and its networks are doing. It changes nothing.
+    """Shows what the server and its networks are doing. ReleaseLease and ReloadPolicy change something.
 
     Everybody sees the networks of the node he came through and what is his own; the server's
     operator (its own uid, or root) sees everything. device.defs has nothing like it: every call is
@@ -353,6 +378,33 @@ class NetworkService:
             '/machdev.v1.NetworkService/WatchEvents',
             machdev_dot_v1_dot_network__pb2.WatchEventsRequest.SerializeToString,
             machdev_dot_v1_dot_network__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/machdev.v1.NetworkService/ReloadPolicy',
+            machdev_dot_v1_dot_network__pb2.ReloadPolicyRequest.SerializeToString,
+            machdev_dot_v1_dot_network__pb2.ReloadPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,
