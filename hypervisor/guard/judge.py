@@ -55,6 +55,8 @@ def judge_source(policy: GuardPolicy, source: bytes) -> Verdict:
         return None
     if source[0] & 1:
         return Discard(GROUP_SOURCE, "source MAC", source.hex(":"), "an individual address")
+    if source == ethernet.ZERO_MAC:
+        return Discard(SOURCE_MAC, "source MAC", source.hex(":"), "somebody's address")
     if policy.lenient or source in policy.extra_macs:
         return None
     return Discard(SOURCE_MAC, "source MAC", source.hex(":"), policy.mac.hex(":"))

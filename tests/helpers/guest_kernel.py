@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,22 +59,41 @@ class GuestKernel:
     image: Path
     modules: Path
 
-    def ram_disk(self) -> bytes:
-        """Return an initramfs: busybox, the modules, and a process 1 that takes orders."""
+    def ram_disk(self, modules: Sequence[str] = (), programs: Sequence[Path] = ()) -> bytes:
+        """Return an initramfs: busybox, the modules, and a process 1 that takes orders.
+
+        ``modules`` are loaded after those of the network card; ``programs`` of this machine come
+        along with their libraries.
+        """
         busybox = BUSYBOX.read_bytes()
         assert b"/lib64/ld-linux" not in busybox[:4096], "install busybox-static, not busybox"
-        return b"".join(self._entries(busybox))
+        return b"".join(self._entries(busybox, (*MODULES, *modules), programs))
 
-    def _entries(self, busybox: bytes) -> Iterator[bytes]:
+    def _entries(
+        self, busybox: bytes, modules: Sequence[str], programs: Sequence[Path]
+    ) -> Iterator[bytes]:
         for folder in ("bin", "dev", "proc", "sys", "modules"):
             yield _entry(folder, 0o40755)
         yield _entry("dev/console", 0o20600, device=(5, 1))
         yield _entry("bin/busybox", 0o100755, busybox)
-        for name in MODULES:
+        files = {Path("/bin") / path.name: path for path in programs}
+        for path in programs:
+            files |= {library: library for library in _libraries(path)}
+        folders = {folder for path in files for folder in path.parents} - {Path("/"), Path("/bin")}
+        for folder_path in sorted(folders):
+            yield _entry(str(folder_path)[1:], 0o40755)
+        for path, source in files.items():
+            yield _entry(str(path)[1:], 0o100755, source.read_bytes())
+        for name in modules:
             (path,) = self.modules.rglob(f"{name}.ko")
             yield _entry(f"modules/{name}.ko", 0o100644, path.read_bytes())
-        yield _entry("init", 0o100755, _INIT.format(modules=" ".join(MODULES)).encode())
+        yield _entry("init", 0o100755, _INIT.format(modules=" ".join(modules)).encode())
         yield _entry("TRAILER!!!", 0)
+
+
+def _libraries(program: Path) -> list[Path]:
+    """Return the files that a program is linked with, its loader included."""
+    return [Path(found) for found in re.findall(r"(/\S+) \(0x", _run("ldd", str(program)))]
 
 
 def _entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:

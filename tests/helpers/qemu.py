@@ -74,13 +74,18 @@ class Guest:
 
 
 @contextmanager
-def guests(*network: Sequence[str]) -> Iterator[list[Guest]]:
-    """Boot a guest for each list of QEMU arguments, all at once; they are up when this yields."""
+def guests(
+    *network: Sequence[str], modules: Sequence[str] = (), programs: Sequence[Path] = ()
+) -> Iterator[list[Guest]]:
+    """Boot a guest for each list of QEMU arguments, all at once; they are up when this yields.
+
+    They have the kernel's ``modules`` and this machine's ``programs`` beside busybox.
+    """
     kernel = guest_kernel()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         disk = folder / "initramfs"
-        disk.write_bytes(kernel.ram_disk())
+        disk.write_bytes(kernel.ram_disk(modules, programs))
         running = []
         try:
             for number, arguments in enumerate(network):

@@ -21,7 +21,7 @@ BROADCAST = b"\xff" * 6
     [
         (OWN, None, None),
         (OTHER, "source_mac", None),
-        (ZERO, "source_mac", None),
+        (ZERO, "source_mac", "source_mac"),
         (GROUP, "group_source", "group_source"),
         (BROADCAST, "group_source", "group_source"),
     ],
