@@ -141,17 +141,12 @@ def _check_uplinks(networks: Sequence[Table], uplinks: Sequence[Table], problems
 
 
 def _check_devices(networks: Sequence[Table], devices: Sequence[Table], problems: Problems) -> None:
-    """A router's network has no VLANs; and no device can be sent more than its network carries."""
+    """No device can be sent more than its network carries."""
     by_name = {table.value("name"): table for table in networks}
     for table in devices:
         network = by_name.get(table.value("network"))
         if network is None:
             continue
-        for key in ("vlan", "vlans"):
-            if network.value("mode") == "router" and table.value(key):
-                problems.add(
-                    table.where(key), "a router's network has no VLANs", "use a subnet instead"
-                )
         mtu, most = table.value("mtu"), network.value("mtu") or NetworkConfig().mtu
         if mtu is not None and mtu > most:
             problems.add(table.where("mtu"), f"mtu {mtu} is more than the network's, {most}")
