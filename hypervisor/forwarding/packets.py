@@ -238,11 +238,16 @@ class Transit:
                 router.host.arp(job)
             elif ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
                 raise Refused(NOT_ROUTED)
-            elif destination == router.mac:
-                packet = parse4(job) if ethertype == ETHERTYPE_IPV4 else parse6(job)
-                self._route(job, packet)
             elif ethertype == ETHERTYPE_IPV4:
-                router.host.aside4(job, destination)
+                packet = parse4(job)
+                if not self._is_meant(job, destination):
+                    router.host.aside4(job, packet, destination)
+                elif destination == router.mac or not router.host.is_dhcp_answer(job, packet):
+                    self._route(job, packet)
+                else:
+                    router.host.aside4(job, packet, destination)
+            elif self._is_meant(job, destination):
+                self._route(job, parse6(job))
             elif destination[0] & 1:
                 router.host.group6(job, parse6(job))
             else:
@@ -253,6 +258,15 @@ class Transit:
             job.drop(refused.reason)
             if refused.problem is not None:
                 router.host.tell_about(job, refused.problem, refused.value)
+
+    def _is_meant(self, job: Job, destination: bytes) -> bool:
+        """Tell whether a frame is for the router. Who knows another device's MAC address, as a
+        DHCP server does, means it: there is no wire that they share.
+        """
+        router = self._router
+        return destination == router.mac or (
+            destination in router.by_mac and not job.ingress.uplink
+        )
 
     def _route(self, job: Job, packet: Packet) -> None:
         """Pass a packet on. Raises Refused or WireError."""

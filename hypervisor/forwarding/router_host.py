@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from hypervisor.engine.drops import NOT_ROUTED, ROUTER_FRAGMENT
 from hypervisor.forwarding.base import Port
-from hypervisor.forwarding.packets import Job, Packet, Refused, is_host, is_link_local, parse4
+from hypervisor.forwarding.packets import Job, Packet, Refused, is_host, is_link_local
 from hypervisor.wire import arp, dhcp, icmp, icmp_errors, icmpv6, ipv4, ipv6, protocols
 from hypervisor.wire.errors import WireError
 from hypervisor.wire.ethernet import (
@@ -36,6 +36,9 @@ _HEARD: Final = frozenset(
     (icmpv6.MLD_REPORT, icmpv6.MLD_DONE, icmpv6.MLD2_REPORT, icmpv6.ROUTER_SOLICITATION)
 )
 _NEXT_HEADER_AT: Final = 6
+#: The ports of a DHCP client's datagrams, and of a server's.
+_QUESTION: Final = dhcp.CLIENT_PORT.to_bytes(2, "big") + dhcp.SERVER_PORT.to_bytes(2, "big")
+_ANSWER: Final = dhcp.SERVER_PORT.to_bytes(2, "big") + dhcp.CLIENT_PORT.to_bytes(2, "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +170,20 @@ class RouterHost:
             router.answered(ingress, packet.sender_ip, packet.sender_mac, job.now)
         if packet.operation != arp.REQUEST or not self._speaks_for(ingress, packet.target_ip):
             return
-        mac = router.mac
+        mac = self._mac_of(ingress, packet.target_ip)
         answer = arp.build(arp.REPLY, mac, packet.target_ip, packet.sender_ip, packet.sender_mac)
         self._reply(ingress, packet.sender_mac, ETHERTYPE_ARP, answer)
+
+    def _mac_of(self, ingress: Port, address: bytes) -> bytes:
+        """Return the MAC address that goes with an IP address for who asks behind ``ingress``.
+
+        That is the router's. A DHCP server is told the client's own, to which its answers must go.
+        """
+        router = self._router
+        host = router.routes.hosts.get(address)
+        if host is not None and host[0] is router and ingress in router.dhcp_servers:
+            return host[1].mac
+        return router.mac
 
     def is_discovery(self, job: Job, packet: Packet) -> bool:
         """Tell whether a packet is neighbour discovery, which no router passes on (RFC 4861).
@@ -300,27 +314,25 @@ class RouterHost:
 
     # --- DHCP ---------------------------------------------------------------------------------
 
-    def aside4(self, job: Job, destination: bytes) -> None:
-        """Take IPv4 that is not for the router's MAC. Raises Refused, WireError.
+    def is_dhcp_answer(self, job: Job, packet: Packet) -> bool:
+        """Tell whether a DHCP server says something to a client."""
+        return job.ingress in self._router.dhcp_servers and _ports(job, packet) == _ANSWER
+
+    def aside4(self, job: Job, packet: Packet, destination: bytes) -> None:
+        """Take IPv4 that is not for the router's MAC. Raises Refused.
 
         DHCP passes between clients and devices that are servers, each frame to whom it is for;
         reports of groups are heard; all else is not routed.
         """
-        packet = parse4(job)
         router, frame, at = self._router, job.frame, packet.upper
         if packet.protocol == protocols.IGMP:
             job.take()
             return
-        if packet.protocol != protocols.UDP or not packet.whole or packet.end - at < 8:
-            raise Refused(NOT_ROUTED)
-        ports = (
-            int.from_bytes(frame[at : at + 2], "big"),
-            int.from_bytes(frame[at + 2 : at + 4], "big"),
-        )
+        ports = _ports(job, packet)
         receivers: list[Port] = []
-        if ports == (dhcp.CLIENT_PORT, dhcp.SERVER_PORT) and destination == BROADCAST:
+        if ports == _QUESTION and destination == BROADCAST:
             receivers = [port for port in router.dhcp_servers if port is not job.ingress]
-        elif ports == (dhcp.SERVER_PORT, dhcp.CLIENT_PORT) and job.ingress in router.dhcp_servers:
+        elif ports == _ANSWER and job.ingress in router.dhcp_servers:
             try:
                 client = dhcp.parse(frame, at + 8, packet.end).client_mac
             except WireError:
@@ -334,3 +346,11 @@ class RouterHost:
         for port in receivers:
             job.out.frames.append(begin + port.mac + rest)
             job.out.needs.append(job.need)
+
+
+def _ports(job: Job, packet: Packet) -> bytes:
+    """Return the ports of a whole UDP datagram, as on the wire; else nothing."""
+    at = packet.upper
+    if packet.protocol != protocols.UDP or not packet.whole or packet.end - at < 8:
+        return b""
+    return job.frame[at : at + 4]

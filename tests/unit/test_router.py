@@ -258,9 +258,9 @@ def test_harmless_options_are_passed_on() -> None:
 
 def test_frames_for_others_macs_and_groups_are_not_routed() -> None:
     world, one, two, _ = three()
-    beside = two.mac + packet(one, A, B)[6:]
+    beside = bytes.fromhex("020000000001") + packet(one, A, B)[6:]
     group = bytes.fromhex("01005e0000fb") + packet(one, A, B)[6:]
-    beside6 = two.mac + packet(one, A6, B6)[6:]
+    beside6 = bytes.fromhex("020000000001") + packet(one, A6, B6)[6:]
     mdns = bytes(
         Ether(src=one.mac.hex(":"), dst="33:33:00:00:00:fb") / IPv6(src=A6, dst="ff02::fb") / UDP()
     )
@@ -471,4 +471,23 @@ def test_dhcp_passes_between_clients_and_servers_only() -> None:
         (told,) = client.take()
         assert told[:12] == mac + server.mac
     assert two.take() == []
+    world.audit()
+
+
+def test_a_dhcp_server_knows_its_clients_and_reaches_them_as_the_router_would() -> None:
+    world, one, _, third = three(
+        DevicePolicy("uid:9", "dhcp", addresses=("10.0.0.9",), dhcp_server=True, router=True)
+    )
+    server = world.open("dhcp", "uid:9")
+    assert arp_answers(server, "10.0.0.9", A) == [one.mac.hex(":")]
+    assert arp_answers(server, "10.0.0.9", "10.0.0.1") == [router(world).mac.hex(":")]
+    assert arp_answers(one, A, "10.0.0.9") == [router(world).mac.hex(":")]
+    for frame in (packet(server, "10.0.0.9", A), packet(server, "192.0.2.9", A)):
+        assert drops(world, server, one.mac + frame[6:]) == {}
+        (got,) = parsed(one)
+        assert (got.src, got.ttl) == (router(world).mac.hex(":"), 63)
+    # Whose MAC address it is says nothing: packets go where they are addressed.
+    assert drops(world, one, server.mac + packet(one, A, C)[6:]) == {}
+    assert len(third.take()) == 1
+    assert server.take() == []
     world.audit()
