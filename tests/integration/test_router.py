@@ -16,7 +16,7 @@ import pytest
 
 from tests.helpers.kernel_objects import a_fresh_uid
 from tests.helpers.nics import FAR, two_places, uplink_server
-from tests.helpers.processes import hypervisor, server
+from tests.helpers.processes import ServerProcess, hypervisor, server
 from tests.helpers.run_programs import Program, pfinet_client, running
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "router.toml"
@@ -331,3 +331,46 @@ def test_an_uplinks_next_hop_leads_further() -> None:
 def test_the_router_is_shown_as_a_device(nodes: Nodes) -> None:
     shown = hypervisor("devices", "--device", str(nodes.office))
     assert re.search(r"office +router +router .* 10\.40\.0\.1 10\.40\.1\.1 fd40::1", shown.stdout)
+
+
+# --- with a gateway ---------------------------------------------------------------------------
+
+LEASED = """\
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add $ip/24 dev $interface
+ip route add default via $router
+"""
+
+
+def test_a_gateway_is_the_way_out_and_its_leases_are_routed() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="machdev-router-"))
+    folder.chmod(0o755)
+    script = folder / "leased"
+    script.write_text(LEASED)
+    script.chmod(0o755)
+    flags = ["--mode", "router", "--gateway", "10.43.0.254/24,dhcp"]
+    flags += ["--network", "lan,subnet=10.43.0.0/24,subnet=10.43.1.0/24"]
+    udhcpc = f"busybox udhcpc -f -n -q -i eth0 -s {script} -t 10"
+    try:
+        with server(folder, *flags) as served:
+            wait_for(served, "gateway is up")
+            run = ["run", "--device", str(served.node)]
+            known = ["--address", "10.43.1.2/24", "--gateway", "10.43.1.1"]
+            with running(*run, *known, "--", "sh", "-c", "echo up; read line") as other:
+                assert other.line() == "up"
+                ask = f"{udhcpc}; {PING} 10.43.0.254; {PING} 10.43.1.2; ip route get 192.0.2.1"
+                done = pfinet_client(*run, "--", "sh", "-ec", ask)
+            assert done.returncode == 0, done.stdout + done.stderr + served.said()
+            assert "leased network=lan" in served.said()
+    finally:
+        shutil.rmtree(folder)
+    assert done.stdout.count("3 received") == 2
+    assert "via 10.43.0.254 dev eth0" in done.stdout
+
+
+def wait_for(served: ServerProcess, words: str) -> None:
+    """Wait until a server has logged some words."""
+    with served.log.open() as log:
+        while served.process.poll() is None and words not in log.readline():
+            pass
