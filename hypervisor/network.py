@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from hypervisor import requests
 from hypervisor.answers import Answers, Handler
+from hypervisor.batches import BatchWork
 from hypervisor.engine.mail import Inbox
 from hypervisor.engine.opens import Open, ReadRequest
 from hypervisor.engine.slots import NoticeKind
@@ -74,6 +75,11 @@ class Network(Linkage):
     def longest_frame(self) -> int:
         """Bytes of the longest plain frame that can be here: header, two tags, MTU."""
         return self._longest + MAX_VLAN_TAGS * VLAN_TAG_BYTES
+
+    def use(self, batches: BatchWork) -> None:
+        """Let ``batches`` do what is asked of whole batches of frames, from now on."""
+        self.engine.run_end = batches.run_end
+        self.screens.suspects = batches.suspects
 
     # --- requests -----------------------------------------------------------------------------
 

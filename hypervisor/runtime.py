@@ -96,6 +96,8 @@ class Runtime:
         self._path = path or DataPath()
         self._lanes = {network.name: _Lane(network) for network in networks}
         self._interconnect = Interconnect(lane.network for lane in self._lanes.values())
+        for lane in self._lanes.values():
+            lane.network.use(self._path.batches)
         self._own = f"uid:{os.geteuid()}"
         self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="descriptors")
         self._on_completions: OnCompletions = _ignore

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from hypervisor.batches import Suspects
 from hypervisor.bindings import Bindings
 from hypervisor.engine.drops import BROADCAST_RATE, NOT_ADDRESSED, Tally
 from hypervisor.engine.opens import Choice
@@ -63,6 +64,10 @@ class Screens:
         self._forwarder = forwarder
         #: Guards of devices that are sent only what is for their addresses, by VLAN and MAC.
         self._addressed: dict[int, dict[bytes, Guard]] = {}
+        #: Compiled code that finds the frames worth a look; None: all are.
+        self.suspects: Suspects | None = None
+        #: For each sender's guard, its packed templates: common ones, and toward addressed MACs.
+        self._packed: dict[Guard, tuple[bytes, dict[bytes, bytes]]] = {}
 
     def addressed_in(self, vlan: int) -> dict[bytes, Guard]:
         """Return the guards of devices in a VLAN that are sent only what is for them, by MAC."""
@@ -139,6 +144,9 @@ class Screens:
     def forget(self, nic: Nic) -> None:
         """Let a device be sent anything: it is gone, or judged anew."""
         mac = nic.guard.source
+        self._packed.pop(nic.guard, None)
+        for _, toward in self._packed.values():
+            toward.pop(mac, None)
         for vlan in nic.ports:
             addressed = self.addressed_in(vlan)
             if addressed.get(mac) is nic.guard:
@@ -158,14 +166,21 @@ class Screens:
         along. Returns frames, needs, and how many were discarded by reason. What was is reported.
         """
         discards = Tally()
+        looked_at: Sequence[int] = range(len(frames))
         if nic.gate is not None:
             found = self._screen_vlans(nic, nic.gate, frames, header_bytes, now)
         else:
             addressed, ask = self.addressed_in(0), self._asker(nic, 0, now)
             if not nic.guard.full and not addressed and ask is None:
                 return frames, needs, discards
-            found = dict(nic.guard.screen(frames, header_bytes, addressed, ask))
-        self._limit_groups(nic, frames, header_bytes, found, now)
+            if nic.guard.full and self.suspects is not None:
+                looked_at = self._suspects(
+                    self.suspects, nic.guard, frames, header_bytes, addressed
+                )
+                if not looked_at:
+                    return frames, needs, discards
+            found = _judge(nic.guard, frames, looked_at, header_bytes, addressed, ask)
+        self._limit_groups(nic, frames, looked_at, header_bytes, found, now)
         if not found:
             return frames, needs, discards
         for index, verdict in found.items():
@@ -202,10 +217,32 @@ class Screens:
             return None
         return self._bindings.asker(nic.device, vlan, now)
 
+    def _suspects(
+        self,
+        ask: Suspects,
+        guard: Guard,
+        frames: Sequence[bytes],
+        header_bytes: int,
+        addressed: dict[bytes, Guard],
+    ) -> list[int]:
+        """Return the places of the frames that ``guard`` has to look at."""
+        packed = self._packed.get(guard)
+        if packed is None:
+            packed = self._packed[guard] = (_packed(guard, None), {})
+        common, toward = packed
+        suspects = ask(frames, header_bytes, common, addressed, toward)
+        for index in suspects:
+            mac = frames[index][header_bytes : header_bytes + 6]
+            receiver = addressed.get(mac)
+            if receiver is not None and mac not in toward:
+                toward[mac] = _packed(guard, receiver)
+        return suspects
+
     def _limit_groups(
         self,
         nic: Nic,
         frames: Sequence[bytes],
+        looked_at: Sequence[int],
         header_bytes: int,
         found: dict[int, Discard],
         now: float,
@@ -215,9 +252,7 @@ class Screens:
         if bucket is None:
             return
         groups = [
-            index
-            for index, frame in enumerate(frames)
-            if frame[header_bytes] & 1 and index not in found
+            index for index in looked_at if frames[index][header_bytes] & 1 and index not in found
         ]
         if not groups:
             return
@@ -225,3 +260,25 @@ class Screens:
         for index in groups[granted:]:
             much = f"more than {bucket.rate_per_s:g} a second"
             found[index] = Discard(BROADCAST_RATE, "group frames", much, "at most that")
+
+
+def _packed(guard: Guard, receiver: Guard | None) -> bytes:
+    """Return what a full guard finds common toward a receiver, for compiled code."""
+    forms = guard.forms(receiver)
+    return b"" if forms is None else forms.packed()
+
+
+def _judge(
+    guard: Guard,
+    frames: Sequence[bytes],
+    looked_at: Sequence[int],
+    header_bytes: int,
+    addressed: dict[bytes, Guard],
+    ask: Callable[[bytes, int], Verdict] | None,
+) -> dict[int, Discard]:
+    """Return the verdict on each frame, of those ``looked_at``, that does not pass."""
+    if len(looked_at) == len(frames):
+        return dict(guard.screen(frames, header_bytes, addressed, ask))
+    some = [frames[index] for index in looked_at]
+    verdicts = guard.screen(some, header_bytes, addressed, ask)
+    return {looked_at[place]: verdict for place, verdict in verdicts}

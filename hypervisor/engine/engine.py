@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hypervisor.batches import RunEnd, run_end
 from hypervisor.engine.drops import CLOSED, WITHDRAWN
 from hypervisor.engine.opens import Choice, Open, ReadRequest, WriteRequest
 from hypervisor.engine.quotas import HeldBudget, Limits
@@ -55,6 +56,7 @@ class Engine(Sending):
         self._classify = classify
         #: Whether group frames of the same addresses have the same receivers, whatever is in them.
         self.groups_alike = True
+        self.run_end: RunEnd = run_end
         self._vectors: deque[_Vector] = deque()
         self.opens: dict[Open, None] = {}
 
@@ -269,10 +271,10 @@ class Engine(Sending):
             # A run: consecutive frames of the same addresses and tag share verdict and receivers.
             first = frames[start]
             head = first[header_bytes:after]
-            stop = start + 1
-            alone = head[0] & 1 and not self.groups_alike
-            while not alone and stop < end and frames[stop][header_bytes:after] == head:
-                stop += 1
+            if head[0] & 1 and not self.groups_alike:
+                stop = start + 1
+            else:
+                stop = self.run_end(frames, start, end, header_bytes, after)
             whole = stop - start == len(frames)
             run = frames if whole else frames[start:stop]
             needs = vector.needs if whole or vector.needs is None else vector.needs[start:stop]

@@ -29,6 +29,7 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any, Final, Protocol
 
+from hypervisor.batches import BatchWork
 from hypervisor.flows import Flow, FlowTable
 from hypervisor.links.base import Link, LinkGone
 from hypervisor.links.lent_tap import LentTap
@@ -265,7 +266,10 @@ class CompiledBurst:
 
 
 class DataPath:
-    """Makes the burst loops and sinks of one runtime: compiled ones, if there is such code."""
+    """Makes the burst loops and sinks of one runtime: compiled ones, if there is such code.
+
+    ``batches`` is what the networks are to ask of whole batches.
+    """
 
     def __init__(self, *, compiled: bool = True) -> None:
         """Load the compiled module unless it is not wanted; :attr:`slower` says if it is not there.
@@ -275,13 +279,19 @@ class DataPath:
         #: Why Python does what compiled code would do faster, in words; "" if it does not.
         self.slower = ""
         self._compiled: Any = None
+        self.batches = BatchWork()
         if not compiled:
             self.slower = "the compiled data path was switched off"
             return
         try:
-            self._compiled = importlib.import_module("hypervisor.links._burst")
+            module = importlib.import_module("hypervisor.links._burst")
+            self.batches = BatchWork(module.run_end, module.suspects)
         except ImportError as error:
             self.slower = f"the compiled data path was not built: {error}"
+        except AttributeError as error:
+            self.slower = f"the compiled data path is older than the program: {error}"
+        else:
+            self._compiled = module
 
     def __str__(self) -> str:
         return f"Python, which is slower: {self.slower}" if self.slower else "compiled"

@@ -10,6 +10,7 @@ from typing import Any
 from hypervisor.engine.audit import Census, audit
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import D_READ, D_WRITE
+from hypervisor.links.burst import DataPath
 from hypervisor.network import Network, NetworkOptions
 from hypervisor.nic import Handle
 from hypervisor.requests import (
@@ -81,6 +82,8 @@ class World:
 
     limits: Limits = field(default_factory=Limits)
     options: dict[str, Any] = field(default_factory=dict)
+    #: Whether compiled code does what is asked of whole batches, if it was built.
+    compiled: bool = True
     now: float = 1_000.0
     done: dict[int, Completion] = field(default_factory=dict)
     cancelled: set[int] = field(default_factory=set)
@@ -97,6 +100,7 @@ class World:
                 **{"guard": "mac", **self.options},
             )
         )
+        self.network.use(DataPath(compiled=self.compiled).batches)
 
     def number(self) -> int:
         """Return a new request number."""

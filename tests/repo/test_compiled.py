@@ -7,9 +7,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from hypervisor.batches import BatchWork
 from hypervisor.flows import FlowTable
 from hypervisor.links.burst import DataPath, PythonBurst
 from hypervisor.links.memory import MemoryLink
@@ -21,6 +23,7 @@ SANITIZERS = ("-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined")
 #: Enough to come by every function: sinks on sockets and real TAPs, bursts to all receivers.
 SANITIZED = (
     "tests/integration/test_tap_sink.py",
+    "tests/property/test_batches.py",
     "tests/property/test_data_paths.py::test_nearly_all_of_a_bulk_transfer_is_passed_on_where_it_lies",
     "tests/property/test_data_paths.py::test_hostile_frames_in_every_place",
 )
@@ -77,6 +80,13 @@ def test_without_the_module_python_does_it_and_says_so(monkeypatch: pytest.Monke
     sink.stop()
     assert sink.join(5)
     near.close()
+
+
+def test_a_module_of_an_older_checkout_is_left_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, MODULE, ModuleType(MODULE))
+    path = DataPath()
+    assert path.slower.startswith("the compiled data path is older than the program: ")
+    assert path.batches == BatchWork()
 
 
 def test_it_can_be_switched_off() -> None:

@@ -66,6 +66,11 @@ enum { TEMPLATE_BYTES = 88 }; /* hypervisor.guard.template */
 bool templates_pass(const char *packed, Py_ssize_t packed_bytes, const unsigned char *frame,
                     size_t size);
 
+/* --- batches.c: whole batches of frames that Python holds ------------------------------------- */
+
+PyObject *batches_suspects(PyObject *module, PyObject *arguments);
+PyObject *batches_run_end(PyObject *module, PyObject *arguments);
+
 /* --- sink.c --------------------------------------------------------------------------------- */
 
 struct sink;

@@ -32,13 +32,16 @@ static PyObject *module_templates_pass(PyObject *Py_UNUSED(module), PyObject *ar
 static PyMethodDef functions[] = {
     {"quick_check", module_quick_check, METH_VARARGS, NULL},
     {"templates_pass", module_templates_pass, METH_VARARGS, NULL},
+    {"suspects", batches_suspects, METH_VARARGS, NULL},
+    {"run_end", batches_run_end, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "hypervisor.links._burst",
-    .m_doc = "The compiled burst loop and sink; see hypervisor/links/burst.py and sink.py.",
+    .m_doc = "The compiled burst loop and sink, see hypervisor/links/burst.py and sink.py; and what "
+             "hypervisor/batches.py asks of whole batches.",
     .m_size = -1,
     .m_methods = functions,
 };
