@@ -28,7 +28,10 @@ CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 16 << 20),)
 class BenchDevice:
     """One open of one device."""
 
-    def __init__(self, stub: Any, token: str, opened: Any, address: bytes) -> None:
+    def __init__(
+        self, channel: aio.Channel, stub: Any, token: str, opened: Any, address: bytes
+    ) -> None:
+        self.channel = channel
         self.stub = stub
         self.metadata = (("machdev-task", token),)
         self.port: bytes = opened.port
@@ -78,7 +81,7 @@ async def session(node: str, *names: str) -> AsyncIterator[tuple[BenchDevice, ..
             opened = await stub.DeviceOpen(request, metadata=(("machdev-task", token),))
             # The MAC's last bytes are a hash of the name: addresses differ as devices do.
             address = bytes([10, 77, opened.mac_address[4], opened.mac_address[5] | 1])
-            devices.append(BenchDevice(stub, token, opened, address))
+            devices.append(BenchDevice(channel, stub, token, opened, address))
             claim = device_pb2.DeviceClaimRequest(
                 port=opened.port, address=".".join(map(str, address))
             )

@@ -28,6 +28,7 @@ from typing import Any
 from hypervisor.errors import NoMemory
 from hypervisor.kernel import scm
 from hypervisor.service.identity import NOBODY, TCP_OWNER, Connection, Peers, Person, person_at
+from hypervisor.service.relay import Buffer
 from hypervisor.service.strangers import Remarks, StrangerLimits, Strangers, address_of
 from hypervisor.service.visitor import HTTP2_PREFACE, Neighbour, Newcomer, Visitor
 
@@ -112,6 +113,8 @@ class FrontDoor:
         #: Who was turned away and not let in since: nobody can fill the log by knocking.
         self._complained: set[str] = set()
         self._empty: asyncio.Event | None = None
+        #: Shared by all relays, which run in one thread.
+        self.buffer: Buffer = Buffer()
         #: Connections closed unheard: of nobody known, or one too many of an owner or in all.
         self.refused = 0
 

@@ -4,6 +4,9 @@ Flow control is the transports' own: when one side cannot take more, the other i
 of the client's sending is passed on (it may still be receiving); the end of the gRPC server's
 sending is the end of the connection, since gRPC never half-closes. What was read before the end is
 still delivered, to a side that takes it in time.
+
+What is read goes on at once, out of one buffer that all relays of a thread share. While a side has
+not taken it all, that buffer is its own, the other side is not read, and there is a new one.
 """
 
 from __future__ import annotations
@@ -13,15 +16,37 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
+#: Bytes read at once: a batch of requests is one read and one write.
+BUFFER_BYTES = 256 << 10
 #: How long a side may take to accept what is left for it after the other has gone, in seconds.
 LINGER_S = 1.0
 
 
-class _Side(asyncio.Protocol):
+class Buffer:
+    """Where bytes are between a read and the write that follows."""
+
+    __slots__ = ("view",)
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray())
+
+    def offer(self) -> memoryview:
+        """Return room for a read."""
+        if not self.view:
+            self.view = memoryview(bytearray(BUFFER_BYTES))
+        return self.view
+
+    def give_away(self) -> None:
+        """Somebody keeps what was read: the next read needs room of its own."""
+        self.view = memoryview(bytearray())
+
+
+class _Side(asyncio.BufferedProtocol):
     """One end of a relay, as asyncio sees it. ``passes_eof``: its end of sending is only that."""
 
-    def __init__(self, relay: Relay, *, passes_eof: bool) -> None:
+    def __init__(self, relay: Relay, buffer: Buffer, *, passes_eof: bool) -> None:
         self._relay = relay
+        self._buffer = buffer
         self._passes_eof = passes_eof
         self.transport: asyncio.Transport | None = None
         self.other: asyncio.Transport | None = None
@@ -30,14 +55,21 @@ class _Side(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        # Written at once, and whatever is left stops the other side.
+        self.transport.set_write_buffer_limits(0)
         self._relay.made()
 
-    def data_received(self, data: bytes) -> None:
-        other = self.other
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer.offer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        other, data = self.other, self._buffer.view[:nbytes]
         if other is None:
             self.early += data
         elif not other.is_closing():
             other.write(data)
+            if other.get_write_buffer_size():
+                self._buffer.give_away()
 
     def eof_received(self) -> bool:
         self._relay.ends(self)
@@ -65,15 +97,17 @@ class Relay:
     ``on_end`` is called once, when the first of the two is lost; the second is then closed.
     """
 
-    def __init__(self, on_end: Callable[[], None]) -> None:
+    def __init__(self, on_end: Callable[[], None], buffer: Buffer | None = None) -> None:
+        """Make a relay; ``buffer`` is shared by all of one thread."""
+        buffer = buffer or Buffer()
         self._on_end = on_end
         self._ended = False
         self._open = 0
         self._linger: asyncio.TimerHandle | None = None
         #: Whether the client was the first to end something; None while nobody has.
         self.client_ended_it: bool | None = None
-        self._client = _Side(self, passes_eof=True)
-        self._server = _Side(self, passes_eof=False)
+        self._client = _Side(self, buffer, passes_eof=True)
+        self._server = _Side(self, buffer, passes_eof=False)
 
     async def join(self, client: socket.socket, first: bytes, server: socket.socket) -> None:
         """Carry bytes between the two connected sockets, ``first`` before all others.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hypervisor.kernel import scm
 from hypervisor.service import lending
 from hypervisor.service.identity import NOBODY, Certified, Connection, Person, certified
-from hypervisor.service.relay import Relay
+from hypervisor.service.relay import Buffer, Relay
 from hypervisor.service.status import Context
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ class Door(Protocol):
     @property
     def wall(self) -> Callable[[], float]:
         """The clock that certificates go by, in Unix seconds."""
+
+    @property
+    def buffer(self) -> Buffer:
+        """What all relays of this door read into."""
 
     def gone(self, visitor: Visitor) -> None:
         """Forget a visitor whose socket is closed."""
@@ -128,7 +132,7 @@ class Visitor(abc.ABC):
             self.leave()
             return
         self._left = True
-        self._relay = Relay(lambda: self._ended(connection))
+        self._relay = Relay(lambda: self._ended(connection), self.door.buffer)
         try:
             await self._relay.join(self._socket, self._heard, server)
         except OSError as error:
