@@ -166,7 +166,7 @@ class Notification(Enum):
     DEVICE_STATE = "device-state"  #: up, down, address or MTU of the watched device changed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NetMessage:
     """net_rcv_msg (device/net_status.h, msgh_id 2999), without what is constant in it.
 

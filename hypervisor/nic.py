@@ -7,7 +7,8 @@ from functools import partial
 from typing import Final
 
 from hypervisor.engine.drops import Tally
-from hypervisor.engine.mail import Mailbox, Maker
+from hypervisor.engine.letters import Maker
+from hypervisor.engine.mail import Mailbox
 from hypervisor.engine.opens import Open
 from hypervisor.engine.taps import Tap
 from hypervisor.errors import D_READ
@@ -17,7 +18,7 @@ from hypervisor.forwarding import Forwarder, Port
 from hypervisor.guard import Discard, Guard, StormGate, TokenBucket, VlanGate
 from hypervisor.infos import LinkState
 from hypervisor.mach.devices import Device
-from hypervisor.mach.net_rcv_msg import net_message
+from hypervisor.mach.net_rcv_msg import net_messages
 from hypervisor.mach.ports import Task
 from hypervisor.mach.receive_ports import ReceivePort
 from hypervisor.requests import Event, EventKind, Role
@@ -25,6 +26,8 @@ from hypervisor.wire.summary import summary
 
 #: Equal discard events are folded into one for this long, in seconds.
 DISCARD_EVENT_S: Final = 1.0
+#: Makers of messages that a device remembers, by port and bytes of payload.
+MAKERS: Final = 64
 
 
 class LinkRecord:
@@ -191,13 +194,12 @@ class Nic:
         if inspect is None:
             return None
 
-        def tap(frames: Sequence[bytes]) -> list[tuple[int, Mailbox, Maker]]:
+        makers: dict[tuple[ReceivePort, int], Maker] = {}
+
+        def tap(frames: Sequence[bytes]) -> list[tuple[list[int], Mailbox, Maker]]:
             accepted = inspect(frames)
             self.filtered_frames += len(accepted)
-            return [
-                (index, port.box, partial(net_message, port.name, payload_bytes))
-                for index, port, payload_bytes in accepted
-            ]
+            return _runs(accepted, makers)
 
         return tap
 
@@ -212,6 +214,28 @@ class Nic:
         )
         self.tx_drops.merge(each.sent_drops)
         self.rx_drops.merge(each.rx_drops)
+
+
+def _runs(
+    accepted: Sequence[tuple[int, ReceivePort, int]],
+    makers: dict[tuple[ReceivePort, int], Maker],
+) -> list[tuple[list[int], Mailbox, Maker]]:
+    """Return runs of frames that one port gets as much of; ``makers`` are kept for the next."""
+    runs: list[tuple[list[int], Mailbox, Maker]] = []
+    last_port, last_bytes, places = None, -1, []
+    for index, port, payload_bytes in accepted:
+        if port is last_port and payload_bytes == last_bytes:
+            places.append(index)
+            continue
+        make = makers.get((port, payload_bytes))
+        if make is None:
+            if len(makers) >= MAKERS:
+                makers.clear()
+            make = partial(net_messages, port.name, payload_bytes)
+            makers[port, payload_bytes] = make
+        last_port, last_bytes, places = port, payload_bytes, [index]
+        runs.append((places, port.box, make))
+    return runs
 
 
 class DiscardLog:

@@ -85,7 +85,7 @@ def _audit_mail(engine: Engine, references: Counter[Frame]) -> int:
     """Count what waits in mailboxes; return the number of messages."""
     waiting = held_receives = 0
     for box in engine.mail.boxes:
-        frames = [letter.frame for letter in box.letters if letter.frame is not None]
+        frames = [frame for letter in box.letters for frame in letter.frames]
         references.update(frames)
         notes = sum(letter.message is not None for letter in box.letters)
         _agree(f"mailbox {box.name.hex()}: messages", box.posted, len(frames))
@@ -103,10 +103,10 @@ def _audit_mail(engine: Engine, references: Counter[Frame]) -> int:
 
 def _audit_shares(engine: Engine) -> None:
     held = [
-        len(letter.frame.data)
+        len(frame.data)
         for box in engine.mail.boxes
         for letter in box.letters
-        if letter.frame is not None
+        for frame in letter.frames
     ]
     shared_frames, shared_bytes = len(held), sum(held)
     for account in engine.shares.accounts.values():

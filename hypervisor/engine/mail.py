@@ -25,6 +25,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import Final
 
 from hypervisor.engine.drops import CLOSED, POOL_FULL, PORT_FULL, Tally
+from hypervisor.engine.letters import Letter, Maker
 from hypervisor.engine.quotas import HeldBudget, PoolShares
 from hypervisor.errors import DeviceError
 from hypervisor.frames import Frame, FramePool
@@ -35,20 +36,6 @@ from hypervisor.requests import Completion
 NOTES: Final = 256
 #: Bytes of frames in one answer to a receive.
 ANSWER_BYTES: Final = 1 << 20
-
-#: Makes the message when it is taken, out of the payload of its frame.
-Maker = Callable[[bytes], Message]
-
-
-@dataclass(slots=True)
-class _Letter:
-    """One queued message: made already, or to be made of the frame it holds; or a gap."""
-
-    number: int
-    message: Message | None = None
-    frame: Frame | None = None
-    make: Maker | None = None
-    missing: int = 0
 
 
 @dataclass(slots=True)
@@ -104,7 +91,7 @@ class Mailbox:
         self.qlimit = qlimit
         self.inbox = Inbox()
         self.inbox.boxes[self] = None
-        self.letters: deque[_Letter] = deque()
+        self.letters: deque[Letter] = deque()
         #: Messages and notifications that wait now; gaps are neither.
         self.posted = 0
         self.notes = 0
@@ -156,12 +143,10 @@ class Mail:
         del box.inbox.boxes[box]
         if not box.inbox.boxes and box.inbox.receivers:
             self._fail(box.inbox, why)
-        frames = []
+        frames: list[Frame] = []
         for letter in box.letters:
-            if not letter.missing:
-                self._drop(box, CLOSED)
-            if letter.frame is not None:
-                frames.append(letter.frame)
+            frames += letter.frames
+        self._drop(box, CLOSED, box.posted + box.notes)
         box.letters.clear()
         box.posted = box.notes = 0
         self._charge(box, -len(frames), -sum(len(frame.data) for frame in frames))
@@ -202,14 +187,14 @@ class Mail:
 
     # --- posting ------------------------------------------------------------------------------
 
-    def room(self, box: Mailbox, size_bytes: int) -> str | None:
-        """Return why a message with a frame of ``size_bytes`` would be dropped, or None."""
-        if box.posted >= box.qlimit:
+    def room(self, box: Mailbox, frames: int, size_bytes: int) -> str | None:
+        """Return why messages with so many frames would not all be queued, or None."""
+        if box.posted + frames > box.qlimit:
             return PORT_FULL
         holding = box._holding
         free_frames, free_bytes = self._shares.shared_free
         # As for an open (see quotas): growing by k must leave held + k <= free - k.
-        if 2 + holding.frames > free_frames or 2 * size_bytes + holding.bytes > free_bytes:
+        if 2 * frames + holding.frames > free_frames or 2 * size_bytes + holding.bytes > free_bytes:
             return POOL_FULL
         return None
 
@@ -220,14 +205,12 @@ class Mail:
         the frame's payload. False if the message was dropped, and counted.
         """
         self.chosen += 1
-        reason = self.room(box, len(frame.data))
+        reason = self.room(box, 1, len(frame.data))
         if reason is not None:
             self._lose(box, reason)
             return False
         self._pool.retain(frame)
-        self._charge(box, 1, len(frame.data))
-        self._put(box, _Letter(0, frame=frame, make=make))
-        box.posted += 1
+        self._put_frames(box, [frame], len(frame.data), make)
         return True
 
     def post_data(self, box: Mailbox, data: bytes, make: Maker) -> Frame | None:
@@ -238,17 +221,29 @@ class Mail:
         """
         size_bytes = len(data)
         self.chosen += 1
-        reason = self.room(box, size_bytes)
+        reason = self.room(box, 1, size_bytes)
         if reason is None and not self._pool.has_room(1, size_bytes):
             reason = POOL_FULL
         if reason is not None:
             self._lose(box, reason)
             return None
         frame = self._pool.alloc(data)
-        self._charge(box, 1, size_bytes)
-        self._put(box, _Letter(0, frame=frame, make=make))
-        box.posted += 1
+        self._put_frames(box, [frame], size_bytes, make)
         return frame
+
+    def post_run(
+        self, box: Mailbox, payloads: Sequence[bytes], make: Maker
+    ) -> Sequence[Frame | None]:
+        """The same for several, in their order: at once if there is room for all."""
+        size_bytes = sum(map(len, payloads))
+        if self.room(box, len(payloads), size_bytes) or not self._pool.has_room(
+            len(payloads), size_bytes
+        ):
+            return [self.post_data(box, data, make) for data in payloads]
+        self.chosen += len(payloads)
+        frames = self._pool.alloc_run(payloads, size_bytes)
+        self._put_frames(box, frames[:], size_bytes, make)
+        return frames
 
     def notify(self, box: Mailbox, message: Message) -> bool:
         """Post what the server has to say. It has room of its own; False if that is used up."""
@@ -256,11 +251,18 @@ class Mail:
         if box.notes >= NOTES:
             self._lose(box, PORT_FULL)
             return False
-        self._put(box, _Letter(0, message))
+        self._put(box, Letter(0, message))
         box.notes += 1
         return True
 
-    def _put(self, box: Mailbox, letter: _Letter) -> None:
+    def _put_frames(self, box: Mailbox, frames: list[Frame], size_bytes: int, make: Maker) -> None:
+        """Queue a run, whose list goes with it."""
+        self._charge(box, len(frames), size_bytes)
+        self._put(box, Letter(0, frames=frames, make=make))
+        self._number += len(frames) - 1
+        box.posted += len(frames)
+
+    def _put(self, box: Mailbox, letter: Letter) -> None:
         self._number += 1
         letter.number = self._number
         box.letters.append(letter)
@@ -272,11 +274,12 @@ class Mail:
         if box.letters and box.letters[-1].missing:
             box.letters[-1].missing += 1
         else:
-            self._put(box, _Letter(0, missing=1))
+            self._put(box, Letter(0, missing=1))
 
-    def _drop(self, box: Mailbox, reason: str) -> None:
-        self.drops.count(reason)
-        box.drops.count(reason)
+    def _drop(self, box: Mailbox, reason: str, messages: int = 1) -> None:
+        if messages:
+            self.drops.count(reason, messages)
+            box.drops.count(reason, messages)
 
     def _charge(self, box: Mailbox, frames: int, size_bytes: int) -> None:
         box._holding.frames += frames
@@ -329,9 +332,8 @@ class Mail:
         while heads and len(messages) < most and size_bytes < ANSWER_BYTES:
             box = heads[0][1]
             # The only one with messages is emptied in one go.
-            count = len(box.letters) if len(heads) == 1 else 1
-            took = self._take_from(box, min(count, most - len(messages)), messages, frames)
-            size_bytes += took
+            letters = len(box.letters) if len(heads) == 1 else 1
+            size_bytes += self._take_from(box, letters, most, messages, frames)
             if box.letters:
                 heapreplace(heads, (box.letters[0].number, box))
             else:
@@ -340,32 +342,41 @@ class Mail:
         return messages
 
     def _take_from(
-        self, box: Mailbox, most: int, messages: list[Message], frames: list[Frame]
+        self, box: Mailbox, letters: int, most: int, messages: list[Message], frames: list[Frame]
     ) -> int:
-        """Take so many messages out of a mailbox, fewer if they get long; return their bytes."""
-        size_bytes, stored = 0, len(frames)
-        for _ in range(most):
-            letter = box.letters.popleft()
-            messages.append(self._open(box, letter))
-            if letter.frame is not None:
-                frames.append(letter.frame)
-                size_bytes += len(letter.frame.data)
-                if size_bytes >= ANSWER_BYTES:
-                    break
-        self._charge(box, stored - len(frames), -size_bytes)
+        """Take so many letters out of a mailbox until there are ``most`` messages in all.
+
+        Stops earlier if they get long. Returns the bytes of their frames.
+        """
+        size_bytes = 0
+        while letters and len(messages) < most and size_bytes < ANSWER_BYTES:
+            letter = box.letters[0]
+            letters -= 1
+            if not letter.frames:
+                box.letters.popleft()
+                messages.append(self._open(box, letter))
+                continue
+            run, run_bytes = letter.take(most - len(messages), ANSWER_BYTES - size_bytes)
+            if not letter.frames:
+                box.letters.popleft()
+            assert letter.make is not None
+            messages += letter.make([frame.data for frame in run])
+            frames += run
+            size_bytes += run_bytes
+            box.posted -= len(run)
+            box.delivered += len(run)
+            self.delivered += len(run)
+            self._charge(box, -len(run), -run_bytes)
         return size_bytes
 
-    def _open(self, box: Mailbox, letter: _Letter) -> Message:
-        """Turn a letter into its message, and count it as delivered."""
+    def _open(self, box: Mailbox, letter: Letter) -> Message:
+        """Return the message of a letter without frames; it is counted as delivered."""
         if letter.missing:
             return Missing(box.name, letter.missing)
-        box.delivered += 1
-        self.delivered += 1
-        if letter.make is not None and letter.frame is not None:
-            box.posted -= 1
-            return letter.make(letter.frame.data)
         assert letter.message is not None
         box.notes -= 1
+        box.delivered += 1
+        self.delivered += 1
         return letter.message
 
     def _count_held(self, receiver: Receiver, requests: int) -> None:

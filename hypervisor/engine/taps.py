@@ -8,13 +8,14 @@ tap holds nobody and takes no RX slot; what it takes is stored once for all mail
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from hypervisor.engine.mail import Mail, Mailbox, Maker
+from hypervisor.engine.letters import Maker
+from hypervisor.engine.mail import Mail, Mailbox
 from hypervisor.frames import Frame
 
-#: Plain frames -> who gets which: (its place in the run, mailbox, what makes the message of it).
-Tap = Callable[[Sequence[bytes]], Sequence[tuple[int, Mailbox, Maker]]]
+#: Plain frames -> who gets which: (places in the run, mailbox, what makes the messages of them).
+Tap = Callable[[Sequence[bytes]], Iterable[tuple[Sequence[int], Mailbox, Maker]]]
 #: (frame with a 12-byte offload header, its needs) -> plain frames, right without offloads.
 Finisher = Callable[[bytes, int], list[bytes]]
 
@@ -40,18 +41,23 @@ class Taps:
         places of the frames in the run that a receiver's tap took, wholly or in part.
         """
         plain: Sequence[bytes] = run
-        origins: Sequence[int] = range(len(run))
+        origins: Sequence[int] | None = None
         if header_bytes:
             plain, origins = self._plain(run, needs)
-        stored: dict[int, Frame] = {}
+        posts = [] if outgoing is None else list(outgoing(plain))
         taken: set[int] = set()
-        if outgoing is not None:
-            for index, box, make in outgoing(plain):
-                self._post(plain, index, stored, box, make)
         for tap in incoming:
-            for index, box, make in tap(plain):
-                taken.add(origins[index])
-                self._post(plain, index, stored, box, make)
+            for post in tap(plain):
+                posts.append(post)
+                places = post[0]
+                taken.update(places if origins is None else [origins[at] for at in places])
+        if len(posts) == 1:
+            ((places, box, make),) = posts
+            self._mail.post_run(box, _at(plain, places), make)
+        else:
+            stored: dict[int, Frame] = {}
+            for places, box, make in posts:
+                self._post(plain, places, stored, box, make)
         return taken
 
     def _plain(
@@ -69,16 +75,37 @@ class Taps:
     def _post(
         self,
         plain: Sequence[bytes],
-        index: int,
+        places: Sequence[int],
         stored: dict[int, Frame],
         box: Mailbox,
         make: Maker,
     ) -> None:
-        """Post a frame to a mailbox; it is stored when the first one has room for it."""
+        """Post frames to a mailbox; each is stored when the first one has room for it."""
+        mail = self._mail
+        if stored.keys().isdisjoint(places):
+            frames = mail.post_run(box, _at(plain, places), make)
+        else:
+            frames = [self._post_one(plain, index, stored, box, make) for index in places]
+        for index, frame in zip(places, frames, strict=True):
+            if frame is not None:
+                stored[index] = frame
+
+    def _post_one(
+        self,
+        plain: Sequence[bytes],
+        index: int,
+        stored: dict[int, Frame],
+        box: Mailbox,
+        make: Maker,
+    ) -> Frame | None:
+        """Post a frame that may be stored already; return it if it is now."""
         frame = stored.get(index)
-        if frame is not None:
-            self._mail.post_frame(box, frame, make)
-            return
-        frame = self._mail.post_data(box, plain[index], make)
-        if frame is not None:
-            stored[index] = frame
+        if frame is None:
+            return self._mail.post_data(box, plain[index], make)
+        self._mail.post_frame(box, frame, make)
+        return frame
+
+
+def _at(plain: Sequence[bytes], places: Sequence[int]) -> Sequence[bytes]:
+    """Return the frames at some places of a run, each of which is there once."""
+    return plain if len(places) == len(plain) else [plain[index] for index in places]

@@ -7,19 +7,30 @@ payload, also when the filter asked for less of it; the type is the frame's Ethe
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Sequence
 
 from hypervisor.infos import NetMessage
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
 
 PACKET_HEADER_BYTES = 4
-_LENGTH = struct.Struct("<H")
+#: Where a frame's EtherType is.
+TYPE_AT = 12
+_LONGEST = 0xFFFF
+_NOT_COUNTED = ETHERNET_HEADER_BYTES - PACKET_HEADER_BYTES
 
 
-def net_message(receive_port: bytes, payload_bytes: int, frame: bytes) -> NetMessage:
-    """Return the message for a whole Ethernet frame, with at most ``payload_bytes`` of payload."""
-    length = len(frame) - ETHERNET_HEADER_BYTES + PACKET_HEADER_BYTES
-    payload = frame[ETHERNET_HEADER_BYTES : ETHERNET_HEADER_BYTES + payload_bytes]
-    # A frame of a lent TAP may be longer than the field can say.
-    packet_header = _LENGTH.pack(min(length, 0xFFFF)) + frame[12:14]
-    return NetMessage(receive_port, frame[:ETHERNET_HEADER_BYTES], packet_header + payload)
+def net_messages(
+    receive_port: bytes, payload_bytes: int, frames: Sequence[bytes]
+) -> list[NetMessage]:
+    """Return the messages for whole Ethernet frames, with at most ``payload_bytes`` of payload."""
+    # The type comes right before the payload, here as in the frame.
+    end = ETHERNET_HEADER_BYTES + payload_bytes
+    return [
+        NetMessage(
+            receive_port,
+            frame[:ETHERNET_HEADER_BYTES],
+            # A frame of a lent TAP may be longer than the field can say.
+            min(len(frame) - _NOT_COUNTED, _LONGEST).to_bytes(2, "little") + frame[TYPE_AT:end],
+        )
+        for frame in frames
+    ]

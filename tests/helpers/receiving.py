@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from hypervisor.infos import Message, NetMessage, Notification, PortInfo
-from hypervisor.mach.net_rcv_msg import net_message
+from hypervisor.mach.net_rcv_msg import net_messages
 from hypervisor.mach.receive_ports import ReceivePort
 from hypervisor.requests import (
     AllocatePort,
@@ -48,7 +48,7 @@ class Mailer:
 
     def post(self, frame: bytes, payload_bytes: int = 1 << 20) -> bool:
         """Let the network post a frame here, as a filter does."""
-        make = partial(net_message, self.name, payload_bytes)
+        make = partial(net_messages, self.name, payload_bytes)
         posted = self.world.network.engine.mail.post_data(self.port.box, frame, make) is not None
         self.world.network.engine.poll(self.world.now)
         self.world.collect()

@@ -13,7 +13,7 @@ from grpc import aio
 from machdev.v1 import ports_pb2 as pb
 
 from hypervisor.errors import InvalidArgument, InvalidDest, InvalidOperation, InvalidValue
-from hypervisor.mach.net_rcv_msg import net_message
+from hypervisor.mach.net_rcv_msg import net_messages
 from hypervisor.requests import Caller
 from tests.helpers.loops import on_both_loops
 from tests.helpers.service import Client, Served, frame, refused_with, serving
@@ -61,7 +61,7 @@ def post(served: Served, client: Client, port: bytes, *frames: bytes) -> None:
     (task,) = (t for t in network.tasks._tasks.values() if t.token == client.metadata[0][1])
     found = network.receive_ports.find(task, port)
     for data in frames:
-        make = partial(net_message, port, 1500)
+        make = partial(net_messages, port, 1500)
         network.engine.mail.post_data(found.box, data, make)
     network.engine.poll(0.0)
     served.runtime._settle(lane)

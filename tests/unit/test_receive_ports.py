@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -18,6 +19,7 @@ from hypervisor.infos import (
     NoSenders,
     Notification,
 )
+from hypervisor.mach.net_rcv_msg import net_messages
 from hypervisor.mach.receive_ports import PORTS_PER_OWNER, QLIMIT_DEFAULT, QLIMIT_MAX
 from hypervisor.mach.status import NET_FLAGS
 from hypervisor.requests import Caller, Claim, SetStatus, Unclaim
@@ -465,7 +467,7 @@ def test_a_frame_in_a_message_and_in_slots_is_kept_by_both(world: World, caller:
     sender.write(sender.frame(receiver))
     (stored,) = receiver.handle.open.rx
     engine = world.network.engine
-    make = lambda data: NetMessage(port.name, data[:14], data[14:])  # noqa: E731
+    make = partial(net_messages, port.name, 1500)
     assert engine.mail.post_frame(port.port.box, stored, make)
     assert stored.counter == 2
     assert world.audit().live_frames == 1
