@@ -99,11 +99,15 @@ def _frames(question: dict[str, Any], pair: Pair) -> list[bytes]:
     return cycle(pair.destination, pair.source, pair.sender, pair.receiver, question["size"])
 
 
+def outgoing(device: BenchDevice, question: dict[str, Any]) -> list[bytes]:
+    """Return the frames that a writer is to send."""
+    receiver, address = bytes.fromhex(question["mac"]), bytes.fromhex(question["address"])
+    return _frames(question, Pair(receiver, device.mac, device.address, address))
+
+
 async def write_vectors(device: BenchDevice, question: dict[str, Any]) -> dict[str, Any]:
     """Write vectors one after the other for so many seconds; count what was dropped."""
-    vector = question["vector"]
-    receiver, address = bytes.fromhex(question["mac"]), bytes.fromhex(question["address"])
-    frames = _frames(question, Pair(receiver, device.mac, device.address, address))
+    vector, frames = question["vector"], outgoing(device, question)
     vectors = [frames[i : i + vector] for i in range(0, len(frames), vector)]
     drops: Counter[str] = Counter()
     started = time.monotonic()

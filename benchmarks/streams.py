@@ -4,11 +4,16 @@ A turn of ours is one batch with a write of so many frames on one device and a r
 another; it ends when both have been answered, and every frame is compared. A turn of the echo
 carries the same bytes there and back. The two clients are alike: both send bytes that are ready and
 compare the bytes that come, so that what differs is the server's.
+
+The fastest way between two programs is the same stream with long vectors and several requests on
+their way: while one is answered the next is there already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from grpc import aio
@@ -18,6 +23,9 @@ from benchmarks import ours
 from benchmarks.frames import cycle
 
 BATCH_FRAMES = 64
+#: The longest vector, and how many writes and reads of such are under way on the fastest way.
+LONGEST_VECTOR = 1024
+WRITES, READS = 2, 4
 DEVICE_REQUESTS = "/machdev.v1.DeviceService/DeviceRequests"
 
 Turn = Callable[[], Awaitable[object]]
@@ -45,7 +53,7 @@ def pair_turn(
     payload = batch.SerializeToString()
     # The numbers and frames of a turn are those of the one before, and so are its replies' bytes.
     known = b""
-    call: Any = first.channel.stream_stream(DEVICE_REQUESTS)(metadata=first.metadata)
+    call = _raw_call(first)
 
     async def turn() -> None:
         nonlocal known
@@ -115,3 +123,71 @@ def _singles(
     for number, data in enumerate(frames, len(frames) + 1):
         batch.requests.add(id=number, write={"port": first.port, "data": data})
     return batch
+
+
+async def write_stream(device: ours.BenchDevice, question: dict[str, Any]) -> dict[str, Any]:
+    """Write vectors for so many seconds, some requests on their way; count what was dropped."""
+    frames, vector = ours.outgoing(device, question), question["vector"]
+    batches = []
+    for start in range(0, len(frames) * WRITES, vector):
+        at = start % len(frames)
+        batch = device_pb2.DeviceRequestsRequest()
+        write = {"port": device.port, "frames": frames[at : at + vector]}
+        batch.requests.add(id=start + 1, write_vector=write)
+        batches.append(batch.SerializeToString())
+    call = _raw_call(device)
+    drops: Counter[str] = Counter()
+    started = time.monotonic()
+    deadline, sent, waiting = started + question["seconds"], 0, 0
+    while True:
+        while waiting < WRITES and (time.monotonic() < deadline or not sent):
+            await call.write(batches[sent % len(batches)])
+            sent += 1
+            waiting += 1
+        if not waiting:
+            break
+        for reply in device_pb2.DeviceRequestsResponse.FromString(await call.read()).replies:
+            waiting -= 1
+            if reply.HasField("error"):
+                raise ValueError(f"a write failed: {reply.error.message}")
+            for drop in reply.write_vector.drops:
+                drops[drop.reason] += drop.copies
+    call.cancel()
+    return {"sent": sent * vector, "started_s": started, "drops": drops}
+
+
+class StreamReading(ours.Reading):
+    """A device read on a stream, with some reads held."""
+
+    async def run(self) -> None:
+        """Read until the total is known and has come; cancel it to end it earlier."""
+        call = _raw_call(self._device)
+        try:
+            await call.write(self._reads(range(1, READS + 1)))
+            while self._total is None or self._check.received < self._total:
+                batch = device_pb2.DeviceRequestsResponse.FromString(await call.read())
+                self._last_s = time.monotonic()
+                for reply in batch.replies:
+                    if reply.HasField("error"):
+                        raise ValueError(f"a read failed: {reply.error.message}")
+                    self._check.take(reply.read_vector.frames[:])
+                await call.write(self._reads([reply.id for reply in batch.replies]))
+        finally:
+            call.cancel()
+
+    def _reads(self, numbers: Iterable[int]) -> bytes:
+        batch = device_pb2.DeviceRequestsRequest()
+        wanted = {
+            "port": self._device.port,
+            "bytes_wanted": ours.BYTES_WANTED,
+            "max_frames": self._vector,
+        }
+        for number in numbers:
+            batch.requests.add(id=number, read_vector=wanted)
+        return batch.SerializeToString()
+
+
+def _raw_call(device: ours.BenchDevice) -> Any:
+    """Return a stream of requests that takes and gives bytes."""
+    call: Any = device.channel.stream_stream(DEVICE_REQUESTS)(metadata=device.metadata)
+    return call

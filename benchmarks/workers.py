@@ -155,18 +155,40 @@ async def stream_pair(node: str) -> None:
 
 async def writer(node: str) -> None:
     """Write vectors to a device whose MAC it is told."""
-    async with ours.session(node, "bench-writer") as (device,):
+    await write_with(ours.write_vectors, node, "bench-writer")
+
+
+async def stream_writer(node: str) -> None:
+    """The same on a stream."""
+    await write_with(streams.write_stream, node, "stream-writer")
+
+
+async def write_with(
+    write: Callable[[ours.BenchDevice, Answer], Awaitable[Answer]], node: str, name: str
+) -> None:
+    """Write as often as it is asked."""
+    async with ours.session(node, name) as (device,):
         say({"ready": True, "mac": device.mac.hex(), "address": device.address.hex()})
         while (question := await next_question()) is not None:
-            say(await ours.write_vectors(device, question))
+            say(await write(device, question))
 
 
 async def reader(node: str) -> None:
     """Read vectors until the writer's total is known and has come, or nothing comes any more."""
-    async with ours.session(node, "bench-reader") as (device,):
+    await read_with(ours.Reading, node, "bench-reader")
+
+
+async def stream_reader(node: str) -> None:
+    """The same on a stream."""
+    await read_with(streams.StreamReading, node, "stream-reader")
+
+
+async def read_with(kind: type[ours.Reading], node: str, name: str) -> None:
+    """Read as often as it is asked."""
+    async with ours.session(node, name) as (device,):
         say({"ready": True, "mac": device.mac.hex(), "address": device.address.hex()})
         while (question := await next_question()) is not None:
-            reading = ours.Reading(device, question)
+            reading = kind(device, question)
             task = asyncio.create_task(reading.run())
             say({"reading": True})
             last = await next_question()
@@ -273,6 +295,8 @@ ASYNCHRONOUS = {
     "stream-pair": stream_pair,
     "writer": writer,
     "reader": reader,
+    "stream-writer": stream_writer,
+    "stream-reader": stream_reader,
 }
 BLOCKING: dict[str, Callable[..., None]] = {
     "vde-sender": vde_sender,
