@@ -6,7 +6,7 @@ guard, then the forwarder. What clients and links may ask of it is in :mod:`hype
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -136,7 +136,7 @@ class Rooms:
         return mac.keyed_candidates(self.options.secret, owner, name)
 
     def _classify(
-        self, sender: Open, head: bytes, frame: bytes, header_bytes: int, now: float
+        self, sender: Open, head: bytes, run: Sequence[bytes], header_bytes: int, now: float
     ) -> Choice:
         """Guard, then forwarder. One comparison and one look-up for what is common."""
         nic: Nic = sender.device
@@ -146,9 +146,9 @@ class Rooms:
                 return port.choice
             choice = nic.forwarder.forward(nic.port, head[:6], now)
         else:
-            choice = self._classify_slowly(nic, head, frame, header_bytes, now)
+            choice = self._classify_slowly(nic, head, run, header_bytes, now)
         if head[0] & 1 and choice.discard is None and not self.engine.groups_alike:
-            choice = self._narrow(nic, choice, head, frame, header_bytes)
+            choice = self._narrow(nic, choice, head, run[0], header_bytes)
         return self.wiring.mirrored(nic, choice) if self.wiring.mirrors else choice
 
     def _narrow(
@@ -167,7 +167,7 @@ class Rooms:
         return choice
 
     def _classify_routed(
-        self, sender: Open, head: bytes, frame: bytes, header_bytes: int, now: float
+        self, sender: Open, head: bytes, run: Sequence[bytes], header_bytes: int, now: float
     ) -> Choice:
         """Guard and router have been asked: a frame goes to whom it is addressed now."""
         nic: Nic = sender.device
@@ -175,7 +175,7 @@ class Rooms:
         return self.wiring.mirrored(nic, choice) if self.wiring.mirrors else choice
 
     def _classify_slowly(
-        self, nic: Nic, head: bytes, frame: bytes, header_bytes: int, now: float
+        self, nic: Nic, head: bytes, run: Sequence[bytes], header_bytes: int, now: float
     ) -> Choice:
         """The same for a source that is not the device's own, or has a tag in front of it all."""
         source, port, forwarder = head[6:12], nic.port, nic.forwarder
@@ -186,10 +186,10 @@ class Rooms:
         if reason is None and not forwarder.learn(port, source, now):
             reason = OWN_OUTSIDE if port.uplink else SOURCE_MAC
         if reason is not None:
-            self.discards.note(nic.device, reason, 1, now, frame, header_bytes)
+            self.discards.note(nic.device, reason, len(run), now, run[0], header_bytes)
             return Choice(discard=reason)
         if port.uplink:
-            bare = untag(frame, header_bytes) if port.tagged else frame
+            bare = untag(run[0], header_bytes) if port.tagged else run[0]
             self.neighbours.look(bare, header_bytes, nic.device.name, now)
         return forwarder.forward(port, head[:6], now)
 

@@ -23,8 +23,8 @@ from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 
 #: Nothing was discarded.
 NOTHING: Mapping[str, int] = {}
-#: (sender, first bytes, a frame with these, bytes of offload header, now) -> who gets it.
-Classifier = Callable[[Open, bytes, bytes, int, float], Choice]
+#: (sender, first bytes, the run that has these, bytes of offload header, now) -> who gets it.
+Classifier = Callable[[Open, bytes, Sequence[bytes], int, float], Choice]
 
 
 class _Vector:
@@ -269,8 +269,7 @@ class Engine(Sending):
         after = header_bytes + sender.head_bytes
         while start < end:
             # A run: consecutive frames of the same addresses and tag share verdict and receivers.
-            first = frames[start]
-            head = first[header_bytes:after]
+            head = frames[start][header_bytes:after]
             if head[0] & 1 and not self.groups_alike:
                 stop = start + 1
             else:
@@ -278,7 +277,7 @@ class Engine(Sending):
             whole = stop - start == len(frames)
             run = frames if whole else frames[start:stop]
             needs = vector.needs if whole or vector.needs is None else vector.needs[start:stop]
-            choice = self._classify(sender, head, first, header_bytes, now)
+            choice = self._classify(sender, head, run, header_bytes, now)
             self.dispatch(sender, vector.request, run, header_bytes, needs, choice, now)
             start = stop
         if start < len(frames):

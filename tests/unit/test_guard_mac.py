@@ -79,6 +79,22 @@ def test_discard_events_are_one_a_second_for_each_device_and_reason() -> None:
     assert world.network.engine.discards == {"source_mac": 8, "group_source": 1}
 
 
+def test_an_event_counts_every_frame_of_a_run() -> None:
+    world = World()
+    a, b = world.open("eth0", "uid:1"), world.open("eth0", "uid:2")
+    discards(world)
+    forged = b.mac + b.mac + b"\x88\xb5"
+    a.write([forged] * 7)
+    (event,) = discards(world)
+    assert event.repetitions == 6
+    a.write([forged] * 3)
+    world.advance(1.0)
+    a.write(forged)
+    (event,) = discards(world)
+    assert event.repetitions == 3
+    assert world.network.engine.discards == {"source_mac": 11}
+
+
 def test_a_device_that_comes_again_is_reported_again() -> None:
     world = World()
     a, b = world.open("eth0", "uid:1"), world.open("eth0", "uid:2")
