@@ -105,6 +105,11 @@ def _add_run(commands: Any) -> None:
     )
     _add_stack(parser)
     parser.add_argument(
+        "--dhcp",
+        action="store_true",
+        help="get addresses, routes and name servers from the network, before COMMAND starts",
+    )
+    parser.add_argument(
         "--keep-uid", action="store_true", help="keep your uid inside instead of being root there"
     )
     parser.add_argument(
@@ -155,7 +160,10 @@ def _run(options: argparse.Namespace) -> int:
 
     words = options.words[1:] if options.words[:1] == ["--"] else options.words
     command = tuple(words) or (os.environ.get("SHELL") or "bash",)
-    return run(RunOptions(command=command, keep_uid=options.keep_uid, **_stack(options)))
+    wanted = RunOptions(
+        command=command, keep_uid=options.keep_uid, dhcp=options.dhcp, **_stack(options)
+    )
+    return run(wanted)
 
 
 # --- attach ---------------------------------------------------------------------------------------

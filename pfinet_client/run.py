@@ -12,12 +12,14 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from hypervisor.kernel import messages
 from hypervisor.kernel.namespaces import unshare_user_net
 from hypervisor.kernel.preflight import preflight
+from pfinet_client.dhcp import DhcpClient, configure, enter, find_client
 from pfinet_client.inside import FAILED, Inside
 from pfinet_client.outer import (
     Interrupted,
@@ -43,6 +45,7 @@ class RunOptions(Wanted):
 
     command: tuple[str, ...]
     keep_uid: bool = False
+    dhcp: bool = False
 
 
 def run(options: RunOptions) -> int:
@@ -54,15 +57,22 @@ def run(options: RunOptions) -> int:
         for obstacle in obstacles:
             _say(str(obstacle))
         return FAILED
+    client = find_client() if options.dhcp else None
+    if options.dhcp and client is None:
+        _say(
+            "--dhcp needs a DHCP client, and neither udhcpc, busybox nor dhclient is installed "
+            "(Debian: apt install udhcpc)"
+        )
+        return FAILED
     try:
         target = named(options.device)
-        inner = _inside(options, target)
+        inner = _inside(options, target, client)
     except ValueError as error:
         _say(str(error))
         return FAILED
 
     async def main(sock: socket.socket, pid: int, signals: int) -> int:
-        command = _Command(Outer(options, target, inner, sock, _say), pid)
+        command = _Command(Outer(options, target, inner, sock, _say), pid, options.dhcp)
         return await interruptible(command.live(), signals, command.on_signal)
 
     try:
@@ -74,39 +84,59 @@ def run(options: RunOptions) -> int:
         return FAILED
 
 
-def _inside(options: RunOptions, target: Target) -> Inside:
+def _inside(options: RunOptions, target: Target, client: DhcpClient | None) -> Inside:
     name = options.device_name or ""
     fits = 0 < len(name) <= _MAX_INTERFACE_BYTES and name not in ("lo", ".", "..")
+    interface = name if fits else INTERFACE
+    route = not any(each.version == 4 for each in options.gateways)
+    ask = partial(configure, client, interface, route) if client is not None else None
     return Inside(
-        interface=name if fits else INTERFACE,
+        interface=interface,
         addresses=options.addresses,
         gateways=options.gateways,
         vnet_header=options.lends(target),
-        enter=partial(unshare_user_net, options.keep_uid),
-        stay=partial(_supervise, options.command, target.path),
+        enter=partial(enter if options.dhcp else unshare_user_net, options.keep_uid),
+        stay=partial(_supervise, options.command, target.path, ask),
     )
 
 
 def _supervise(
-    command: tuple[str, ...], node: str | None, sock: socket.socket, parent_pid: int
+    command: tuple[str, ...],
+    node: str | None,
+    ask: Callable[[Callable[[str], None]], None] | None,
+    sock: socket.socket,
+    parent_pid: int,
 ) -> int:
-    """Run the command inside, and return its exit code when all of it is gone."""
+    """Run the command inside, and return its exit code when all of it is gone.
+
+    ``ask`` gets addresses before it starts.
+    """
+
+    def say(text: str) -> None:
+        messages.send(sock, "said", text=text)
+
+    if ask is not None:
+        ask(say)
+        messages.send(sock, "addressed")
     if node is not None:
         os.environ["MACHDEV_DEVICE"] = node
-    return supervise(command, parent_pid, lambda text: messages.send(sock, "said", text=text))
+    return supervise(command, parent_pid, say)
 
 
 class _Command:
     """The command as the outer half sees it: what it does with signals, and how it ends."""
 
-    def __init__(self, outer: Outer, pid: int) -> None:
+    def __init__(self, outer: Outer, pid: int, dhcp: bool) -> None:
         self._outer = outer
         self._pid = pid
+        self._dhcp = dhcp
         self._started = False
 
     async def live(self) -> int:
         """Connect everything, wait for the command, return its exit code."""
         async with self._outer.connected():
+            if self._dhcp:
+                await self._outer.expect("addressed")
             self._started = True
             return int((await self._outer.expect("exit"))[0]["code"])
 

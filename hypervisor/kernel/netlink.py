@@ -223,10 +223,17 @@ class Netlink:
 
     def add_default_route(self, name: str, gateway: IPAddress) -> None:
         """Send what has no other route to ``gateway``, which must be on the link of ``name``."""
+        self._default_route("add", name, gateway)
+
+    def set_default_route(self, name: str, gateway: IPAddress) -> None:
+        """As :meth:`add_default_route`, in the place of one that there is already."""
+        self._default_route("replace", name, gateway)
+
+    def _default_route(self, how: str, name: str, gateway: IPAddress) -> None:
         index = self._index(name)
         with _asking(f"route everything through {gateway} on {name}"):
             self._route.route(
-                "add",
+                how,
                 family=AF_INET if gateway.version == 4 else AF_INET6,
                 dst="default",
                 gateway=str(gateway),

@@ -20,6 +20,7 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -142,6 +143,25 @@ def drop_capabilities(keep: Iterable[int] = ()) -> frozenset[int]:
     header = _CapHeader(_CAPABILITY_VERSION_3, 0)
     _checked(_libc().capset(ctypes.byref(header), shrunk), "capset")
     return capabilities()
+
+
+def pass_on_capabilities(kept: Iterable[int]) -> None:
+    """Let the program that this process becomes have those of ``kept`` that are held now.
+
+    Who is not root in his user namespace would lose them by exec (capabilities(7): ambient).
+    Raises OSError.
+    """
+    data = _capget()
+    permitted = data[0].permitted | data[1].permitted << 32
+    passed = [int(number) for number in kept if permitted >> int(number) & 1]
+    wanted = sum(1 << number for number in passed)
+    for part, shift in zip(data, (0, 32), strict=True):
+        part.inheritable |= wanted >> shift & 0xFFFFFFFF
+    header = _CapHeader(_CAPABILITY_VERSION_3, 0)
+    _checked(_libc().capset(ctypes.byref(header), data), "capset")
+    for number in passed:
+        arguments = (ctypes.c_ulong(each) for each in (_PR_CAP_AMBIENT_RAISE, number, 0, 0))
+        _checked(_libc().prctl(_PR_CAP_AMBIENT, *arguments), "prctl(PR_CAP_AMBIENT_RAISE)")
 
 
 def _drop_bounding(kept: frozenset[int]) -> None:
