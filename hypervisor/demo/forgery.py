@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,8 +29,20 @@ FRAMES = 50
 #: Who forged frames claim to be: somebody who is not there, the victim, everybody; and with the
 #: right MAC the owner of another address (ARP), and the router (an IPv6 router advertisement).
 CLAIMS = ("stranger", "victim", "group", "arp", "router")
-#: The server's names for what its guard does not let pass.
-GUARD_REASONS = ("source_mac", "group_source", "arp_sender", "router_advertisement")
+#: For which reason the server's guard discards each.
+REASONS: Mapping[str, str] = {
+    "stranger": "source_mac",
+    "victim": "source_mac",
+    "group": "group_source",
+    "arp": "arp_sender",
+    "router": "router_advertisement",
+}
+#: What people call them, in rows of their own.
+_KINDS: Mapping[str, Sequence[str]] = {
+    "forged MACs": ("stranger", "victim", "group"),
+    "forged ARP, a spoof,": ("arp",),
+    "forged RA, a rogue router,": ("router",),
+}
 
 _STRANGER = bytes.fromhex("020000c0ffee")
 _ETH_P_ALL = 3  # linux/if_ether.h, linux/if_packet.h
@@ -132,7 +144,9 @@ def check_tap(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
         hearing = _hearing(stage, ear, nonce, victim)
         stage.inside(attacker.name, send)
         heard = hearing.answer()
-    return rows(f"through {attacker.name}'s TAP", heard, _discarded(stage, attacker) - before)
+    discarded = Counter(_discarded(stage, attacker))
+    discarded.subtract(before)
+    return rows(f"through {attacker.name}'s TAP", heard, discarded)
 
 
 def check_grpc(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
@@ -140,14 +154,14 @@ def check_grpc(stage: Stage, attacker: Party, victim: Party) -> list[Check]:
     nonce = os.urandom(16)
     node = str(stage.node)
 
-    def send() -> int:
+    def send() -> dict[str, int]:
         with Client(node) as client, client.open("forger", WRITE) as port:
             # An address of its own, for its honest frames.
             address = f"{attacker.address.rpartition('.')[0]}.9"
             port.claim(address)
             party = Party(attacker.name, port.mac, address)
             written = port.write_vector(frames_from(port.mac, party, victim, nonce))
-        return sum(written.drops.get(reason, 0) for reason in GUARD_REASONS)
+        return dict(written.drops)
 
     with stage.socket_in(victim.name, packet_socket) as ear:
         hearing = _hearing(stage, ear, nonce, victim)
@@ -173,13 +187,15 @@ def _hearing(stage: Stage, ear: socket.socket, nonce: bytes, victim: Party) -> Q
     )
 
 
-def _discarded(stage: Stage, attacker: Party) -> int:
-    drops = server_counters(stage)[attacker.mac].tx_drops
-    return sum(drops.get(reason, 0) for reason in GUARD_REASONS)
+def _discarded(stage: Stage, attacker: Party) -> Mapping[str, int]:
+    return server_counters(stage)[attacker.mac].tx_drops
 
 
-def rows(way: str, heard: Heard, discarded: int) -> list[Check]:
-    """Return what to say of one way: whether honest frames arrived and forged ones did not."""
+def rows(way: str, heard: Heard, discarded: Mapping[str, int]) -> list[Check]:
+    """Return what to say of one way: whether honest frames arrived and forged ones did not.
+
+    ``discarded`` counts what the server discarded, by its reasons.
+    """
     return [
         Check(
             f"honest frames {way}",
@@ -187,20 +203,30 @@ def rows(way: str, heard: Heard, discarded: int) -> list[Check]:
             f"{heard.honest} of {FRAMES} arrive",
             heard.honest == FRAMES,
         ),
-        _forged_row(f"forged frames {way}", heard, discarded),
+        *(
+            _forged_row(f"{what} {way}", claims, heard, discarded)
+            for what, claims in _KINDS.items()
+        ),
     ]
 
 
-def _forged_row(name: str, heard: Heard, discarded: int) -> Check:
-    sent = len(CLAIMS) * FRAMES
-    arrived = sum(heard.forged.values())
-    seen = f"{arrived} of {sent} arrive, {discarded} discarded"
+def _forged_row(
+    name: str, claims: Sequence[str], heard: Heard, discarded: Mapping[str, int]
+) -> Check:
+    sent = len(claims) * FRAMES
+    wanted = Counter(REASONS[claim] for claim in claims for _ in range(FRAMES))
+    found = {reason: discarded.get(reason, 0) for reason in wanted}
+    arrived = {claim: heard.forged[claim] for claim in claims if heard.forged.get(claim)}
+    seen = f"{sum(arrived.values())} of {sent} arrive: {_counted(found)}"
     if arrived:
-        who = ", ".join(f"{kind} {count}" for kind, count in heard.forged.items())
-        seen += f" (arrived: {who})"
+        seen += f" (arrived: {_counted(arrived)})"
     return Check(
         name,
-        f"0 of {sent} arrive, {sent} discarded",
+        f"0 of {sent} arrive, all discarded",
         seen,
-        arrived == 0 and discarded == sent,
+        not arrived and found == dict(wanted),
     )
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{word} {number}" for word, number in numbers.items())

@@ -92,6 +92,12 @@ def test_all_of_it_holds_even_from_a_clone_that_the_users_cannot_read(tmp_path: 
         "nothing is left",
     ):
         assert word in names
+    seen = {check["name"]: check["seen"] for check in found["checks"]}
+    for way in ("through b's TAP", "by b over gRPC"):
+        assert seen[f"forged MACs {way}"] == "0 of 150 arrive: source_mac 100, group_source 50"
+        assert seen[f"forged ARP, a spoof, {way}"] == "0 of 50 arrive: arp_sender 50"
+        rogue = seen[f"forged RA, a rogue router, {way}"]
+        assert rogue == "0 of 50 arrive: router_advertisement 50"
 
 
 def test_without_the_guard_forged_frames_arrive_and_the_demo_fails() -> None:
@@ -99,8 +105,13 @@ def test_without_the_guard_forged_frames_arrive_and_the_demo_fails() -> None:
     found = document(done)
     assert done.returncode == 1
     assert found["ok"] is False
-    assert failed(found) == ["forged frames through b's TAP", "forged frames by b over gRPC"]
-    assert all("arrived: stranger 50" in each["seen"] for each in found["checks"] if not each["ok"])
+    assert failed(found) == [
+        f"{what} {way}"
+        for way in ("through b's TAP", "by b over gRPC")
+        for what in ("forged MACs", "forged ARP, a spoof,", "forged RA, a rogue router,")
+    ]
+    harm = [each["seen"].partition("arrived: ")[2] for each in found["checks"] if not each["ok"]]
+    assert harm == 2 * ["stranger 50)", "arp 50)", "router 50)"]
 
 
 def test_people_get_a_picture_and_a_table_without_escapes_in_plain_ascii() -> None:

@@ -457,7 +457,7 @@ async def test_an_address_that_knocks_too_often_is_not_heard(
 
 
 @on_uvloop
-async def test_nothing_is_promised_to_a_door_knocker_who_lends(tmp_path: Path, pki: Pki) -> None:
+async def test_a_lending_message_is_not_even_read_over_tcp(tmp_path: Path, pki: Pki) -> None:
     """A lending message is for nodes: over TCP it is not even read."""
     async with serving(tmp_path, certificates=ServerCertificates(pki.server)) as it:
         sock = raw(it)
