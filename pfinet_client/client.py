@@ -40,8 +40,8 @@ from pfinet_client.port import DevicePort, OpenRequest
 from pfinet_client.receive import PortSet, ReceivePort, allocate
 from pfinet_client.reopen import Backoff, ReconnectingPort
 from pfinet_client.stream import BATCH_BYTES, ROUTINES, RequestStream, Unimplemented
-from pfinet_client.target import Target, named
-from pfinet_client.tls import TlsError, TlsFiles, diagnose
+from pfinet_client.target import Target, named, on_this_machine
+from pfinet_client.tls import TLS_VARIABLE, TlsError, TlsFiles, diagnose
 from pfinet_client.values import MAX_VECTOR_BYTES, MAX_VECTOR_FRAMES
 
 #: ``grpc.aio.Channel``, which has no type stubs.
@@ -348,6 +348,11 @@ class NetworkView:
 def _channel(target: Target) -> Channel:
     """Return a channel, with TLS if the target has it. Raises TlsError for files of no use."""
     if target.tls is None:
+        if target.path is None and not on_this_machine(target.endpoint[0]):
+            raise TlsError(
+                f"{target.name} is not on this machine, and is not reached without TLS: name the "
+                f"folder of your certificate with --tls or ${TLS_VARIABLE}"
+            )
         return aio.insecure_channel(target.grpc_name, options=_CHANNEL_OPTIONS)
     files = target.tls.read()
     options = list[tuple[str, Any]](_CHANNEL_OPTIONS)

@@ -21,7 +21,7 @@ examples:
   pfinet-client run --address 10.0.0.1/24 -- python3 -m http.server
   pfinet-client run --address 10.0.0.2/24 --address fd00::2/64 -- curl http://10.0.0.1:8000/
   pfinet-client run --address 10.0.0.3/24 --gateway 10.0.0.254 --keep-uid
-  pfinet-client run --device server.example:7000 --transport grpc --address 10.0.0.4/24 -- sh
+  pfinet-client run --device server.example:7331 --tls alice --address 10.0.0.4/24 -- sh
 
 exit status: that of COMMAND, 128 + N if signal N killed it, 126 if it cannot be executed, 127 if
 it is not there, 125 if run itself failed.

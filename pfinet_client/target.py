@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -91,6 +92,16 @@ def named(text: str | os.PathLike[str] | Target | None, tls: TlsFiles | None = N
             "HOST:PORT"
         )
     return replace(target, tls=tls)
+
+
+def on_this_machine(host: str) -> bool:
+    """Tell whether a host is this one by its very name: others are not spoken to in clear."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def default_device(environ: Mapping[str, str] | None = None, uid: int | None = None) -> str:

@@ -272,10 +272,11 @@ class FrontDoor:
         owner = visitor.person.owner
         if visitor.person is not NOBODY:
             _decrement(self._per_owner, owner)
+            # Nobody's coming and going says nothing of those who were turned away unnamed.
+            self._complained.discard(owner)
         if isinstance(visitor, Newcomer):
             self._strangers.leave(visitor.address, visitor)
         _decrement(self._per_node, visitor.listener.label)
-        self._complained.discard(owner)
         if self._empty is not None and not self._visitors:
             self._empty.set()
 

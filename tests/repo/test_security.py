@@ -21,13 +21,20 @@ def promises() -> list[tuple[str, str]]:
 
 @cache
 def names_in(path: str) -> frozenset[str]:
-    """Return the names of the tests of a file."""
+    """Return the names of the tests of a file; state machines are tests that are assigned."""
     module = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    return frozenset(
+    names = {
         node.name
         for node in ast.walk(module)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name[:5] == "test_"
-    )
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    } | {
+        target.id
+        for node in module.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    return frozenset(name for name in names if name.startswith(("test_", "Test")))
 
 
 def test_every_promise_names_tests_that_exist() -> None:

@@ -226,6 +226,12 @@ def test_a_target_that_says_tls_is_never_reached_without() -> None:
     assert parse_target("/run/veth0", {"MACHDEV_TLS": "/x"}).tls is None
 
 
+@pytest.mark.parametrize("host", ["server.example", "192.0.2.1", "[2001:db8::1]", "10.0.2.2"])
+def test_another_machine_is_not_spoken_to_in_clear(host: str) -> None:
+    with pytest.raises(TlsError, match="is not on this machine, and is not reached without TLS"):
+        Client(f"{host}:7331").connect()
+
+
 def test_nobody_at_the_port_is_no_matter_of_certificates(remote: Remote) -> None:
     with pytest.raises(ServerUnavailable, match=r"no server at 127\.0\.0\.1:1:"):
         Client("127.0.0.1:1", tls=remote.pki.client("alice")).connect()
