@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import filters, gateway, guard, plot, rpc, scale, stacks, tcp, uplink
+from benchmarks import filters, gateway, guard, plot, rpc, scale, stacks, switch, tcp, uplink
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import Report
 
@@ -32,6 +32,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "tcp": Benchmark(tcp.run, 3.0, whole=True),
     "stacks": Benchmark(stacks.run, 2.0, whole=True),
     "uplink": Benchmark(uplink.run, 3.0, whole=True),
+    "switch": Benchmark(switch.run, 1.0),
     "gateway": Benchmark(gateway.run_benchmark, 3.0),
 }
 

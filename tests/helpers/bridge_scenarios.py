@@ -70,6 +70,11 @@ STICKY = "sticky: an address that is pinned to a port does not move"
 _LIMIT = 8
 _STATIONS = range(1, 17)
 
+_ISOLATED = (
+    "an isolated port of a Linux bridge meets all that are not isolated; here an isolated device "
+    "meets only ways out, uplinks and routers, since its neighbours are other users"
+)
+
 UNAWARE = (
     Scenario(
         "learning",
@@ -178,6 +183,17 @@ UNAWARE = (
             ),
         ),
         Ports(limit=_LIMIT),
+    ),
+    Scenario(
+        "port isolation",
+        (
+            Step(1, BROADCAST, mac(1), _all(3, 4), ours={}, why=_ISOLATED),
+            Step(2, mac(1), mac(2), {}),
+            Step(3, BROADCAST, mac(3), _all(1, 2, 4), ours=_all(4), why=_ISOLATED),
+            Step(4, mac(3), mac(4), _all(3)),
+            Step(1, mac(3), mac(1), _all(3), ours={}, why=_ISOLATED),
+        ),
+        Ports(isolated=(1, 2)),
     ),
     Scenario(
         "no forwarding between two bridges",

@@ -77,6 +77,7 @@ def _policy(port: int, ports: Ports) -> DevicePolicy:
         trunk=True,
         vlan=dict(ports.access).get(port, 0),
         vlans=dict(ports.tagged).get(port, ()),
+        isolated=port in ports.isolated,
         learn_limit=ports.limit,
         static_macs=tuple(bytes.fromhex(mac) for at, mac in ports.static if at == port),
     )

@@ -211,3 +211,19 @@ def test_the_scale_benchmark_measures_every_contestant(short_folder: Path) -> No
     targets = {ratio["name"]: ratio["target"] for ratio in described["ratios"]}
     assert targets["1,000 devices against 10"] == "<= 1.2"
     assert targets["an idle device, of 64 KiB"] == "<= 1"
+
+
+def test_the_switch_benchmark_asks_everybody_and_ours_loses_nothing_beside_a_congested_port(
+    short_folder: Path,
+) -> None:
+    smallest = ("switch", "--json", "--rounds", "1", "--seconds", "0.05")
+    with started(*smallest, folder=short_folder) as process:
+        output, errors = process.communicate(timeout=150)
+    assert process.returncode == 0, errors
+    described = json.loads(output)
+    figures = {series["name"]: series for series in described["series"]}
+    assert len(figures) == 18
+    assert all(series["median"] > 0 for series in figures.values()), figures
+    beside = figures["ours, beside a congested port (5.5)"]
+    assert (beside["lost"], beside["sent"] > 0) == (0, True)
+    assert figures["ours, addresses known behind a port (5.7)"]["median"] == 1_024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -158,3 +159,36 @@ async def test_when_every_port_is_taken_the_next_is_refused(tmp_path: Path) -> N
         assert "port is any, expected one that is free" in await event(it, events, "link-refused")
         for one in (*plugged, third):
             one.close()
+
+
+@on_both_loops
+async def test_a_client_that_lies_about_sizes_loses_its_frames_and_nobody_elses(
+    tmp_path: Path,
+) -> None:
+    async with folder_of(tmp_path) as (it, folder):
+        left, right = Client(folder), Client(folder)
+        await left.plug()
+        await right.plug()
+        for size in (0, 1, 13, 1515, 4_096, 60_000):
+            left.data.send(frame(ANY_MAC)[:14].ljust(size, b"x")[:size])
+        left.data.send(frame(ANY_MAC))
+        assert await right.receive() == frame(ANY_MAC)
+        right.data.send(frame(left_mac := b"\x02" + bytes(4) + b"\x09", ANY_MAC))
+        assert await left.receive() == frame(left_mac, ANY_MAC)
+        drops = (await (await it.client()).census()).drops
+        assert {drop.reason: drop.copies for drop in drops} == {"runt": 3, "giant": 3}
+        left.close()
+        right.close()
+
+
+@on_both_loops
+async def test_a_request_that_is_too_long_or_never_ends_is_refused(tmp_path: Path) -> None:
+    async with folder_of(tmp_path) as (_, folder):
+        client = Client(folder)
+        client.request += bytes(100_000)
+        with contextlib.suppress(ConnectionError):
+            assert await client.plug() == "" or client.data.getpeername()
+        client.close()
+        again = Client(folder)
+        assert await again.plug() != ""
+        again.close()
