@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from hypervisor import requests, snapshot
-from hypervisor.errors import InvalidOperation, NoSuchDevice, ReadOnly
-from hypervisor.infos import DeviceInfo, FdbInfo, LeaseInfo, NetworkInfo
+from hypervisor.errors import InvalidOperation
+from hypervisor.infos import DeviceInfo, FdbInfo, NetworkInfo
 from hypervisor.mach import status
-from hypervisor.mach.claims import LAPSE_S
-from hypervisor.mach.devices import IFF_PROMISC, Device
-from hypervisor.nic import Handle, Nic
-from hypervisor.requests import Caller, Event, EventKind
+from hypervisor.mach.devices import IFF_PROMISC
+from hypervisor.nic import Handle
+from hypervisor.requests import Caller
 from hypervisor.rooms import Rooms
 
 #: Answers one kind of request, at a time in monotonic seconds.
@@ -27,14 +26,10 @@ class Answers:
         self.handlers: Mapping[type, Handler] = {
             requests.GetStatus: self._get_status,
             requests.SetStatus: self._set_status,
-            requests.Claim: self._claim,
-            requests.Unclaim: self._unclaim,
             requests.Refuse: self._refuse,
             requests.GetNetwork: self._get_network,
             requests.ListDevices: self._list_devices,
             requests.ListFdb: self._list_fdb,
-            requests.ListLeases: self._list_leases,
-            requests.ReleaseLease: self._release_lease,
         }
 
     def _handle(self, request: _OnPort) -> Handle:
@@ -74,32 +69,6 @@ class Answers:
         if (flags, mac) != (device.flags, device.mac):
             self._rooms.state_changed(nic)
 
-    def _claim(self, request: requests.Claim, now: float) -> requests.Claimed:
-        nic = self._handle(request).nic
-        self._rooms.expire_leases(now)
-        device, before = nic.device, self._rooms.addresses.of_device(nic.device)
-        address = self._rooms.addresses.claim(device, request.address, now)
-        self._rooms.event(EventKind.CLAIMED, device, address)
-        if self._rooms.addresses.of_device(device) != before:
-            self._rooms.refresh_guard(nic)
-            self._rooms.state_changed(nic)
-        return requests.Claimed(address, LAPSE_S)
-
-    def _unclaim(self, request: requests.Unclaim, now: float) -> None:
-        device = self._handle(request).nic.device
-        before = {nic: self._rooms.addresses.of_device(nic.device) for nic in self._own(device)}
-        if self._rooms.addresses.unclaim(device.owner, request.address):
-            self._rooms.event(EventKind.UNCLAIMED, device, request.address)
-            # The lease is the owner's: it may have been on another device of his.
-            for nic, addresses in before.items():
-                if self._rooms.addresses.of_device(nic.device) != addresses:
-                    self._rooms.refresh_guard(nic)
-                    self._rooms.state_changed(nic)
-
-    def _own(self, device: Device) -> list[Nic]:
-        """Return the owner's devices."""
-        return [nic for each, nic in self._rooms.nics.items() if each.owner == device.owner]
-
     def _refuse(self, request: requests.Refuse, now: float) -> None:
         self._handle(request)
         raise InvalidOperation(f"a network device has no {request.routine}")
@@ -133,30 +102,6 @@ class Answers:
 
     def _list_fdb(self, request: requests.ListFdb, now: float) -> list[FdbInfo]:
         return snapshot.fdb_info(self._rooms.wiring.entries(now), _visible_to(request.caller))
-
-    def _list_leases(self, request: requests.ListLeases, now: float) -> list[LeaseInfo]:
-        rooms, visible = self._rooms, _visible_to(request.caller)
-        rooms.expire_leases(now)
-        infos = snapshot.lease_infos(rooms.name, rooms.addresses, rooms.devices.find, now)
-        return [info for info in infos if visible(info.owner)]
-
-    def _release_lease(self, request: requests.ReleaseLease, now: float) -> LeaseInfo:
-        rooms = self._rooms
-        if not request.caller.operator:
-            raise ReadOnly("leases are released by the server's owner and root only; unclaim yours")
-        rooms.expire_leases(now)
-        lease = rooms.addresses.find(request.address, now)
-        if lease is None:
-            raise NoSuchDevice(f"nobody has {request.address[:60]!r} on network {rooms.name}")
-        info, device = snapshot.lease_info(rooms.name, lease, now), lease.device
-        rooms.addresses.unclaim(lease.owner, str(lease.address))
-        detail = f"{lease.address}: released by the operator"
-        if device is not None:
-            rooms.addresses_changed(device, EventKind.LEASE_ENDED, detail)
-        else:
-            kind = EventKind.LEASE_ENDED
-            rooms.events.append(Event(rooms.name, kind, lease.owner, lease.name, detail))
-        return info
 
 
 class _OnPort(Protocol):

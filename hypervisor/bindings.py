@@ -28,8 +28,9 @@ from typing import Final, Protocol
 from hypervisor.engine.drops import DHCP_BINDING
 from hypervisor.errors import DeviceError
 from hypervisor.guard import Discard, Verdict
-from hypervisor.mach.claims import Address, AddressTable
+from hypervisor.mach.claims import AddressTable
 from hypervisor.mach.devices import Device
+from hypervisor.mach.leases import Address
 from hypervisor.mach.transactions import Asked, Transactions
 from hypervisor.requests import EventKind
 from hypervisor.wire import dhcp, dhcpv6, ipv4, ipv6, protocols, udp

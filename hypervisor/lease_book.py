@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 
-from hypervisor.mach import claims
+from hypervisor.mach import leases
 from hypervisor.network import Network
 from hypervisor.store import Lease, LeaseStore, StoreError
 
@@ -85,9 +85,9 @@ class LeaseBook:
         except StoreError as error:
             log.error("leases are not kept: %s", error)
 
-    def _kept(self, network: str, lease: claims.Lease, wall: float) -> Lease:
+    def _kept(self, network: str, lease: leases.Lease, wall: float) -> Lease:
         """Return a lease that has changed just now as it is kept."""
-        is_dhcp = lease.kind is claims.LeaseKind.DHCP
+        is_dhcp = lease.kind is leases.LeaseKind.DHCP
         return Lease(
             network,
             str(lease.address),

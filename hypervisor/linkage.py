@@ -303,6 +303,8 @@ class Linkage(Rooms):
         to: Nic = port.receivers[0].device
         if nic.device.policy.dhcp_server and not guard.full and to.guard.full:
             return None  # its answers are looked into, and no template of a full guard says where
+        if self.probes.pending and self.probes.is_for(to.device):
+            return None  # somebody may answer a probe
         full = guard if guard.full else None
         flow = Flow(sender, port.receivers[0], guard.forms(receiver), full, addressed)
         self.flows_of(handle)[addresses] = flow

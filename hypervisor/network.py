@@ -16,6 +16,7 @@ from typing import Any, Final
 from hypervisor import requests
 from hypervisor.answers import Answers, Handler
 from hypervisor.batches import BatchWork
+from hypervisor.claiming import Claiming
 from hypervisor.engine.mail import Inbox
 from hypervisor.engine.opens import Open, ReadRequest
 from hypervisor.engine.slots import NoticeKind
@@ -38,6 +39,7 @@ from hypervisor.filter_answers import FilterAnswers
 from hypervisor.guard import Preset, longest_frame
 from hypervisor.linkage import Linkage, reads_the_link
 from hypervisor.mach.policy import Identity, Rule
+from hypervisor.mach.probes import Probe
 from hypervisor.mach.tickets import LIFETIME_S
 from hypervisor.policing import change_policy
 from hypervisor.port_answers import PortAnswers
@@ -54,7 +56,8 @@ class Network(Linkage):
 
     def __init__(self, options: NetworkOptions) -> None:
         super().__init__(options)
-        self._held: dict[int, Open | Inbox] = {}
+        self._held: dict[int, Open | Inbox | Probe] = {}
+        self._claiming = Claiming(self, self._hold_claim)
         self._longest = ETHERNET_HEADER_BYTES + options.mtu
         self._handlers: dict[type, Handler] = {
             requests.Write: self._write,
@@ -65,6 +68,7 @@ class Network(Linkage):
             requests.CloseDevice: self._close,
             requests.AttachLink: self._attach_link,
             **Answers(self).handlers,
+            **self._claiming.handlers,
             **FilterAnswers(self).handlers,
             **PortAnswers(self, self._hold_receive).handlers,
         }
@@ -100,6 +104,10 @@ class Network(Linkage):
         self._held[request_id] = inbox
         return _HELD
 
+    def _hold_claim(self, request_id: int, probe: Probe) -> object:
+        self._held[request_id] = probe
+        return _HELD
+
     def cancel(self, request_id: int, now: float) -> bool:
         """Cancel a held request. False if it is not held (any more): nothing changes then.
 
@@ -110,6 +118,8 @@ class Network(Linkage):
             return False
         if isinstance(each, Inbox):
             return self.engine.mail.cancel(each, request_id)
+        if isinstance(each, Probe):
+            return self.probes.cancel(request_id)
         return self.engine.cancel_read(each, request_id) or self.engine.cancel_write(
             each, request_id, now
         )
@@ -136,7 +146,7 @@ class Network(Linkage):
 
     def poll_at(self) -> float | None:
         """Return when tick() is due, in monotonic seconds, or None."""
-        dues = [self.engine.poll_at(), self.addresses.due]
+        dues = [self.engine.poll_at(), self.addresses.due, self.probes.due]
         if self.routing is not None:
             dues.append(self.routing.poll_at())
         return min((due for due in dues if due is not None), default=None)
@@ -147,6 +157,7 @@ class Network(Linkage):
         """
         self.engine.tick(now)
         self.expire_leases(now)
+        self._claiming.tick(now)
         if self.routing is not None:
             self.routing.tick(now)
 

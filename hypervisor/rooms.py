@@ -26,10 +26,11 @@ from hypervisor.mach.devices import Device, DeviceTable
 from hypervisor.mach.neighbours import NeighbourTable
 from hypervisor.mach.policy import DevicePolicy, PolicyBook, Rule
 from hypervisor.mach.ports import Task, TaskTable
+from hypervisor.mach.probes import Probes
 from hypervisor.mach.receive_ports import ReceivePorts
 from hypervisor.mach.tickets import TicketTable
 from hypervisor.nic import DiscardLog, Handle, Nic
-from hypervisor.requests import Event, EventKind, Role
+from hypervisor.requests import Completion, Event, EventKind, Role
 from hypervisor.routing import RouterOptions, Routing
 from hypervisor.screens import Screens
 from hypervisor.wire.offload import finish
@@ -102,6 +103,7 @@ class Rooms:
         self.flows: dict[Open, FlowTable] = {}
         #: Opens that are gone and whose link the caller must close.
         self.closed_links: list[Handle] = []
+        self.probes = Probes()
         self.bindings = Bindings(self.addresses, self)
         self.screens = Screens(
             options.guard,
@@ -110,6 +112,7 @@ class Rooms:
             self.discards,
             self.wiring.untagged,
             self.bindings,
+            self.probes,
         )
 
     def _make_routing(self) -> Routing:
@@ -191,6 +194,8 @@ class Rooms:
         if port.uplink:
             bare = untag(run[0], header_bytes) if port.tagged else run[0]
             self.neighbours.look(bare, header_bytes, nic.device.name, now)
+            if self.probes.pending:
+                self.probes.look(bare, header_bytes, nic.device, now)
         return forwarder.forward(port, head[:6], now)
 
     def admit(
@@ -294,6 +299,8 @@ class Rooms:
         handle.task.rights.pop(handle.port, None)
         del nic.handles[handle]
         nic.refresh()
+        for request_id in self.probes.forget_port(handle.port):
+            self.engine.completions.append(Completion(request_id, error=why))
         self.engine.close(handle.open, why, now)
         nic.retire(handle)
         if handle.link:

@@ -22,7 +22,8 @@ from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import Open
 from hypervisor.forwarding import Endpoint, OwnAddress, Routed, Router, RouteTable
 from hypervisor.guard import TokenBucket
-from hypervisor.mach.claims import Address, Interface, Subnet
+from hypervisor.mach.claims import Interface, Subnet
+from hypervisor.mach.leases import Address
 from hypervisor.mach.neighbours import NeighbourTable
 from hypervisor.mach.policy import DevicePolicy
 from hypervisor.nic import DiscardLog, Handle, Nic

@@ -31,7 +31,7 @@ from hypervisor.links.carrier import Carrier
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.outlet import Outlet
 from hypervisor.links.patient import PatientCarrier
-from hypervisor.mach.claims import Address
+from hypervisor.mach.leases import Address
 from hypervisor.mach.policy import Rule
 from hypervisor.network import Network
 from hypervisor.nic import Handle

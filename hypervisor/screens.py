@@ -28,6 +28,7 @@ from hypervisor.guard import (
 )
 from hypervisor.mach.claims import AddressTable, Subnet
 from hypervisor.mach.devices import Device
+from hypervisor.mach.probes import Probes
 from hypervisor.nic import DiscardLog, Nic
 from hypervisor.wire import ipv6
 from hypervisor.wire.vlan import vid_of
@@ -48,7 +49,9 @@ class Screens:
         discards: DiscardLog,
         forwarder: Forwarder,
         bindings: Bindings,
+        probes: Probes,
     ) -> None:
+        self._probes = probes
         self._bindings = bindings
         #: For devices whose policy says nothing of it.
         self.preset: Preset = preset
@@ -165,6 +168,20 @@ class Screens:
         The Ethernet header begins at ``header_bytes`` of each, and 14 bytes follow; ``needs`` goes
         along. Returns frames, needs, and how many were discarded by reason. What was is reported.
         """
+        kept = self._screen(nic, frames, header_bytes, needs, now)
+        if self._probes.pending and not nic.device.uplink:
+            for frame in kept[0]:
+                self._probes.look(frame, header_bytes, nic.device, now)
+        return kept
+
+    def _screen(
+        self,
+        nic: Nic,
+        frames: Sequence[bytes],
+        header_bytes: int,
+        needs: Sequence[int] | None,
+        now: float,
+    ) -> tuple[Sequence[bytes], Sequence[int] | None, Tally]:
         discards = Tally()
         looked_at: Sequence[int] = range(len(frames))
         if nic.gate is not None:

@@ -9,8 +9,9 @@ from hypervisor.engine.drops import Tally
 from hypervisor.engine.engine import Engine
 from hypervisor.forwarding.base import Entry
 from hypervisor.infos import DeviceInfo, FdbInfo, LeaseInfo, LinkInfo, NetworkInfo
-from hypervisor.mach.claims import AddressTable, Lease
+from hypervisor.mach.claims import AddressTable
 from hypervisor.mach.devices import Device
+from hypervisor.mach.leases import Lease
 from hypervisor.nic import LinkRecord, Nic
 from hypervisor.wire.virtio_net import Offload
 

@@ -8,6 +8,8 @@
 - ``mac``: stable addresses from a keyed hash, or as eth-multiplexer makes them
 - ``status``: device_get_status and device_set_status, as GNU Mach answers them
 - ``claims``: IP addresses: assigned by policy, claimed by owners or given by DHCP, leased to them
+- ``leases``: what is known of such an address
+- ``probes``: who is asked before one is given
 - ``transactions``: what devices asked DHCP servers for
 - ``neighbours``: addresses that somebody behind an uplink has
 """

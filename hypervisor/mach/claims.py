@@ -7,82 +7,30 @@ and then it ends even in use (RFC 2131 §4.4.5). Nothing is ever learned from a 
 
 from __future__ import annotations
 
-import enum
 import ipaddress
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
 from hypervisor.errors import AlreadyOpen, InvalidArgument, InvalidOperation, NoMemory
 from hypervisor.mach.devices import Device
+from hypervisor.mach.leases import Address, Lease, LeaseChange, LeaseKind
 from hypervisor.mach.neighbours import NeighbourTable
 from hypervisor.mach.policy import DevicePolicy
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PER_DEVICE: Final = 8
 PER_OWNER: Final = 32
-LAPSE_S: Final = 24 * 3600
+#: Addresses that are nobody's, and whose owners are remembered.
+FORMER: Final = 4_096
 #: A renewal is told to who keeps leases when it adds this part of the lease's time: a client that
 #: renews all the time costs no write each time.
 _TOLD_PART: Final = 16
 _NOT_CLAIMABLE: Final = tuple(
     ipaddress.ip_network(each) for each in ("0.0.0.0/8", "240.0.0.0/4", "::/96", "::ffff:0:0/96")
 )
-
-
-class LeaseKind(enum.StrEnum):
-    """How a lease came to be."""
-
-    CLAIMED = "claimed"
-    DHCP = "dhcp"
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """An address held by an owner; ``device`` is None while no device uses it.
-
-    ``name`` and ``mac`` are those of the device that used it last. ``last_used`` is in monotonic
-    seconds, meaningful while ``device`` is None. A lease of DHCP is for ``term_s`` seconds, until
-    ``expires`` (monotonic); both are infinite where the server said so, and in claimed ones.
-    """
-
-    address: Address
-    owner: str
-    device: Device | None
-    last_used: float
-    name: str = ""
-    mac: bytes = b""
-    kind: LeaseKind = LeaseKind.CLAIMED
-    term_s: float = math.inf
-    expires: float = math.inf
-    #: The ``expires`` that was told last.
-    told: float = math.inf
-
-    def ends(self) -> float:
-        """Return when it ends if nothing happens, in monotonic seconds."""
-        if self.kind is LeaseKind.DHCP:
-            return self.expires
-        return math.inf if self.device is not None else self.last_used + LAPSE_S
-
-    def use(self, device: Device) -> None:
-        """Let ``device`` have the address."""
-        self.device, self.name, self.mac = device, device.name, device.mac
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseChange:
-    """For whoever keeps leases on disk: ``owner`` None means that the lease is gone.
-
-    ``lease`` is the lease as it is now; it is None if that is gone.
-    """
-
-    address: str
-    owner: str | None
-    lease: Lease | None = field(default=None, compare=False)
 
 
 class AddressTable:
@@ -101,6 +49,8 @@ class AddressTable:
         self._subnets = tuple(subnets)
         self._assigned = _assigned(policies)
         self._leases: dict[Address, Lease] = {}
+        #: Whose addresses were that are nobody's now, the longest first.
+        self._former: dict[Address, str] = {}
         self.changes: list[LeaseChange] = []
         #: When :meth:`expire` has something to do, in monotonic seconds; None: never.
         self.due: float | None = None
@@ -161,6 +111,24 @@ class AddressTable:
             lease.term_s = lease.expires = lease.told = math.inf
             self._tell(lease)
         return str(address)
+
+    def check(self, device: Device, text: str, now: float) -> Address:
+        """Return the address that ``device`` could claim now. Raises as :meth:`claim`."""
+        address = self._parse(text)
+        if self._check(device, address, now) is None and address not in self._assigned:
+            self._check_quota(device, now)
+        return address
+
+    def has(self, device: Device, address: Address) -> bool:
+        """Tell whether a device has an address already, by policy, claim or DHCP."""
+        lease = self._leases.get(address)
+        return address in self._assigned or (lease is not None and lease.device is device)
+
+    def was_anothers(self, device: Device, address: Address) -> bool:
+        """Tell whether the address was another owner's the last time it was somebody's."""
+        lease = self._leases.get(address)
+        owner = self._former.get(address) if lease is None else lease.owner
+        return owner is not None and owner != device.owner
 
     def unclaim(self, owner: str, text: str) -> bool:
         """Give an owner's lease back. False if he has none on that address."""
@@ -285,6 +253,22 @@ class AddressTable:
 
     def _take(self, device: Device, address: Address, now: float) -> Lease | None:
         """Let ``device`` have the address; None if policy gave it. Raises as :meth:`claim`."""
+        lease = self._check(device, address, now)
+        if address in self._assigned:
+            return None
+        if lease is None:
+            self._make_room(device, now)
+            lease = self._leases[address] = Lease(address, device.owner, None, now)
+            self._former.pop(address, None)
+        if lease.device is None:
+            lease.use(device)
+            self._tell(lease)
+        return lease
+
+    def _check(self, device: Device, address: Address, now: float) -> Lease | None:
+        """Return the owner's own lease of the address, if there is one. Raises as :meth:`claim`,
+        but for quotas where there is none.
+        """
         assigned = self._assigned.get(address)
         if assigned is not None:
             if (assigned.owner, assigned.name) == (device.owner, device.name):
@@ -300,15 +284,9 @@ class AddressTable:
             if lease.device is None:
                 self._check_outside(address, now)
                 self._check_device(device)
-                lease.use(device)
-                self._tell(lease)
             return lease
         self._check_outside(address, now)
-        self._check_quota(device, now)
-        lease = self._leases[address] = Lease(address, device.owner, None, now)
-        lease.use(device)
-        self._tell(lease)
-        return lease
+        return None
 
     def _tell(self, lease: Lease) -> None:
         lease.told = lease.expires
@@ -316,6 +294,9 @@ class AddressTable:
 
     def _end(self, lease: Lease) -> None:
         del self._leases[lease.address]
+        if len(self._former) >= FORMER:
+            del self._former[next(iter(self._former))]
+        self._former[lease.address] = lease.owner
         self.changes.append(LeaseChange(str(lease.address), None))
 
     def _look_at(self, expires: float) -> None:
@@ -366,22 +347,25 @@ class AddressTable:
             raise NoMemory(f"device {device.name} has {PER_DEVICE} addresses already")
 
     def _check_quota(self, device: Device, now: float) -> None:
-        lapsed = [
-            each
-            for each in self._leases.values()
-            if each.owner == device.owner and each.device is None and each.ends() <= now
-        ]
-        for each in lapsed:
-            self._end(each)
+        """Raise NoMemory if the device cannot have one more address."""
         self._check_device(device)
+        used = sum(
+            each.owner == device.owner and each.device is not None for each in self._leases.values()
+        )
+        if used >= PER_OWNER:
+            raise NoMemory(f"you use {used} addresses already; give one back first")
+
+    def _make_room(self, device: Device, now: float) -> None:
+        """Make room for one more lease of the owner's. Raises NoMemory."""
+        self._check_quota(device, now)
         mine = [lease for lease in self._leases.values() if lease.owner == device.owner]
-        if len(mine) < PER_OWNER:
-            return
-        # An address that the owner's devices no longer use makes way for one that they do.
-        unused = [lease for lease in mine if lease.device is None]
-        if not unused:
-            raise NoMemory(f"you use {len(mine)} addresses already; give one back first")
-        self._end(min(unused, key=lambda lease: lease.last_used))
+        for lease in [each for each in mine if each.device is None and each.ends() <= now]:
+            self._end(lease)
+            mine.remove(lease)
+        if len(mine) >= PER_OWNER:
+            # An address that the owner's devices no longer use makes way for one that they do.
+            unused = [lease for lease in mine if lease.device is None]
+            self._end(min(unused, key=lambda lease: lease.last_used))
 
 
 def _assigned(policies: Iterable[DevicePolicy]) -> dict[Address, DevicePolicy]:

@@ -11,10 +11,13 @@ from hypervisor.engine.audit import Census, audit
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import D_READ, D_WRITE
 from hypervisor.links.burst import DataPath
+from hypervisor.mach.probes import LONGEST_S
 from hypervisor.network import Network, NetworkOptions
 from hypervisor.nic import Handle
 from hypervisor.requests import (
     Caller,
+    Claim,
+    Claimed,
     CloseDevice,
     Completion,
     CreateTask,
@@ -119,6 +122,17 @@ class World:
         if done.error is not None:
             raise done.error
         return done.result
+
+    def claim(self, port: Port, address: str) -> Claimed:
+        """Claim an address; if the claim is held while somebody is asked, wait for the end."""
+        number = self.submit(Claim(self.number(), port.caller, port.port, address))
+        if number not in self.done:
+            self.advance(LONGEST_S + 0.001)
+        done = self.done[number]
+        if done.error is not None:
+            raise done.error
+        claimed: Claimed = done.result
+        return claimed
 
     def cancel(self, number: int) -> bool:
         """Cancel a request; True if it was held."""

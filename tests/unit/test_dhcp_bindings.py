@@ -13,7 +13,7 @@ from hypervisor.engine.drops import DHCP_BINDING
 from hypervisor.errors import AlreadyOpen
 from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.mach.policy import DevicePolicy
-from hypervisor.requests import Claim, Event, EventKind, Unclaim
+from hypervisor.requests import Event, EventKind, Unclaim
 from tests.helpers.core import BROADCAST, Port, World
 from tests.helpers.dhcp_talk import (
     SERVER,
@@ -57,7 +57,7 @@ def events(a: World, *kinds: str) -> list[Event]:
 
 
 def claim(port: Port, address: str) -> None:
-    port.world.call(Claim(port.world.number(), port.caller, port.port, address))
+    port.world.claim(port, address)
 
 
 def ask(client: Port, xid: int = 1, address: str = "10.0.0.5") -> bytes:

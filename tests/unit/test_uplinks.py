@@ -13,7 +13,7 @@ from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.mach.neighbours import LIFETIME_S, NeighbourTable
 from hypervisor.mach.policy import DevicePolicy
 from hypervisor.nic import Handle
-from hypervisor.requests import AttachLink, Caller, Claim, ListDevices, Read
+from hypervisor.requests import AttachLink, Caller, ListDevices, Read
 from hypervisor.wire import arp, ethernet, icmpv6, ipv4, ipv6, protocols
 from tests.helpers.core import BROADCAST, Port, World
 
@@ -275,7 +275,7 @@ def datagram(source: str) -> bytes:
 
 def claim(port: Port, address: str) -> str:
     world = port.world
-    claimed = world.call(Claim(world.number(), port.caller, port.port, address))
+    claimed = world.claim(port, address)
     return str(claimed.address)
 
 
@@ -386,7 +386,7 @@ def test_the_wire_is_believed_and_brings_a_device_only_what_is_for_it() -> None:
     """Routers and DHCP servers are on the wire: what they say arrives, but no others' packets."""
     world = World(options={"guard": "full", "subnets": SUBNETS})
     inside, outside = world.open("eth0", "uid:1"), Outside(world, "nic0")
-    world.call(Claim(world.number(), inside.caller, inside.port, "10.0.0.1"))
+    claim(inside, "10.0.0.1")
     advertisement = ipv6.build(
         ipv6.link_local(OUTSIDE), ALL_NODES, protocols.ICMPV6, b"\x86" + bytes(15), hop_limit=255
     )

@@ -346,12 +346,15 @@ class DeviceServiceServicer:
         """Takes an IP address for the device. Extension: in the Hurd nobody asks.
 
         The claim is a lease of the owner, kept over restarts, that lapses 24 hours after its last use.
-        Never held. Idempotent: claiming one's own address again renews the lease.
+        Held for half a second, while ARP or neighbour discovery asks who has the address, where
+        somebody might of whom the server does not know: in a network with an uplink, and if the
+        address was another owner's before. Cancelled, nothing is claimed. Idempotent: claiming one's
+        own address again renews the lease, and asks nobody.
 
         Errors: KERN_INVALID_ARGUMENT (INVALID_ARGUMENT) for text that is no address, or an address
         outside the network's subnets or not unicast; D_ALREADY_OPEN (ALREADY_EXISTS) if it is another
-        owner's, or in use by another device; D_NO_MEMORY (RESOURCE_EXHAUSTED) at 8 addresses of a
-        device or 32 of an owner.
+        owner's, in use by another device or behind an uplink, or just being claimed by another; D_NO_MEMORY (RESOURCE_EXHAUSTED) at 8 addresses of a
+        device or 32 of an owner, and at 8 claims of an owner, or 256 of a network, that are held.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
