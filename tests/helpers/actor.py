@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypervisor.errors import D_NOWAIT
 from hypervisor.wire.offload import quick_check
+from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 from tests.helpers import packets
 from tests.helpers.naive import Asked, NaiveDevice, NaiveOpen
 from tests.helpers.observer import SPECIAL, NetworkObserver
@@ -127,7 +128,11 @@ class NetworkActor(NetworkObserver):
         flow = network.flows_of(each.handle).get(addresses)
         flow = flow or network.learn_flow(each.handle, addresses)
         needs = quick_check(sent.raw, len(sent.raw), network.mtu)
-        if flow is None or needs & flow.refuses:
+        if (
+            flow is None
+            or needs & flow.refuses
+            or not flow.takes(sent.raw, VNET_HEADER_BYTES, len(sent.raw) - VNET_HEADER_BYTES)
+        ):
             self.bring(each, [sent])
             return
         direct = flow.receiver.direct and not flow.receiver.rx and not flow.receiver.waiters

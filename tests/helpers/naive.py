@@ -265,6 +265,16 @@ class Witness(Protocol):
         """Plain ``frames`` have arrived at ``devices``."""
 
 
+class NaiveGuard(Protocol):
+    """Somebody who looks into frames."""
+
+    def judge(self, network: NaiveNetwork, sender: NaiveDevice, sent: Sent) -> str | None:
+        """Return why a frame is discarded before anybody is chosen, or None."""
+
+    def narrow(self, network: NaiveNetwork, sent: Sent, verdict: Verdict) -> None:
+        """Leave out of a verdict those whom a frame is not for."""
+
+
 class NaiveNetwork:
     """Devices in the order they were opened, and what was learned behind trunks."""
 
@@ -277,6 +287,8 @@ class NaiveNetwork:
         self.discards: Counter[str] = Counter()
         #: Who else is told of what arrives at which devices.
         self.witnesses: Sequence[Witness] = ()
+        #: Who looks into frames; None: nobody.
+        self.guard: NaiveGuard | None = None
 
     def find(self, owner: str, name: str) -> NaiveDevice | None:
         """Return an open device."""
@@ -314,6 +326,9 @@ class NaiveNetwork:
         bad_tag, vlan = _vlan_of(sender, sent.tags)
         if bad_tag:
             return Verdict(bad_tag)
+        forged = self.guard.judge(self, sender, sent) if self.guard else None
+        if forged:
+            return Verdict(forged)
         owner_of_source = self._owner_of(sent.source, vlan)
         if sent.source[0] & 1:
             return Verdict("group_source")
@@ -327,10 +342,11 @@ class NaiveNetwork:
         verdict = self._forward(sender, sent.destination, vlan, now)
         verdict.vlan = vlan
         verdict.mirrors = self._mirrors(sender, verdict)
-        if verdict.discard or verdict.holding or verdict.flooded:
-            return verdict
-        looking = any(device.looks(NETF_IN) for device in verdict.devices)
-        verdict.discard = None if looking else "isolated" if verdict.fenced else "no_receiver"
+        if not (verdict.discard or verdict.holding or verdict.flooded):
+            looking = any(device.looks(NETF_IN) for device in verdict.devices)
+            verdict.discard = None if looking else "isolated" if verdict.fenced else "no_receiver"
+        if self.guard and not verdict.discard:
+            self.guard.narrow(self, sent, verdict)
         return verdict
 
     def _learn(self, sender: NaiveDevice, source: bytes, vlan: int, now: float) -> bool:

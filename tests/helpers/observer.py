@@ -50,6 +50,8 @@ class NetworkObserver(RuleBasedStateMachine):
 
     #: What the operator decided, for the network and the model alike.
     policies: tuple[DevicePolicy, ...] = (DevicePolicy("uid:3", "eth0", trunk=True),)
+    #: The network's guard. Frames here are mostly of an experimental EtherType.
+    guard = "mac"
 
     def start(self, mode: str, ample: bool, isolated: str = "") -> None:
         """Make an empty network, whose devices of one owner are isolated, and a model of it."""
@@ -57,7 +59,7 @@ class NetworkObserver(RuleBasedStateMachine):
         self.ample = ample
         self.limits = AMPLE if ample else CRAMPED
         rules = (Rule("test", {"isolated": True}, owner=isolated),) if isolated else ()
-        options = {"mode": mode, "policies": self.policies, "rules": rules}
+        options = {"mode": mode, "policies": self.policies, "rules": rules, "guard": self.guard}
         self.world = World(self.limits, options)
         self.network = self.world.network
         self.model = NaiveNetwork(mode)
