@@ -22,6 +22,7 @@ from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import Open
 from hypervisor.forwarding import Endpoint, OwnAddress, Routed, Router, RouteTable
 from hypervisor.guard import TokenBucket
+from hypervisor.infos import LinkState
 from hypervisor.mach.claims import Interface, Subnet
 from hypervisor.mach.leases import Address
 from hypervisor.mach.neighbours import NeighbourTable
@@ -90,6 +91,9 @@ class Routing:
     def begin(self, handle: Handle) -> None:
         """Take the outlet that is the router's own device."""
         self._own = handle.open
+        if handle.record is not None:
+            # Nothing is plugged in here, and nobody is waited for.
+            handle.record.state = LinkState.UP
         self.router.become(handle.nic.port)
 
     def refresh(self, nic: Nic) -> None:

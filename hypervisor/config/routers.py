@@ -141,12 +141,18 @@ def _check_uplinks(networks: Sequence[Table], uplinks: Sequence[Table], problems
 
 
 def _check_devices(networks: Sequence[Table], devices: Sequence[Table], problems: Problems) -> None:
-    """No device can be sent more than its network carries."""
+    """No device can be sent more than its network carries, or what a router keeps."""
     by_name = {table.value("name"): table for table in networks}
     for table in devices:
         network = by_name.get(table.value("network"))
         if network is None:
             continue
+        if network.value("mode") == "router" and table.value("ra"):
+            problems.add(
+                table.where("ra"),
+                "router advertisements reach nobody in a router's network",
+                "leave ra out, and give clients their gateway",
+            )
         mtu, most = table.value("mtu"), network.value("mtu") or NetworkConfig().mtu
         if mtu is not None and mtu > most:
             problems.add(table.where("mtu"), f"mtu {mtu} is more than the network's, {most}")

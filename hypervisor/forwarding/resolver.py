@@ -30,6 +30,8 @@ MAX_WAITING_IN_ALL: Final = 512
 #: Questions, and how long to wait for an answer, in seconds (RFC 4861 §10).
 QUESTIONS: Final = 3
 ANSWER_S: Final = 1.0
+#: What is due within this time is done at once, so that many neighbours cost few wakes, in seconds.
+TOGETHER_S: Final = 0.05
 #: How long an answer is believed, and silence, in seconds.
 REACHABLE_S: Final = 30.0
 FAILED_S: Final = 5.0
@@ -61,9 +63,9 @@ class _Neighbour:
 
 
 class Resolver:
-    """See the module. ``ask(port, address)`` sends a question."""
+    """See the module. ``ask(port, address, now)`` sends a question, unless there are too many."""
 
-    def __init__(self, ask: Callable[[Port, bytes], None]) -> None:
+    def __init__(self, ask: Callable[[Port, bytes, float], None]) -> None:
         self._ask = ask
         #: What waited for neighbours that did not answer, or were forgotten: take it from here.
         self.lost: list[Waiting] = []
@@ -80,7 +82,7 @@ class Resolver:
         known = self._known.pop(key, None)
         if known is None:
             if len(self._known) >= MAX_NEIGHBOURS:
-                self._forget(next(iter(self._known)))
+                self._make_room()
             known = _Neighbour(port, address)
         self._known[key] = known
         if known.mac:
@@ -95,6 +97,14 @@ class Resolver:
             known.asked = 0
             self._question(known, now)
         return b""
+
+    def _make_room(self) -> None:
+        """Forget who was unused for longest, of those who have not answered if there are such.
+
+        So that nobody loses his neighbours to somebody who looks for all there could be (RFC 6583).
+        """
+        silent = (key for key, known in self._known.items() if not known.mac)
+        self._forget(next(silent, next(iter(self._known))))
 
     def wait(self, port: Port, address: bytes, frame: Waiting) -> Waiting | None:
         """Keep a frame until the answer to :meth:`find` is there.
@@ -140,10 +150,11 @@ class Resolver:
     def tick(self, now: float) -> None:
         """Ask again, and give up."""
         self._due = None
+        soon = now + TOGETHER_S
         for known in list(self._known.values()):
             if not known.asked or known.asked > QUESTIONS:
                 continue
-            if now < known.due:
+            if soon < known.due:
                 self._note_due(known.due)
             elif known.asked < QUESTIONS:
                 self._question(known, now)
@@ -157,7 +168,7 @@ class Resolver:
         known.asked += 1
         known.due = now + ANSWER_S
         self._note_due(known.due)
-        self._ask(known.port, known.address)
+        self._ask(known.port, known.address, now)
 
     def _note_due(self, due: float) -> None:
         self._due = due if self._due is None else min(self._due, due)

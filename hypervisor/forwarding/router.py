@@ -333,7 +333,12 @@ class Router:
             self._count_lost(NEXT_HOP_FULL, gone)
 
     def answered(self, port: Port, address: bytes, mac: bytes, now: float) -> None:
-        """A neighbour behind an uplink says where it is: send what waited."""
+        """A neighbour behind an uplink says where it is: send what waited.
+
+        Nobody there has a device's MAC address: he would have the device get what is for him.
+        """
+        if mac in self.by_mac:
+            return
         for waiting in self.resolver.answered(port, address, mac, now):
             at = waiting.header_bytes
             frame = waiting.frame

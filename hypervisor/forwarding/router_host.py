@@ -68,6 +68,7 @@ class RouterHost:
         self._router = router
         self._make_bucket = make_bucket
         self._buckets: dict[Port, Bucket] = {}
+        self._questions = make_bucket()
         self.addresses: list[OwnAddress] = []
         self._link_local = b""
 
@@ -240,8 +241,10 @@ class RouterHost:
         )
         self._reply(ingress, job.source_mac, ETHERTYPE_IPV6, whole)
 
-    def ask(self, port: Port, address: bytes) -> None:
-        """Ask behind an uplink who has an address."""
+    def ask(self, port: Port, address: bytes, now: float) -> None:
+        """Ask behind an uplink who has an address; so often a second, as a wire is others' too."""
+        if not self._questions.take(1, now):
+            return
         router, uplink = self._router, port.device.name
         on_wire = [
             each for each in self.addresses if each.uplink == uplink and each.covers(address)

@@ -131,6 +131,10 @@ def test_routes_and_uplinks_become_the_routers(tmp_path: Path) -> None:
              "18: 10.0.0.0/16 overlaps 10.0.1.0/24 of the same router, at"],
         ),
         (
+            '[[gateway]]\naddresses = ["10.0.0.9/24", "fd00::9/64"]\nnetwork = "a"\nra = true\n',
+            ["17: router advertisements reach nobody in a router's network"],
+        ),
+        (
             '[[network]]\nname = "c"\nmode = "router"\nrouter = "core"\n',
             ['15: network "c" has no subnets, and its router joins it with others'],
         ),

@@ -176,6 +176,25 @@ def test_no_more_neighbours_are_known_than_there_is_room_for() -> None:
     world.audit()
 
 
+def test_who_looks_for_all_there_could_be_takes_nobodys_neighbours_away() -> None:
+    world, one, wire = connected()
+    drops(world, one, packet(one, A, FAR))
+    wire.heard()
+    wire.answer()
+    assert len(wire.heard()) == 1
+    scan = [plain(one, A6, f"2001:db8::1:{n:x}") for n in range(1, 2 * MAX_NEIGHBOURS)]
+    questions = 0
+    for start in range(0, len(scan), 500):
+        assert drops(world, one, *scan[start : start + 500]) == {}
+        questions += len(wire.heard())
+    assert 0 < questions <= 50, "a wire is others' too"
+    assert drops(world, one, packet(one, A, FAR)) == {}
+    (sent,) = wire.heard()
+    assert sent.dst == MAC.hex(":")
+    world.advance(4.0)
+    world.audit()
+
+
 def test_an_answer_is_doubted_after_a_while_and_used_meanwhile() -> None:
     world, one, wire = connected()
     drops(world, one, packet(one, A, FAR))
@@ -207,9 +226,10 @@ def test_what_nobody_asked_for_is_not_believed() -> None:
     forged = wire.header() / ARP(op=2, hwsrc="02:00:00:00:00:66", psrc=NEXT, pdst="192.0.2.2")
     wire.say(forged)
     assert wire.heard() == [], "its sender is not whom it speaks of"
-    group = bytes.fromhex("030000000001")
-    wire.answer(mac=group)
-    assert wire.heard() == []
+    for mac in (bytes.fromhex("030000000001"), bytes(6), one.mac, router(world).mac):
+        wire.answer(mac=mac)
+        assert wire.heard() == []
+        assert one.take() == []
 
 
 def test_the_outside_reaches_devices_and_finds_them() -> None:
