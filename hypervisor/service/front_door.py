@@ -107,6 +107,7 @@ class FrontDoor:
         self._visitors: set[Visitor] = set()
         self._strangers: Strangers[Newcomer] = Strangers(self._limits.strangers)
         self._remarks = Remarks()
+        self._greetings = Remarks()
         self._errands: set[asyncio.Task[None]] = set()
         self._per_owner: Counter[str] = Counter()
         self._per_node: Counter[str] = Counter()
@@ -291,6 +292,15 @@ class FrontDoor:
             raise NoMemory(f"{person.owner}: {bound}; close one first")
         self._strangers.leave(newcomer.address, newcomer)
         self._per_owner[person.owner] += 1
+        left_out = self._greetings.speak(time.monotonic())
+        if left_out is not None:
+            log.info(
+                "%s came from %s to %s%s",
+                person.owner,
+                newcomer.peer,
+                newcomer.listener.label,
+                f" (and {left_out} more since the last such line)" if left_out else "",
+            )
 
     def remark(self, newcomer: Newcomer, why: str) -> None:
         """Count a newcomer who never became anybody, and log why; a flood is cut short."""

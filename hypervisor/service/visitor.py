@@ -220,7 +220,6 @@ class Newcomer(Visitor):
         self.door.welcome(self, person)
         self.person = person
         self._stop_patience()
-        log.info("%s came from %s to %s", person.owner, self.peer, self.listener.label)
         self._expire(found)
         return person
 

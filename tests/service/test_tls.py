@@ -368,6 +368,21 @@ async def test_opens_and_devices_count_for_the_owner_on_all_his_connections(
         await bob.open("eth0")
 
 
+@on_uvloop
+async def test_who_comes_and_goes_all_the_time_does_not_fill_the_log(
+    tmp_path: Path, pki: Pki, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    shown = credentials(pki.client("alice"))
+    async with serving(tmp_path, certificates=ServerCertificates(pki.server)) as it:
+        for _ in range(40):
+            alice = await it.remote(shown)
+            await alice.census()
+            await leave(alice)
+    lines = [one for one in caplog.messages if one.startswith("cert:CN=alice came from 127.0.0.1:")]
+    assert 20 <= len(lines) < 40
+
+
 @pytest.mark.parametrize("how", ["silent", "half a record", "dribbling", "shaken hands"])
 def test_who_dawdles_is_put_out(
     tmp_path: Path, pki: Pki, how: str, caplog: pytest.LogCaptureFixture
