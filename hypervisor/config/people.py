@@ -14,6 +14,11 @@ OVERFLOW_UID = 65_534
 #: A group with this gid is unknown to the server's user namespace (kernel overflowgid).
 OVERFLOW_GID = 65_534
 _MAX_ID = 2**32 - 2
+# A subject as the server writes it (RFC 2253): TYPE=value behind commas without spaces; in a value
+# what is structure, or no printable ASCII, has a backslash before it.
+_VALUE = r'(?! )(?:\\[ -~]|[^,+"\\<>;])*'
+_PAIR = rf"(?:[A-Za-z][A-Za-z0-9-]*|[0-9.]+)={_VALUE}"
+_SUBJECT = re.compile(rf"(?=[ -~]{{1,256}}\Z){_PAIR}(?:[,+]{_PAIR})*")
 
 
 def _number(value: object, look_up: Callable[[str], int], what: str) -> int:
@@ -65,9 +70,11 @@ def _any_owner(value: object) -> str:
 
 def _certificate(value: str) -> str:
     subject = value.removeprefix("cert:")
-    if not subject or subject != subject.strip() or not subject.isprintable():
+    if not _SUBJECT.fullmatch(subject):
         raise BadValue(
-            f"{shown(value)} names no certificate's subject", 'write for example "cert:CN=alice"'
+            f"{shown(value)} names no certificate's subject",
+            'write for example "cert:CN=alice", as openssl x509 -noout -subject -nameopt RFC2253 '
+            "prints it",
         )
     return text_of(value, "an owner")
 

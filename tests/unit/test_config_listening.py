@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor.config import ConfigError, FlagValues, TlsConfig, load_config
+from hypervisor.config import ConfigError, FlagValues, TlsConfig, load_config, people
+from hypervisor.config.kinds import BadValue
 
 FILES = FlagValues(tls_cert="/c", tls_key="/k", tls_client_ca="/a")
 
@@ -68,3 +69,27 @@ def test_a_file_s_half_is_called_as_in_a_file(tmp_path: Path) -> None:
     file.write_text('listen = "0.0.0.0:7331"\ntls_cert = "/x"\n')
     (found,) = problems(FlagValues(), file)
     assert f"{file}:2: TLS needs tls_key and tls_client_ca as well" in found
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "CN=alice",
+        r"CN=alice\,O\=Example",
+        r"CN=\ alice\ ,O=Ex\, Inc",
+        r"OU=a+CN=b,1.2.3=#0C03616263",
+        r"CN=\C3\A9\"\<",
+    ],
+)
+def test_a_subject_is_written_as_the_server_writes_it(subject: str) -> None:
+    assert people.OWNER.read(f"cert:{subject}") == f"cert:{subject}"
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["", "alice", "CN = alice", "C=DE, CN=alice", "CN=é", "CN=a\n", "CN= a", "CN=" + "a" * 254],
+)
+def test_another_way_to_write_it_would_never_match_and_is_refused(subject: str) -> None:
+    with pytest.raises(BadValue, match="names no certificate's subject") as caught:
+        people.OWNER.read(f"cert:{subject}")
+    assert "openssl x509 -noout -subject -nameopt RFC2253" in caught.value.hint

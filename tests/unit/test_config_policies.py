@@ -61,7 +61,7 @@ def test_selectors_and_settings_are_read(tmp_path: Path) -> None:
 
 def test_owners_are_users_groups_and_certificates(tmp_path: Path) -> None:
     user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
-    written = ["7", '"uid:8"', f'"{user}"', '"gid:9"', f'"gid:{group}"', '"cert:CN=a, O=b"']
+    written = ["7", '"uid:8"', f'"{user}"', '"gid:9"', f'"gid:{group}"', '"cert:CN=a,O=b"']
     written.append('"tcp:loopback"')
     config = load(tmp_path, "".join(f"[[policy]]\nowner = {one}\nopens = 1\n" for one in written))
     assert [one.owner for one in config.policies] == [
@@ -70,7 +70,7 @@ def test_owners_are_users_groups_and_certificates(tmp_path: Path) -> None:
         f"uid:{os.geteuid()}",
         "gid:9",
         f"gid:{os.getegid()}",
-        "cert:CN=a, O=b",
+        "cert:CN=a,O=b",
         "tcp:loopback",
     ]
 
