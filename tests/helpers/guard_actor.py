@@ -10,6 +10,7 @@ from hypothesis.stateful import precondition, rule
 
 from hypervisor.mach.policy import DevicePolicy
 from hypervisor.requests import Claim, Unclaim
+from tests.helpers.core import BROADCAST
 from tests.helpers.naive import NaiveDevice, NaiveNetwork, Verdict
 from tests.helpers.packets import Sent
 from tests.helpers.uplink_actor import UplinkActor
@@ -115,16 +116,28 @@ class GuardActor(UplinkActor):
 
         self.model.guard = FullGuard(self.policies, addresses_of)
 
+    @precondition(lambda self: any(each.vnet_header for each in self.links()))
+    @rule(pick=picks, count=st.integers(1, 3), kind=st.sampled_from(("udp", "tcp4", "tcp6")))
+    def bring_astray(self, pick: int, count: int, kind: str) -> None:
+        """Bring packets for one host in frames for everybody."""
+        senders = [each for each in self.links() if each.vnet_header]
+        each = senders[pick % len(senders)]
+        self.bring(each, self.run(each, BROADCAST, 60, count, kind))
+
     @precondition(lambda self: self.live)
     @rule(
         pick=picks,
-        address=st.sampled_from(("10.0.0.3", "fd00::3", "10.0.0.77", "fd00::77", *SOURCES)),
+        address=st.sampled_from(("10.0.0.10{}", "fd00::10{}", *SOURCES)),
         gives_up=st.booleans(),
     )
     def claim(self, pick: int, address: str, gives_up: bool) -> None:
         each = self.one(pick)
-        if each.outlet:
+        outside = any(other.outlet for other in self.live)
+        if each.outlet or (outside and not gives_up):
             return
+        # Claims that could meet somebody are held while he is asked, which has tests of its own: so
+        # each owner claims what is his, and nothing while there are uplinks.
+        address = address.format(each.device.owner[-1])
         request = Unclaim if gives_up else Claim
         number = self.world.submit(
             request(self.world.number(), each.port.caller, each.port.port, address)

@@ -78,7 +78,7 @@ def stop(name):
     process.kill()
     return process.wait()
 
-def capture(interface, mac, source, destination, port):
+def capture(interface, mac="", source="0.0.0.0", destination="0.0.0.0", port=0):
     global expected
     expected = bytes.fromhex(mac.replace(":", "")) + socket.inet_aton(source)
     expected += socket.inet_aton(destination) + struct.pack(">H", port)
@@ -205,10 +205,12 @@ class Stack:
 
 
 @contextmanager
-def stack(node: Path, addresses: Sequence[str], *flags: str) -> Iterator[Stack]:
-    """Run the agent with ``pfinet-client run``, as a user of his own."""
+def stack(
+    node: Path, addresses: Sequence[str], *flags: str, uid: int | None = None
+) -> Iterator[Stack]:
+    """Run the agent with ``pfinet-client run``, as a user of his own or as ``uid``."""
     arguments = ["run", "--device", str(node), *flags]
     for address in addresses:
         arguments += ["--address", address]
-    with running(*arguments, "--", PYTHON, "-c", AGENT, uid=a_fresh_uid()) as program:
+    with running(*arguments, "--", PYTHON, "-c", AGENT, uid=uid or a_fresh_uid()) as program:
         yield Stack(program)
