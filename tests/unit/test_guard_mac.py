@@ -52,7 +52,7 @@ def test_a_forged_source_reaches_nobody_and_is_success_with_full_length() -> Non
     assert (written.bytes_written, written.drops) == (120, {"source_mac": 1})
     assert victim.take() == [forger.frame(victim)]
     (event,) = discards(world)
-    assert (event.owner, event.device, event.data) == ("uid:1", "eth0", {"reason": "source_mac"})
+    assert (event.owner, event.device, event.data["reason"]) == ("uid:1", "eth0", "source_mac")
     assert third.mac.hex(":") in event.detail
 
 
