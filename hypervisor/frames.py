@@ -60,6 +60,32 @@ class Frame:
         return f"<Frame {state}, counter {self.counter}, generation {self.generation}>"
 
 
+class Payload:
+    """Bytes on their way to several: stored once, as long as anybody has what was stored.
+
+    The fields are those of the :class:`Frame` that it becomes.
+    """
+
+    __slots__ = ("_frame", "_generation", "data", "header_bytes", "needs")
+
+    def __init__(self, data: bytes, header_bytes: int = 0, needs: int = 0) -> None:
+        self.data = data
+        self.header_bytes = header_bytes
+        self.needs = needs
+        self._frame: Frame | None = None
+        self._generation = 0
+
+    @property
+    def stored(self) -> Frame | None:
+        """The frame that holds these bytes now, if one does."""
+        frame = self._frame
+        return frame if frame is not None and frame.generation == self._generation else None
+
+    def is_in(self, frame: Frame) -> None:
+        """Note that ``frame`` was made of these bytes."""
+        self._frame, self._generation = frame, frame.generation
+
+
 class FramePool:
     """A bounded store of frames with reference counters."""
 
@@ -105,6 +131,19 @@ class FramePool:
         frame.counter = 1
         self.live_frames += 1
         self.live_bytes += len(data)
+        return frame
+
+    def store(self, payload: Payload) -> Frame:
+        """Return the frame of a payload with one more reference: the caller's.
+
+        It is the one that holds it already, or a new one: then PoolExhausted may be raised.
+        """
+        frame = payload.stored
+        if frame is not None:
+            frame.counter += 1
+            return frame
+        frame = self.alloc(payload.data, payload.header_bytes, payload.needs)
+        payload.is_in(frame)
         return frame
 
     def alloc_run(

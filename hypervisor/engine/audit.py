@@ -52,7 +52,7 @@ def audit(engine: Engine) -> Census:
                 if copy.frame is not None:
                     references[copy.frame] += 1
                     held += 1
-                    held_bytes += len(copy.data)
+                    held_bytes += copy.size_bytes
             for copy in queue.queued:
                 _agree(f"{each}: an unslotted copy has no frame", copy.frame, None)
         _agree(f"{each}: TX slots", each.tx_used, len(slotted))

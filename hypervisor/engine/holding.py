@@ -8,7 +8,7 @@ from hypervisor.engine.drops import POOL_FULL, RX_FULL
 from hypervisor.engine.opens import Copy, Open, TxFrame, WaitQueue, WriteRequest
 from hypervisor.engine.quotas import Limits
 from hypervisor.engine.slots import Notice, NoticeKind, Slots
-from hypervisor.frames import Frame
+from hypervisor.frames import Frame, Payload
 from hypervisor.requests import Completion, Written
 
 
@@ -43,12 +43,10 @@ class Holding(Slots):
             self._starved[receiver] = None
         return True
 
-    def wait(
-        self, sender: Open, receiver: Open, tx: TxFrame, data: bytes, header_bytes: int, needs: int
-    ) -> bool:
+    def wait(self, sender: Open, receiver: Open, tx: TxFrame, payload: Payload) -> bool:
         """Queue one copy. False if it came from a link and no TX slot is left for it."""
         queue = sender.waiting.get(receiver) or WaitQueue()
-        copy = Copy(tx, data, header_bytes, needs)
+        copy = Copy(tx, payload)
         if not queue.queued and self._take_slot(sender, queue, copy):
             queue.slotted.append(copy)
         elif tx.request.request_id is None:
@@ -69,7 +67,7 @@ class Holding(Slots):
             return False
         if not copy.tx.slotted and sender.tx_used >= self.limits.tx_slots:
             return False
-        size_bytes = len(copy.data)
+        size_bytes = copy.size_bytes
         account = sender.account
         if (
             sender.held_frames >= account.guaranteed_frames
@@ -78,9 +76,9 @@ class Holding(Slots):
             room_frames, room_bytes = self.shares.room(sender)
             if not room_frames or size_bytes > room_bytes:
                 return False
-        if not self.pool.has_room(1, size_bytes):
+        if copy.payload.stored is None and not self.pool.has_room(1, size_bytes):
             return False
-        copy.frame = self.pool.alloc(copy.data, copy.header_bytes, copy.needs)
+        copy.frame = self.pool.store(copy.payload)
         self.shares.charge(sender, 1, size_bytes)
         if not copy.tx.slotted:
             copy.tx.slotted = True
@@ -106,7 +104,7 @@ class Holding(Slots):
     def _unslot(self, sender: Open, copy: Copy) -> None:
         """Free the pool frame of a copy that will not be delivered."""
         if copy.frame is not None:
-            self.shares.charge(sender, -1, -len(copy.data))
+            self.shares.charge(sender, -1, -copy.size_bytes)
             self.release((copy.frame,))
             copy.frame = None
 
@@ -172,7 +170,7 @@ class Holding(Slots):
         roomy = True
         while queue and queue.turn_frames:
             copy = queue.head()
-            size_bytes = len(copy.data)
+            size_bytes = copy.size_bytes
             if size_bytes > queue.deficit_bytes:
                 break
             if len(taken) >= room_frames or total_bytes + size_bytes > room_bytes:
@@ -180,10 +178,11 @@ class Holding(Slots):
                 break
             frame = copy.frame
             if frame is None:
-                if self.refusal(receiver, 1, size_bytes, new=True) is not None:
+                new = copy.payload.stored is None
+                if self.refusal(receiver, 1, size_bytes, new=new) is not None:
                     roomy = False
                     break
-                frame = self.pool.alloc(copy.data, copy.header_bytes, copy.needs)
+                frame = self.pool.store(copy.payload)
             else:
                 slotted += 1
                 slotted_bytes += size_bytes

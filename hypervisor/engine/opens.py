@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hypervisor.engine.mail import Mailbox
     from hypervisor.engine.quotas import Account
     from hypervisor.engine.taps import Tap
-    from hypervisor.frames import Frame
+    from hypervisor.frames import Frame, Payload
     from hypervisor.infos import Message
 
 #: Destination and source: by these frames without a tag are told apart.
@@ -62,14 +62,17 @@ class TxFrame:
 class Copy:
     """A copy that waits for one receiver; ``frame`` is set while it occupies a TX slot."""
 
-    __slots__ = ("data", "frame", "header_bytes", "needs", "tx")
+    __slots__ = ("frame", "payload", "tx")
 
-    def __init__(self, tx: TxFrame, data: bytes, header_bytes: int, needs: int) -> None:
+    def __init__(self, tx: TxFrame, payload: Payload) -> None:
         self.tx = tx
-        self.data = data
-        self.header_bytes = header_bytes
-        self.needs = needs
+        self.payload = payload
         self.frame: Frame | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the frame, its offload header included."""
+        return len(self.payload.data)
 
 
 class WaitQueue:

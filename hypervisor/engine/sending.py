@@ -9,7 +9,7 @@ from hypervisor.engine.holding import Holding
 from hypervisor.engine.opens import Choice, Open, TxFrame, WriteRequest
 from hypervisor.engine.quotas import Limits
 from hypervisor.engine.taps import Finisher, Tap, Taps
-from hypervisor.frames import Frame
+from hypervisor.frames import Payload
 from hypervisor.requests import Completion
 from hypervisor.wire import vlan
 
@@ -192,7 +192,7 @@ class Sending(Holding):
         for index in range(start, len(run)):
             need = 0 if needs is None else needs[index]
             if not self.may_wait(receiver, request, reason, now) or not self.wait(
-                sender, receiver, TxFrame(request), run[index], header_bytes, need
+                sender, receiver, TxFrame(request), Payload(run[index], header_bytes, need)
             ):
                 self.count_drop(receiver, reason, 1, request)
 
@@ -243,8 +243,8 @@ class Sending(Holding):
         Each variant is stored once and shared by all who get it.
         """
         tx = TxFrame(request)
-        unchanged = _Variant([data], header_bytes, needs)
-        plain: _Variant | None = None
+        unchanged = [Payload(data, header_bytes, needs)]
+        plain: list[Payload] | None = None
         ways = [(choice.holding, True, tx), (choice.flooded, False, tx)]
         if choice.wide is not None:
             # What a mirror loses is no loss of this request.
@@ -255,57 +255,36 @@ class Sending(Holding):
                     variant = unchanged
                 else:
                     if plain is None:
-                        plain = _Variant(self._finish(data, needs), 0, 0)
+                        plain = [Payload(part) for part in self._finish(data, needs)]
                     variant = plain
-                self.copies_chosen += len(variant.payloads)
-                for index in range(len(variant.payloads)):
-                    self._give(sender, receiver, tx, variant, index, may_wait, now)
-        for form in (unchanged, plain):
-            if form is not None:
-                self.release([frame for frame in form.frames if frame is not None])
+                self.copies_chosen += len(variant)
+                for payload in variant:
+                    self._give(sender, receiver, tx, payload, may_wait, now)
 
     def _give(
         self,
         sender: Open,
         receiver: Open,
         tx: TxFrame,
-        variant: _Variant,
-        index: int,
+        payload: Payload,
         may_wait: bool,
         now: float,
     ) -> None:
         """Put one copy into an RX slot, or let it wait, or drop it: exactly one of them."""
-        data = variant.payloads[index]
-        frame = variant.frames[index]
         reason: str | None = RX_FULL
         if not receiver.waiters and not receiver.stalled:
-            reason = self.refusal(receiver, 1, len(data), new=frame is None)
+            new = payload.stored is None
+            reason = self.refusal(receiver, 1, len(payload.data), new=new)
             if reason is None:
-                if frame is None:
-                    frame = self.pool.alloc(data, variant.header_bytes, variant.needs)
-                    variant.frames[index] = frame
-                self.pool.retain(frame)
-                self.admit(receiver, frame)
+                self.admit(receiver, self.pool.store(payload))
                 return
         if (
             may_wait
             and self.may_wait(receiver, tx.request, reason or RX_FULL, now)
-            and self.wait(sender, receiver, tx, data, variant.header_bytes, variant.needs)
+            and self.wait(sender, receiver, tx, payload)
         ):
             return
         self.count_drop(receiver, reason or RX_FULL, 1, tx.request)
-
-
-class _Variant:
-    """One form of a frame: its payloads, and the pool frames that hold them once stored."""
-
-    __slots__ = ("frames", "header_bytes", "needs", "payloads")
-
-    def __init__(self, payloads: list[bytes], header_bytes: int, needs: int) -> None:
-        self.payloads = payloads
-        self.header_bytes = header_bytes
-        self.needs = needs
-        self.frames: list[Frame | None] = [None] * len(payloads)
 
 
 def _prefix(run: Sequence[bytes], room_frames: int, room_bytes: int) -> tuple[int, int]:

@@ -137,3 +137,25 @@ def test_a_small_frame_goes_when_the_large_one_before_it_is_cancelled() -> None:
     assert world.cancel(large)
     assert world.written(small).drops == {}
     assert reader.take() == [sender.frame(reader)]
+
+
+def test_a_frame_that_waits_for_one_reader_is_stored_once_with_the_other() -> None:
+    world = World(Limits(rx_slots=2))
+    sender = world.open("eth0", "uid:1")
+    caller = world.task("uid:2")
+    quick, slow = (world.open("eth0", caller=caller) for _ in range(2))
+    for reader in (quick, slow):
+        reader.take()
+    frames = [sender.frame(quick, bytes([number])) for number in range(4)]
+    sender.write(frames[:2])
+    assert quick.take() == frames[:2]
+    held = sender.write(frames[2:])
+    # Two wait for the slow one in TX slots, and lie in the RX slots of the quick one.
+    assert held not in world.done
+    assert world.audit().live_frames == 4
+    assert quick.take() == frames[2:]
+    assert world.audit().live_frames == 4
+    assert slow.take() == frames[:2]
+    assert slow.take() == frames[2:]
+    assert world.written(held).drops == {}
+    assert world.audit().live_frames == 0
