@@ -8,7 +8,7 @@ import pytest
 
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import D_READ, D_WRITE, DeviceError, InvalidDest, InvalidOperation, NoMemory
-from hypervisor.filter_answers import WORDS_PER_OWNER
+from hypervisor.filter_answers import TRANSLATED_BURST, TRANSLATED_PER_S, WORDS_PER_OWNER
 from hypervisor.infos import Missing, NetMessage, NoSenders, Notification
 from hypervisor.mach.policy import DevicePolicy
 from hypervisor.mach.status import NET_FLAGS
@@ -288,6 +288,22 @@ def test_an_owners_filters_are_bounded_in_words(world: World) -> None:
     with pytest.raises(NoMemory, match="16384"):
         set_filter(opened[0], accept())
     set_filter(world.open("b", "uid:2"), accept())
+
+
+def test_an_owner_sets_filters_no_faster_than_they_can_be_translated(world: World) -> None:
+    b = world.open("b")
+    port = mailer(world, b.caller, 5)
+    long = netf_words(*[6 << 10 | 2] * 511)
+    for _ in range(TRANSLATED_BURST // 512):
+        set_filter(b, long, to=port)
+    with pytest.raises(NoMemory, match="faster than 4096 words a second: wait a moment"):
+        set_filter(b, long, to=port)
+    set_filter(world.open("b", "uid:2"), long)
+    world.advance(1.0)
+    for _ in range(TRANSLATED_PER_S // 512):
+        set_filter(b, long, to=port)
+    with pytest.raises(NoMemory):
+        set_filter(b, long, to=port)
 
 
 def test_a_monitor_with_a_filter_never_holds(world: World) -> None:
