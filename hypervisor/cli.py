@@ -90,8 +90,8 @@ _SERVE_EXAMPLES = """\
       for every member of the group net
   hypervisor serve --stream /tmp/vm1.sock
       a socket for a guest in QEMU as well; how to start it is printed
-  hypervisor serve --gateway 10.0.0.1/24
-      its clients reach what you reach, through 10.0.0.1; nobody needs to be root
+  hypervisor serve --gateway 10.0.0.1/24,dhcp,dns
+      its clients get addresses and names, and reach what you reach; nobody needs to be root
   sudo hypervisor serve --uplink nic:eth1
       whose devices are on the wire of eth1 as well
   hypervisor serve --config /etc/machdev.toml --log-format json
@@ -131,29 +131,7 @@ def _add_serve(commands: Any) -> None:
         metavar="NAME[,mode=hub|switch|router][,mtu=N][,subnet=CIDR]...",
         help='make a network (repeatable; default: a switch called "default", mtu 1500)',
     )
-    add(
-        "--gateway",
-        action="append",
-        default=[],
-        metavar="CIDR[,CIDR6][,dhcp[=FIRST-LAST]][,dns][,ra][,nat=off][,host][,network=N]",
-        help="give a network a way out for everybody on it, by an own stack and pasta (one for "
-        "each network), and by dnsmasq addresses (dhcp, ra) and names (dns); host: this machine's "
-        "own addresses may be reached too",
-    )
-    add(
-        "--uplink",
-        action="append",
-        default=[],
-        metavar="nic:IFACE[,network=N][,address=CIDR]",
-        help="connect a network to an interface of this host (repeatable; needs CAP_NET_RAW)",
-    )
-    add(
-        "--route",
-        action="append",
-        default=[],
-        metavar="CIDR,via=IP[,network=N]",
-        help="let a router send packets for CIDR to a next hop (repeatable)",
-    )
+    _add_ways(parser)
     add("--config", type=Path, metavar="FILE.toml", help="read settings from a file; flags win")
     add("--mode", metavar="hub|switch|router", help="how networks forward (switch)")
     add("--guard", metavar="full|mac|off", help="what to check of frames that devices send (full)")
@@ -175,6 +153,43 @@ def _add_serve(commands: Any) -> None:
     add("--log-format", metavar="text|json", help="how the log on stderr is written (text)")
     add("--ready-fd", metavar="N", help='write "ready" to this descriptor and close it')
     parser.set_defaults(run=_serve)
+
+
+def _add_ways(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how networks lead out of this machine, and into them."""
+    add = parser.add_argument
+    add(
+        "--gateway",
+        action="append",
+        default=[],
+        metavar="CIDR[,CIDR6][,dhcp[=FIRST-LAST]][,dns][,ra][,nat=off][,host][,network=N]",
+        help="give a network a way out for everybody on it, by an own stack and pasta (one for "
+        "each network), and by dnsmasq addresses (dhcp, ra) and names (dns); host: this machine's "
+        "own addresses may be reached too",
+    )
+    add(
+        "-p",
+        "--publish",
+        action="append",
+        default=[],
+        metavar="[HOST:]PORT:[OWNER/]DEVICE:PORT[/udp][,network=N]",
+        help="let a port of this machine (of HOST, default 127.0.0.1) lead to a device of OWNER's "
+        "(default: yours), through its network's gateway (repeatable)",
+    )
+    add(
+        "--uplink",
+        action="append",
+        default=[],
+        metavar="nic:IFACE[,network=N][,address=CIDR]",
+        help="connect a network to an interface of this host (repeatable; needs CAP_NET_RAW)",
+    )
+    add(
+        "--route",
+        action="append",
+        default=[],
+        metavar="CIDR,via=IP[,network=N]",
+        help="let a router send packets for CIDR to a next hop (repeatable)",
+    )
 
 
 def _add_check_config(commands: Any) -> None:
@@ -211,6 +226,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         vdes=parsed.vde,
         networks=parsed.network,
         gateways=parsed.gateway,
+        published=parsed.publish,
         uplinks=parsed.uplink,
         routes=parsed.route,
         mode=parsed.mode,

@@ -20,7 +20,7 @@ from hypervisor.config.checks import (
 )
 from hypervisor.config.files import read_file
 from hypervisor.config.flags import FlagValues, read_flags
-from hypervisor.config.gateways import check_services
+from hypervisor.config.gateways import check_services, publish
 from hypervisor.config.guests import guest_config, settle_guests, settle_vdes, vde_config
 from hypervisor.config.listening import check_listener, listen_config, tls_config
 from hypervisor.config.model import (
@@ -97,6 +97,7 @@ def build_config(
         ("guest", guests),
         ("VDE folder", vdes),
         ("gateway", above.gateways + below.gateways),
+        ("port", above.published),
         ("uplink", uplinks),
         ("route", routes),
         ("listener", listen),
@@ -106,6 +107,7 @@ def build_config(
     settle_guests(guests, devices, translators, problems)
     vde_sockets = settle_vdes(vdes, devices)
     gateways = _gateways(above, below, problems)
+    publish(above.published, gateways, names, problems)
     server = above.server.over(below.server)
     check_listener(server, listen, problems)
     check_networks(networks, problems)

@@ -23,6 +23,7 @@ class FlagValues:
     vdes: Sequence[str] = ()
     networks: Sequence[str] = ()
     gateways: Sequence[str] = ()
+    published: Sequence[str] = ()
     listen: str | None = None
     insecure_loopback: bool = False
     mode: str | None = None
@@ -51,6 +52,8 @@ def read_flags(flags: FlagValues, problems: Problems) -> Draft:
         draft.vdes += _table("--vde", "path", text, tables.VDE_KEYS, problems)
     for text in flags.gateways:
         draft.gateways += _table("--gateway", "addresses", text, tables.GATEWAY_KEYS, problems)
+    for text in flags.published:
+        draft.published += _table("-p", "forward", text, tables.PUBLISH_KEYS, problems)
     for text in flags.uplinks:
         draft.uplinks += _table("--uplink", "to", text, tables.UPLINK_KEYS, problems)
     for text in flags.routes:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface
 
-from hypervisor.config.model import AddressRange, Interface
+from hypervisor.config.model import AddressRange, Interface, PortForward
 from hypervisor.config.problems import Origin, Problems
-from hypervisor.config.tables import Table
+from hypervisor.config.tables import Setting, Table
 
 #: Hosts make their own addresses in prefixes of this length only (RFC 4862, RFC 7421).
 SLAAC_BITS = 64
+#: Ports that a gateway has for others: each is two rules of its own.
+MAX_FORWARDS = 64
 #: The longest prefix that has an address for somebody else than the gateway.
 _LONGEST = 30
 
@@ -98,3 +100,49 @@ def _check_static(
                     where,
                     f"{written} holds {address}, which is assigned at {device.where('addresses')}",
                 )
+
+
+def publish(
+    published: Sequence[Table],
+    gateways: Sequence[Table],
+    names: Sequence[str],
+    problems: Problems,
+) -> None:
+    """Give the ports of ``-p`` to the gateways of their networks; see that each port leads once.
+
+    ``names`` are those of the networks there are.
+    """
+    by_network = {table.value("network"): table for table in gateways}
+    for table in published:
+        gateway = by_network.get(table.value("network"))
+        if gateway is None and table.value("network") not in names:
+            continue  # that has been said
+        if gateway is None:
+            hint = "add --gateway 10.0.0.1/24, for example"
+            problems.add(table.origin, f'network "{table.value("network")}" has no gateway', hint)
+            continue
+        before = gateway.settings.get("forwards") or Setting((), table.origin)
+        gateway.settings["forwards"] = Setting(
+            (*before.value, table.value("forward")),
+            before.origin,
+            (*before.items, table.where("forward")),
+        )
+    seen: dict[tuple[int, bool], PortForward] = {}
+    for table in gateways:
+        setting = table.settings.get("forwards")
+        if setting is None:
+            continue
+        if len(setting.value) > MAX_FORWARDS:
+            problems.add(setting.origin, f"a gateway has at most {MAX_FORWARDS} ports to give")
+        if table.value("nat") is False:
+            hint = "pasta is both ways; leave nat=off out"
+            problems.add(setting.origin, "without nat no port leads in", hint)
+        versions = {each.version for each in table.value("addresses") or ()}
+        for forward, origin in zip(setting.value, setting.items, strict=True):
+            if forward.host.version not in versions:
+                what = f"the gateway has no IPv{forward.host.version} address"
+                problems.add(origin, f"{forward} cannot lead on: {what}")
+            key = (forward.port, forward.udp)
+            if key in seen:
+                problems.add(origin, f"port {forward.port} leads to {seen[key]} already")
+            seen.setdefault(key, forward)

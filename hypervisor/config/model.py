@@ -120,13 +120,34 @@ class AddressRange:
 
 
 @dataclass(frozen=True, slots=True)
+class PortForward:
+    """A port of this machine's, of TCP or ``udp``, that leads to port ``target`` of a device.
+
+    ``owner`` is written as the server writes owners.
+    """
+
+    host: Address
+    port: int
+    owner: str
+    device: str
+    target: int
+    udp: bool = False
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if self.host.version == 6 else str(self.host)
+        protocol = "/udp" if self.udp else ""
+        return f"{host}:{self.port}:{self.device}:{self.target}{protocol}"
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """A way out of a network: a stack of the server's own, with one address of each subnet.
 
     With ``host`` its clients may speak with this machine's own addresses (never with loopback).
     ``dhcp`` gives devices addresses, from a range of its own or from the upper half of the first
     IPv4 subnet; ``dns`` answers for the devices' names and asks the machine's resolvers for all
-    others; ``ra`` announces the IPv6 prefixes. Without ``nat`` there is no way out.
+    others; ``ra`` announces the IPv6 prefixes. Without ``nat`` there is no way out. ``forwards``
+    are the ways in.
     """
 
     addresses: tuple[Interface, ...]
@@ -136,6 +157,7 @@ class GatewayConfig:
     dns: bool = False
     ra: bool = False
     nat: bool = True
+    forwards: tuple[PortForward, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

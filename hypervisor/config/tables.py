@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hypervisor.config import kinds, people, vlan_kinds
+from hypervisor.config.forwards import FORWARD, FORWARDS
 from hypervisor.config.kinds import BadValue, Kind, shown
 from hypervisor.config.problems import Origin, Problems, closest
 
 # What `key=value` calls a key, where that differs: `subnet=` is written once for each subnet.
 _SINGULAR = {
+    "forwards": "forward",
     "subnets": "subnet",
     "addresses": "address",
     "router_addresses": "router_address",
@@ -116,7 +118,11 @@ GATEWAY_KEYS: Mapping[str, Kind] = {
     "dns": kinds.TRUTH,
     "ra": kinds.TRUTH,
     "nat": kinds.TRUTH,
+    "forwards": FORWARDS,
 }
+#: What ``-p`` says.
+PUBLISH_KEYS: Mapping[str, Kind] = {"forward": FORWARD, "network": kinds.NETWORK_NAME}
+
 UPLINK_KEYS: Mapping[str, Kind] = {
     "to": kinds.UPLINK,
     "network": kinds.NETWORK_NAME,
@@ -213,6 +219,7 @@ class Draft:
     guests: list[Table] = field(default_factory=list)
     vdes: list[Table] = field(default_factory=list)
     gateways: list[Table] = field(default_factory=list)
+    published: list[Table] = field(default_factory=list)
     listen: list[Table] = field(default_factory=list)
     uplinks: list[Table] = field(default_factory=list)
     routes: list[Table] = field(default_factory=list)

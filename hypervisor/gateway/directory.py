@@ -16,7 +16,7 @@ from typing import Any, Final
 from hypervisor.config.gateways import announced
 from hypervisor.config.model import Address
 from hypervisor.gateway.names import host_label, zone
-from hypervisor.gateway.plan import GATEWAY_OWNER, GatewayPlan
+from hypervisor.gateway.plan import GATEWAY_OWNER, GatewayPlan, forward_rules
 from hypervisor.infos import MemberInfo
 from hypervisor.wire import ipv6
 
@@ -26,11 +26,15 @@ LEASE_S: Final = 3600
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Texts of files: who gets which address by DHCP, what else they hear, who is called what."""
+    """Texts of files: who gets which address by DHCP, what else they hear, who is called what.
+
+    And the rules that lead ports of this machine to devices.
+    """
 
     dhcp_hosts: str = ""
     dhcp_options: str = ""
     dns_hosts: str = ""
+    forward_rules: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values, for :meth:`of_json` in another process."""
@@ -56,9 +60,21 @@ def write(
     """Write the directory of a network; ``labels`` are those of the owners."""
     clients = [each for each in members if each.owner != GATEWAY_OWNER]
     given = {each: _given(plan, each, offers.get((each.owner, each.name))) for each in clients}
+    places = {
+        (each.owner, each.name): (
+            # What was claimed last is what its stack uses.
+            *reversed(_own(plan, each, 4)),
+            *reversed(_own(plan, each, 6)),
+            *given[each],
+            *_implied(plan, each),
+        )
+        for each in clients
+        if each.open
+    }
     return Directory(
         dhcp_hosts=_lines(_dhcp_host(each, given[each], labels) for each in clients),
         dhcp_options=_lines(_dhcp_options(plan, clients, labels)) if plan.dns else "",
+        forward_rules=forward_rules(plan.forwards, places) if plan.forwards else "",
         dns_hosts=_lines(_dns_hosts(plan, clients, given, labels)) if plan.dns else "",
     )
 

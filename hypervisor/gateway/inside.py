@@ -189,7 +189,9 @@ class Inside:
             try:
                 netns = os.read(awaited, 100).decode()
                 nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-                arguments = plans.pasta_arguments(netns, self._versions, self._stand_ins)
+                arguments = plans.pasta_arguments(
+                    netns, self._versions, self._stand_ins, self._plan.forwards
+                )
                 if netns:
                     tools.execute(self._pasta, ["pasta", *arguments], (nothing, writer, writer))
             except OSError as error:
@@ -215,6 +217,9 @@ class Inside:
             net.set_mtu(INSIDE, plan.mtu_bytes)
             net.set_queue_length(INSIDE, _QUEUE_FRAMES)
             net.set_eui64(INSIDE)
+            if plan.forwards:
+                # What came by this machine's loopback comes by that of this namespace.
+                _write_setting(f"net/ipv4/conf/{INSIDE}/route_localnet", "1")
             # Lent before it is up: the server has to set what it takes before the first frame.
             messages.send(self._sock, "tap", (fd,))
             os.close(fd)
@@ -259,8 +264,12 @@ class Inside:
             return
         if message["kind"] != "directory":
             _over()
+        before = self._directory
         with os.fdopen(fds[0], "rb") as file:
             self._directory = Directory.of_json(json.load(file))
+        rules = self._directory.forward_rules
+        if rules and (before is None or before.forward_rules != rules):
+            self._rules(rules)
         self._instruct()
 
     def _instruct(self) -> None:

@@ -6,12 +6,20 @@ have any other subnet, also one that the machine itself is in.
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hypervisor.config.model import GATEWAY_LINKS, Address, AddressRange, Interface, Subnet
+from hypervisor.config.model import (
+    GATEWAY_LINKS,
+    Address,
+    AddressRange,
+    Interface,
+    PortForward,
+    Subnet,
+)
 
 #: Owner and name of a gateway's device. No client's identity looks like this.
 GATEWAY_OWNER: Final = "gateway"
@@ -56,8 +64,8 @@ class GatewayPlan:
 
     With ``reach_host`` its clients may speak with this machine's own addresses, loopback excepted.
     ``dhcp``, ``dns`` and ``ra`` are the services it has, ``dhcp_range`` what DHCP offers (None: the
-    upper half of the first subnet); without ``nat`` there is no way out. One that is not there
-    after ``start_s`` seconds will not come.
+    upper half of the first subnet); without ``nat`` there is no way out. ``forwards`` are the ways
+    in. A way out that is not there after ``start_s`` seconds will not come.
     """
 
     network: str
@@ -71,6 +79,7 @@ class GatewayPlan:
     dns: bool = False
     ra: bool = False
     nat: bool = True
+    forwards: tuple[PortForward, ...] = ()
 
     @property
     def serves(self) -> bool:
@@ -97,6 +106,9 @@ class GatewayPlan:
             "dns": self.dns,
             "ra": self.ra,
             "nat": self.nat,
+            "forwards": [
+                dataclasses.asdict(each) | {"host": str(each.host)} for each in self.forwards
+            ],
         }
 
     @classmethod
@@ -116,22 +128,33 @@ class GatewayPlan:
             dns=values["dns"],
             ra=values["ra"],
             nat=values["nat"],
+            forwards=tuple(
+                PortForward(**each | {"host": ipaddress.ip_address(each["host"])})
+                for each in values["forwards"]
+            ),
         )
 
 
 def pasta_arguments(
-    netns: str, versions: Iterable[int], stand_ins: Iterable[Address] = ()
+    netns: str,
+    versions: Iterable[int],
+    stand_ins: Iterable[Address] = (),
+    forwards: Iterable[PortForward] = (),
 ) -> tuple[str, ...]:
     """Return the arguments that make pasta the way out of the network namespace at ``netns``.
 
-    It runs in the user namespace that owns it. No port is forwarded either way, and no address
-    stands for this machine's loopback, but ``stand_ins`` for questions to its resolver.
+    It runs in the user namespace that owns it. Only ports of ``forwards`` lead in, and none out; no
+    address stands for this machine's loopback, but ``stand_ins`` for questions to its resolver.
     ``versions`` of IP the machine has a default route for.
     """
     arguments = ["--config-net", "--foreground", "--quiet"]
     arguments += ["--netns-only", "--netns", netns, "--no-netns-quit"]
-    for flag in ("-t", "-u", "-T", "-U"):
-        arguments += [flag, "none"]
+    ways_in = list(forwards)
+    for flag, udp in (("-t", False), ("-u", True)):
+        ports = [f"{each.host}/{each.port}" for each in ways_in if each.udp is udp]
+        for port in ports or ["none"]:
+            arguments += [flag, port]
+    arguments += ["-T", "none", "-U", "none"]
     arguments += ["--no-map-gw", "--no-dhcp", "--no-dhcpv6", "--no-ra"]
     for stand_in in stand_ins:
         arguments += ["--dns-forward", str(stand_in)]
@@ -168,6 +191,10 @@ table inet gateway {{
         ip frag-off & 0x3fff != 0 meta mark set {_FRAGMENT}
         exthdr frag exists meta mark set {_FRAGMENT}
     }}
+    chain martians {{
+        type filter hook prerouting priority raw;
+        iifname != "lo" ip daddr 127.0.0.0/8 drop
+    }}
     chain input {{
         type filter hook input priority filter; policy drop;
         iifname "lo" accept
@@ -182,6 +209,7 @@ table inet gateway {{
         type filter hook forward priority filter; policy drop;
         ct state invalid drop
         iifname "{OUTSIDE}" ct state established,related accept
+        iifname "{OUTSIDE}" oifname "{INSIDE}" ct status dnat accept
         iifname != "{INSIDE}" drop
         meta mark {_FRAGMENT} reject with icmpx type admin-prohibited
         ct state established,related accept
@@ -197,9 +225,43 @@ table inet gateway {{
     chain postrouting {{
         type nat hook postrouting priority srcnat;
         oifname "{OUTSIDE}" masquerade
+        oifname "{INSIDE}" ct status dnat masquerade
+    }}
+    chain forwards {{
+    }}
+    chain from_outside {{
+        type nat hook prerouting priority dstnat;
+        iifname "{OUTSIDE}" jump forwards
+    }}
+    chain from_pasta {{
+        type nat hook output priority -100;
+        oifname "lo" jump forwards
     }}
 }}
 """
+
+
+def forward_rules(
+    forwards: Iterable[PortForward], places: Mapping[tuple[str, str], Iterable[Address]]
+) -> str:
+    """Return what brings the rules up to date with where the devices of ``forwards`` are.
+
+    ``places`` are the addresses of devices by owner and name, the best first.
+
+    pasta hands over what comes to a port at the same port of the gateway: by loopback what came by
+    loopback, else by the way out. A device that is not there, or has no address, refuses.
+    """
+    lines = ["flush chain inet gateway forwards"]
+    for forward in forwards:
+        addresses = places.get((forward.owner, forward.device), ())
+        first = {each.version: each for each in reversed(list(addresses))}
+        protocol = "udp" if forward.udp else "tcp"
+        for version, family, text in ((4, "ip", "{}"), (6, "ip6", "[{}]")):
+            if version in first:
+                to = f"{text.format(first[version])}:{forward.target}"
+                match = f"meta nfproto ipv{version} {protocol} dport {forward.port}"
+                lines.append(f"add rule inet gateway forwards {match} dnat {family} to {to}")
+    return "\n".join(lines) + "\n"
 
 
 def host_rules(plan: GatewayPlan, host: Iterable[Address]) -> str:

@@ -135,7 +135,7 @@ class Supervisor:
             async with asyncio.timeout(self._plan.start_s + _GRACE_S):
                 _, fds = await self._expect(sock, "tap")
                 await self._plug(fds[0])
-                if self._plan.serves:
+                if self._plan.serves or self._plan.forwards:
                     feeding = asyncio.create_task(self._feed(sock))
                 message, _ = await self._expect(sock, "ready")
             self._say_up(message["versions"])

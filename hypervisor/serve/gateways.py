@@ -12,6 +12,7 @@ from hypervisor.gateway.registrar import Registrar
 from hypervisor.gateway.spawner import Spawner, spawner
 from hypervisor.gateway.supervisor import Supervisor
 from hypervisor.runtime import Runtime
+from hypervisor.serve.ports import check_ports
 
 #: How long "ready" is put off for the sake of gateways that are not up yet.
 PATIENCE_S = 2.0
@@ -19,13 +20,14 @@ PATIENCE_S = 2.0
 
 @contextlib.contextmanager
 def starter(gateways: Sequence[GatewayConfig]) -> Iterator[Spawner | None]:
-    """Yield the process that starts gateways, None if there are none. Raises OSError.
+    """Yield the process that starts gateways, None if there are none. Raises OSError, StartError.
 
     Before anything is opened, and while there is one thread.
     """
     if not gateways:
         yield None
         return
+    check_ports(gateways)
     with spawner() as made:
         yield made
 
@@ -61,6 +63,7 @@ def _supervisor(gateway: GatewayConfig, made: Spawner, runtime: Runtime) -> Supe
         dns=gateway.dns,
         ra=gateway.ra,
         nat=gateway.nat,
+        forwards=gateway.forwards,
     )
     supervisor = Supervisor(plan, made, outlet, Registrar(plan, runtime).directory)
     runtime.follow_members(gateway.network, supervisor.devices_changed)

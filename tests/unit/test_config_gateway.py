@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_interface
+import os
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
 
 from hypervisor import cli
 from hypervisor.config import ConfigError, FlagValues, GatewayConfig, load_config
+from hypervisor.config.model import PortForward
 from hypervisor.mach.claims import AddressTable
 from hypervisor.serve.compose import gateway_policy
 
@@ -81,7 +83,7 @@ def test_a_flag_wins_over_the_files_gateway_of_its_network(tmp_path: Path) -> No
         ("10.0.0.1/24,address=10.0.0.2/16", "10.0.0.0/16 overlaps 10.0.0.0/24"),
         ("192.0.0.3/24", "overlaps 192.0.0.0/29, which joins gateways to the way out"),
         ("10.0.0.1/24,doh", '"doh" is not a setting; write key=value after each comma'),
-        ("10.0.0.1/24,mtu=9", 'unknown setting "mtu"; known are address, dhcp, dns, host, nat,'),
+        ("10.0.0.1/24,mtu=9", 'unknown setting "mtu"; known are address, dhcp, dns, forward,'),
         ("10.0.0.1/24,dns=8.8.8.8", 'dns: "8.8.8.8" is not true or false'),
         ("10.0.0.1/24,dns,dns=no", '"dns" is given twice'),
         ("10.0.0.1/24,10.1.0.1", '"10.1.0.1" is not a setting'),
@@ -140,3 +142,58 @@ def test_its_addresses_are_assigned_whether_it_runs_or_not() -> None:
     table.restore("10.0.0.1", "uid:1000", 0.0)
     assert not table.in_use()
     assert policy.addresses == ("10.0.0.1", "fd00::1")
+
+
+def forwards(*texts: str, gateway: str = "10.0.0.1/24") -> tuple[PortForward, ...]:
+    (one,) = load_config(None, FlagValues(gateways=[gateway], published=texts)).gateways
+    return one.forwards
+
+
+def test_ports_lead_to_devices_of_ours_or_of_whom_is_named(tmp_path: Path) -> None:
+    mine = f"uid:{os.geteuid()}"
+    assert forwards("8080:web:80", "192.0.2.1:53:1000/dns.a:5353/udp") == (
+        PortForward(ip_address("127.0.0.1"), 8080, mine, "web", 80),
+        PortForward(ip_address("192.0.2.1"), 53, "uid:1000", "dns.a", 5353, udp=True),
+    )
+    (far,) = forwards("[2001:db8::1]:8080:web:80", gateway="fd00::1/64")
+    assert str(far) == "[2001:db8::1]:8080:web:80"
+    (one,) = of_file(
+        tmp_path, '[[gateway]]\naddresses = ["10.0.0.1/24"]\nforwards = ["8080:web:80"]\n'
+    )
+    assert one.forwards == forwards("8080:web:80")
+    # The same number of TCP and of UDP are two ports.
+    assert len(forwards("8080:web:80", "8080:web:80/udp")) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("8080", "is not a port and where it leads; write [HOST:]PORT:[OWNER/]DEVICE:PORT[/udp]"),
+        ("8080:web:80/sctp", "is not a port and where it leads"),
+        ("8080:we b:80", "is not a port and where it leads"),
+        ("0:web:80", "names port 0, and ports go from 1 to 65535"),
+        ("8080:web:65536", "names port 65536, and ports go from 1 to 65535"),
+        ("10.0.0:8080:web:80", 'names "10.0.0", which is no address'),
+        ("[::1]:8080:web:80", "nothing that came to ::1 can be led on; take 127.0.0.1"),
+        ("8080:nosuchuser-/web:80", 'there is no user "nosuchuser-" on this machine'),
+        ("[2001:db8::1]:80:web:80", "the gateway has no IPv6 address"),
+        ("8080:web:80,network=lan", 'there is no network "lan"'),
+    ],
+)
+def test_mistakes_of_ports_are_explained(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        forwards(text)
+    (found,) = map(str, caught.value.problems)
+    assert found.startswith(f"-p {text}: ")
+    assert expected in found
+
+
+def test_a_port_leads_to_one_place_and_through_a_gateway_that_has_a_way() -> None:
+    with pytest.raises(ConfigError, match=r"port 8080 leads to 127\.0\.0\.1:8080:a:1 already"):
+        forwards("8080:a:1", "192.0.2.1:8080:b:2")
+    with pytest.raises(ConfigError, match='network "default" has no gateway; add --gateway'):
+        load_config(None, FlagValues(published=["8080:web:80"]))
+    with pytest.raises(ConfigError, match="without nat no port leads in"):
+        forwards("8080:web:80", gateway="10.0.0.1/24,nat=off")
+    with pytest.raises(ConfigError, match="a gateway has at most 64 ports to give"):
+        forwards(*(f"{8000 + each}:web:80" for each in range(65)))
