@@ -15,7 +15,7 @@ from hypervisor.errors import D_READ
 from hypervisor.filters import FilterTable
 from hypervisor.filters.table import Inspect
 from hypervisor.forwarding import Forwarder, Port
-from hypervisor.guard import Discard, Guard, StormGate, TokenBucket, VlanGate
+from hypervisor.guard import Discard, Guard, Quota, StormGate, VlanGate
 from hypervisor.infos import LinkState
 from hypervisor.mach.devices import Device
 from hypervisor.mach.net_rcv_msg import net_messages
@@ -106,7 +106,6 @@ class Nic:
     __slots__ = (
         "_incoming",
         "_outgoing",
-        "broadcasts",
         "device",
         "filtered_frames",
         "filters",
@@ -115,10 +114,13 @@ class Nic:
         "gate",
         "guard",
         "handles",
+        "metered",
         "mirrors_in",
         "mirrors_out",
         "port",
         "ports",
+        "quota_keys",
+        "quotas",
         "retired",
         "routed",
         "rx_drops",
@@ -142,8 +144,11 @@ class Nic:
         self.mirrors_in: tuple[Nic, ...] = ()
         self.mirrors_out: tuple[Nic, ...] = ()
         self.storm = StormGate() if device.uplink else None
-        #: Its share of group frames, None without limit.
-        self.broadcasts: TokenBucket | None = None
+        #: What limits it, and under which keys :mod:`hypervisor.quotas` has that.
+        self.quotas: tuple[Quota, ...] = ()
+        #: Whether they limit more than group frames, of which known flows have none.
+        self.metered = False
+        self.quota_keys: tuple[tuple[str, str], ...] = ()
         self.handles: dict[Handle, None] = {}
         # Counters of opens that are closed: tx frames, tx bytes, rx frames, rx bytes.
         self.retired = (0, 0, 0, 0)

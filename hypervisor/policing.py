@@ -37,6 +37,11 @@ def change_policy(rooms: Rooms, rules: Iterable[Rule], preset: Preset) -> list[s
     devices.follow(devices.book.with_rules(rules))
     for address, owner in addresses.assign(devices.book.named()):
         changes.append(f"{rooms.name}: {address}, which {owner} had claimed, is assigned by policy")
+    for nic in before:
+        # Owners' limits may be others though none of their devices is concerned.
+        rooms.screens.quotas.assign(nic)
+        owned = devices.owner_policy(nic.device.who)
+        rooms.engine.shares.limit(nic.device.owner, owned.pool_percent)
     for nic, had in before.items():
         old, new = nic.device.policy, devices.policy(nic.device.who, nic.device.name)
         moved = addresses.of_device(nic.device) != had

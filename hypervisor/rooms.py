@@ -30,6 +30,7 @@ from hypervisor.mach.probes import Probes
 from hypervisor.mach.receive_ports import ReceivePorts
 from hypervisor.mach.tickets import TicketTable
 from hypervisor.nic import DiscardLog, Handle, Nic
+from hypervisor.quotas import Quotas
 from hypervisor.requests import Completion, Event, EventKind, Role
 from hypervisor.routing import RouterOptions, Routing
 from hypervisor.screens import Screens
@@ -112,6 +113,7 @@ class Rooms:
             self.discards,
             self.wiring.untagged,
             self.bindings,
+            Quotas(self.devices.owner_policy),
             self.probes,
         )
 
@@ -208,6 +210,8 @@ class Rooms:
         device = self.devices.open(task.who, name, exclusive, role)
         nic = self.nics.get(device) or self._make_nic(device)
         each = self.engine.open(device.name, nic, device.owner, task.budget)
+        percent = self.devices.owner_policy(task.who).pool_percent
+        self.engine.shares.limit(device.owner, percent)
         each.head_bytes = head_bytes(nic)
         handle = Handle(each, nic, task, mode, role)
         handle.port = self.tasks.insert(task, mode, handle).port
@@ -311,6 +315,7 @@ class Rooms:
                 self.receive_ports.drop_send(port, nic)
             self.screens.forget(nic)
             self.engine.groups_alike = not self.screens.any_addressed
+            self.screens.quotas.release(nic, now)
             self.wiring.unplug(nic)
             if nic.port.uplink:
                 self.neighbours.forget(nic.device.name)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Final
 
 from hypervisor.batches import Suspects
 from hypervisor.bindings import Bindings
-from hypervisor.engine.drops import BROADCAST_RATE, NOT_ADDRESSED, Tally
+from hypervisor.engine.drops import NOT_ADDRESSED, Tally
 from hypervisor.engine.opens import Choice
 from hypervisor.forwarding import Forwarder
 from hypervisor.guard import (
@@ -22,7 +21,6 @@ from hypervisor.guard import (
     GuardPolicy,
     Prefix,
     Preset,
-    TokenBucket,
     Verdict,
     VlanGate,
 )
@@ -30,12 +28,9 @@ from hypervisor.mach.claims import AddressTable, Subnet
 from hypervisor.mach.devices import Device
 from hypervisor.mach.probes import Probes
 from hypervisor.nic import DiscardLog, Nic
+from hypervisor.quotas import Quotas
 from hypervisor.wire import ipv6
 from hypervisor.wire.vlan import vid_of
-
-#: Group frames that a device may send: a second on average, and at once after a silence.
-BROADCASTS_PER_S: Final = 2_000
-BROADCAST_BURST: Final = 4_000
 
 
 class Screens:
@@ -49,9 +44,11 @@ class Screens:
         discards: DiscardLog,
         forwarder: Forwarder,
         bindings: Bindings,
+        quotas: Quotas,
         probes: Probes,
     ) -> None:
         self._probes = probes
+        self.quotas = quotas
         self._bindings = bindings
         #: For devices whose policy says nothing of it.
         self.preset: Preset = preset
@@ -139,10 +136,7 @@ class Screens:
         if nic.guard.policy.addressed and not everything:
             for vlan in nic.ports:
                 self.addressed_in(vlan)[nic.device.mac] = nic.guard
-        if not nic.guard.full:
-            nic.broadcasts = None
-        elif nic.broadcasts is None:
-            nic.broadcasts = TokenBucket(BROADCASTS_PER_S, BROADCAST_BURST)
+        self.quotas.assign(nic)
 
     def forget(self, nic: Nic) -> None:
         """Let a device be sent anything: it is gone, or judged anew."""
@@ -188,16 +182,17 @@ class Screens:
             found = self._screen_vlans(nic, nic.gate, frames, header_bytes, now)
         else:
             addressed, ask = self.addressed_in(0), self._asker(nic, 0, now)
-            if not nic.guard.full and not addressed and ask is None:
+            if not nic.guard.full and not addressed and ask is None and not nic.quotas:
                 return frames, needs, discards
             if nic.guard.full and self.suspects is not None:
                 looked_at = self._suspects(
                     self.suspects, nic.guard, frames, header_bytes, addressed
                 )
-                if not looked_at:
+                if not looked_at and not nic.metered:
                     return frames, needs, discards
             found = _judge(nic.guard, frames, looked_at, header_bytes, addressed, ask)
-        self._limit_groups(nic, frames, looked_at, header_bytes, found, now)
+        if nic.quotas:
+            self.quotas.limit(nic, frames, looked_at, header_bytes, found, now)
         if not found:
             return frames, needs, discards
         for index, verdict in found.items():
@@ -254,29 +249,6 @@ class Screens:
             if receiver is not None and mac not in toward:
                 toward[mac] = _packed(guard, receiver)
         return suspects
-
-    def _limit_groups(
-        self,
-        nic: Nic,
-        frames: Sequence[bytes],
-        looked_at: Sequence[int],
-        header_bytes: int,
-        found: dict[int, Discard],
-        now: float,
-    ) -> None:
-        """Add to ``found`` the group frames that are more than the device's share."""
-        bucket = nic.broadcasts
-        if bucket is None:
-            return
-        groups = [
-            index for index in looked_at if frames[index][header_bytes] & 1 and index not in found
-        ]
-        if not groups:
-            return
-        granted = bucket.take(len(groups), now)
-        for index in groups[granted:]:
-            much = f"more than {bucket.rate_per_s:g} a second"
-            found[index] = Discard(BROADCAST_RATE, "group frames", much, "at most that")
 
 
 def _packed(guard: Guard, receiver: Guard | None) -> bytes:

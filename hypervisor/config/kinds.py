@@ -101,6 +101,28 @@ def integer(low: int, high: int) -> Kind:
     return Kind(read, _integer_text)
 
 
+#: What a rate is written as where there is to be none.
+UNLIMITED = "unlimited"
+_MAX_RATE = 10**12
+
+
+def _rate(value: object) -> int:
+    """Read so many a second; 0 stands for no limit."""
+    if value == UNLIMITED:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadValue(
+            f"{shown(value)} is not a number a second from 1 to {_MAX_RATE}",
+            f'leave out the quotes, or write "{UNLIMITED}"',
+        )
+    if not 1 <= value <= _MAX_RATE:
+        raise BadValue(
+            f"{shown(value)} is not between 1 and {_MAX_RATE}",
+            f'write "{UNLIMITED}" for no limit' if value == 0 else "",
+        )
+    return value
+
+
 def _seconds_text(text: str) -> object:
     try:
         return float(text)
@@ -371,6 +393,7 @@ def _range(value: object) -> bool | AddressRange:
 
 TRUTH = Kind(_truth, _truth_text, alone="yes")
 DHCP = Kind(_range, _truth_text, alone="yes")
+RATE = Kind(_rate, _integer_text)
 PATH = Kind(_path, _path_text)
 NETWORK_NAME = Kind(_network_name)
 DEVICE_NAME = Kind(_device_name)

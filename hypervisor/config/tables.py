@@ -58,6 +58,10 @@ TRANSLATOR_KEYS: Mapping[str, Kind] = {
 OWNER_SETTINGS: Mapping[str, Kind] = {
     "devices": kinds.integer(0, MAX_DEVICES),
     "opens": kinds.integer(0, MAX_OPENS),
+    "pool_percent": kinds.integer(1, 100),
+    "owner_frames_per_s": kinds.RATE,
+    "owner_bytes_per_s": kinds.RATE,
+    "owner_broadcasts_per_s": kinds.RATE,
 }
 #: What can be said of the port that a device or an uplink has at the switch.
 PORT_SETTINGS: Mapping[str, Kind] = {
@@ -80,6 +84,9 @@ SETTINGS: Mapping[str, Kind] = {
     "set_address": kinds.TRUTH,
     "mtu": kinds.integer(68, MAX_MTU),
     "isolated": kinds.TRUTH,
+    "frames_per_s": kinds.RATE,
+    "bytes_per_s": kinds.RATE,
+    "broadcasts_per_s": kinds.RATE,
     "mirror": vlan_kinds.MIRROR,
     "mirror_direction": vlan_kinds.MIRROR_DIRECTION,
     **PORT_SETTINGS,

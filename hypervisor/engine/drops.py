@@ -58,6 +58,8 @@ ICMPV6_TYPE = "icmpv6_type"  #: an ICMPv6 message that ordinary hosts do not sen
 DHCP_SERVER = "dhcp_server"  #: DHCP or DHCPv6 as servers and relays speak it
 DHCP_CLIENT = "dhcp_client"  #: a DHCP request for somebody else
 DHCP_BINDING = "dhcp_binding"  #: a DHCP answer gives an address that the client cannot have here
+FRAME_RATE = "frame_rate"  #: more frames than a quota of policy lets pass in a second
+BYTE_RATE = "byte_rate"  #: more bytes than a quota of policy lets pass in a second
 BROADCAST_RATE = "broadcast_rate"  #: more group frames than the sender's share of a second
 NOT_ADDRESSED = "not_addressed"  #: for the receiver's MAC, but for none of its IP addresses
 

@@ -6,7 +6,8 @@ still free there (dynamic threshold, Choudhury and Hahne 1998, alpha = 1), so th
 opens leave room for the next one by construction. An open is charged for every reference it
 holds, in TX and RX slots; since a frame is stored once, the sum of charges is never less than
 what is live. When a new owner shrinks the guarantees, old charges may exceed them: then whoever
-is within his guarantee may have the oldest RX frames of the biggest holder reclaimed.
+is within his guarantee may have the oldest RX frames of the biggest holder reclaimed. Policy may
+set a bound to what an owner holds in all; then his guarantee is within that.
 """
 
 from __future__ import annotations
@@ -76,13 +77,23 @@ UNBOUNDED = 1 << 62
 class Account:
     """What one owner holds in a network: opens, their guarantee, bytes of held writes."""
 
-    __slots__ = ("budget", "guaranteed_bytes", "guaranteed_frames", "opens", "owner")
+    __slots__ = (
+        "budget",
+        "guaranteed_bytes",
+        "guaranteed_frames",
+        "max_bytes",
+        "max_frames",
+        "opens",
+        "owner",
+    )
 
     def __init__(self, owner: str, held_bytes: int) -> None:
         self.owner = owner
         self.opens: dict[Open, None] = {}
         self.guaranteed_frames = 0
         self.guaranteed_bytes = 0
+        #: All that it may hold, if policy says so.
+        self.max_frames = self.max_bytes = UNBOUNDED
         self.budget = HeldBudget(f"owner {owner}", UNBOUNDED, held_bytes)
 
     @property
@@ -140,8 +151,10 @@ class PoolShares:
         """Set an owner's guarantee; what exceeds it counts as shared."""
         self._count_shared(account, -1)
         parts = self._owners * (len(account.opens) or 1)
-        account.guaranteed_frames = self._pool.max_frames // 2 // parts
-        account.guaranteed_bytes = self._pool.max_bytes // 2 // parts
+        opens = len(account.opens) or 1
+        frames, size_bytes = self._pool.max_frames // 2 // parts, self._pool.max_bytes // 2 // parts
+        account.guaranteed_frames = min(frames, account.max_frames // opens)
+        account.guaranteed_bytes = min(size_bytes, account.max_bytes // opens)
         self._count_shared(account, 1)
 
     def _count_shared(self, account: Account, sign: int) -> None:
@@ -168,6 +181,20 @@ class PoolShares:
         each.held_frames = held_frames
         each.held_bytes = held_bytes
 
+    def limit(self, owner: str, percent: int) -> None:
+        """Let an owner hold at most ``percent`` of the pool; 0 is no limit but everybody's.
+
+        What he holds already he keeps until it is read.
+        """
+        account = self.accounts.get(owner)
+        if account is None:
+            return
+        max_frames = max(1, self._pool.max_frames * percent // 100) if percent else UNBOUNDED
+        max_bytes = max(1, self._pool.max_bytes * percent // 100) if percent else UNBOUNDED
+        if (max_frames, max_bytes) != (account.max_frames, account.max_bytes):
+            account.max_frames, account.max_bytes = max_frames, max_bytes
+            self._cut(account)
+
     def charge_shared(self, frames: int, size_bytes: int) -> None:
         """Charge references of queued messages: they have no guarantee."""
         self.shared_frames += frames
@@ -186,10 +213,18 @@ class PoolShares:
         """Return the frames and bytes that ``each`` may still be charged with."""
         account = each.account
         free_frames, free_bytes = self.shared_free
-        return (
-            _room(each.held_frames, account.guaranteed_frames, free_frames),
-            _room(each.held_bytes, account.guaranteed_bytes, free_bytes),
-        )
+        frames = _room(each.held_frames, account.guaranteed_frames, free_frames)
+        size_bytes = _room(each.held_bytes, account.guaranteed_bytes, free_bytes)
+        if account.max_frames == UNBOUNDED:
+            return frames, size_bytes
+        # What his other opens hold, and are guaranteed, is not this one's to take.
+        left_frames = account.max_frames - each.held_frames
+        left_bytes = account.max_bytes - each.held_bytes
+        for other in account.opens:
+            if other is not each:
+                left_frames -= max(other.held_frames, account.guaranteed_frames)
+                left_bytes -= max(other.held_bytes, account.guaranteed_bytes)
+        return max(0, min(frames, left_frames)), max(0, min(size_bytes, left_bytes))
 
     def biggest_holders(self) -> list[Open]:
         """Return the opens of the owner who holds most, stalled ones first, then by holding."""

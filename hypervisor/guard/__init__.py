@@ -24,6 +24,7 @@ from hypervisor.guard.guard import COMMON_BYTES, Guard
 from hypervisor.guard.ingress import inspect_burst, longest_frame
 from hypervisor.guard.judge import judge
 from hypervisor.guard.policy import GuardPolicy, Prefix, Preset
+from hypervisor.guard.quota import PLENTY, Quota, Rates, room, spend
 from hypervisor.guard.rate import TokenBucket
 from hypervisor.guard.storm import StormGate
 from hypervisor.guard.template import Template, Templates
@@ -35,8 +36,11 @@ __all__ = [
     "Discard",
     "Guard",
     "GuardPolicy",
+    "PLENTY",
     "Prefix",
     "Preset",
+    "Quota",
+    "Rates",
     "StormGate",
     "Template",
     "Templates",
@@ -46,5 +50,7 @@ __all__ = [
     "inspect_burst",
     "judge",
     "longest_frame",
+    "room",
+    "spend",
     "templates",
 ]

@@ -36,3 +36,8 @@ class TokenBucket:
         granted = min(wanted, int(self._tokens))
         self._tokens -= granted
         return granted
+
+    def is_full(self, now: float) -> bool:
+        """Tell whether it has all that it can have."""
+        self.take(0, now)
+        return self._tokens >= self.burst

@@ -31,6 +31,7 @@ from typing import Any, Final, Protocol
 
 from hypervisor.batches import BatchWork
 from hypervisor.flows import Flow, FlowTable
+from hypervisor.guard import PLENTY
 from hypervisor.links.base import Link, LinkGone
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.sink import CompiledSink, Sink, ThreadedSink
@@ -73,8 +74,16 @@ Outcome = tuple[int, Flow | None, Sunk | None, str | LinkGone | None, int]
 class Burst(Protocol):
     """What both burst loops promise; see the module. For the loop's thread only."""
 
-    def begin(self, only_one: bool) -> None:
-        """Open a burst; with ``only_one`` a small frame that is written inline ends a run."""
+    def begin(self, only_one: bool, frames: int = PLENTY, size_bytes: int = PLENTY) -> None:
+        """Open a burst; with ``only_one`` a small frame that is written inline ends a run.
+
+        No more than ``frames`` are passed on, and none after ``size_bytes`` on the wire: what is
+        there beyond that is UNFIT.
+        """
+        ...
+
+    def take_spent(self) -> tuple[int, int]:
+        """Return how many frames, and bytes on the wire, were passed on since the last call."""
         ...
 
     def run(self) -> Outcome:
@@ -118,12 +127,23 @@ class PythonBurst:
         self._limit_s = limit_s
         self._until_s = 0.0
         self._only_one = False
+        # What quotas let pass, and what has.
+        self._due_frames = self._due_bytes = PLENTY
+        self._spent_frames = self._spent_bytes = 0
 
-    def begin(self, only_one: bool) -> None:
+    def begin(self, only_one: bool, frames: int = PLENTY, size_bytes: int = PLENTY) -> None:
         """See :class:`Burst`."""
         self._only_one = only_one
+        self._due_frames, self._due_bytes = frames, size_bytes
+        self._spent_frames = self._spent_bytes = 0
         self._frames_left, self._bytes_left = BURST_FRAMES, BURST_BYTES
         self._until_s = time.monotonic() + self._limit_s
+
+    def take_spent(self) -> tuple[int, int]:
+        """See :class:`Burst`."""
+        spent = self._spent_frames, self._spent_bytes
+        self._spent_frames = self._spent_bytes = 0
+        return spent
 
     def peek(self) -> bytes:
         """See :class:`Burst`."""
@@ -174,13 +194,15 @@ class PythonBurst:
             flow = self._flows.get(head[_ADDRESSES])
             if flow is None:
                 return What.UNKNOWN, last, None, 0
-            if not self._is_fit(flow, head, size):
+            due = self._due_frames > 0 and self._due_bytes > 0
+            if not due or not self._is_fit(flow, head, size):
                 return What.UNFIT, last, None, 0
             receiver: Receiver = flow.link
             sink = receiver.sink
             if sink is not None:
                 if not sink.put(view.tobytes()):
                     return What.NO_ROOM, flow, None, size
+                self._spend(size)
                 sums = sunk.setdefault(flow, [0, 0])
                 sums[0] += 1
                 sums[1] += size
@@ -188,6 +210,7 @@ class PythonBurst:
                 continue
             last = flow
             self._hand = None
+            self._spend(size)
             try:
                 reason = receiver.link.write(view, VNET_HEADER_BYTES)
             except LinkGone as error:
@@ -200,6 +223,14 @@ class PythonBurst:
                 return What.ANSWERED, last, None, 0
             if time.monotonic() >= self._until_s:
                 return What.FULL, last, None, 0
+
+    def _spend(self, size: int) -> None:
+        """One frame is passed on; ``size`` includes its offload header."""
+        size -= VNET_HEADER_BYTES
+        self._due_frames -= 1
+        self._due_bytes -= size
+        self._spent_frames += 1
+        self._spent_bytes += size
 
     def _is_fit(self, flow: Flow, head: bytes, size: int) -> bool:
         needs = 0 if head.startswith(PLAIN_HEADER) else quick_check(head, size, self._mtu)
@@ -225,6 +256,7 @@ class CompiledBurst:
         self._link = link
         self._burst = compiled.Burst(link.shared, mtu, limit_s)
         self.begin = self._burst.begin
+        self.take_spent = self._burst.take_spent
         self.peek = self._burst.peek
         self.take = self._burst.take
         flows.compiled = self

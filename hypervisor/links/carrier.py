@@ -125,12 +125,18 @@ class Carrier:
             self._pause()
             return None
         burst = self._burst
-        burst.begin(only_one)
+        limited = self._handle.nic.metered
+        if limited:
+            burst.begin(only_one, *self._network.allowance(self._handle, self._clock()))
+        else:
+            burst.begin(only_one)
         granted: dict[Carrier, None] = {}
         if self._sunk_to is not None and self._sunk_to.grant(0):
             granted[self._sunk_to] = None
         while True:
             what, flow, sunk, why, size = burst.run()
+            if limited:
+                self._network.spent(self._handle, *burst.take_spent())
             if sunk is not None:
                 self._account(sunk, granted)
             if what <= What.ANSWERED:

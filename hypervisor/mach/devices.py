@@ -139,6 +139,10 @@ class DeviceTable:
             if (policy.owner, policy.name) not in self._devices:
                 yield policy, policy.mac or self._next_mac(policy.owner, policy.name)
 
+    def owner_policy(self, who: Identity) -> OwnerPolicy:
+        """Return what is allowed to an owner; uplinks are nobody's."""
+        return OwnerPolicy() if who.owner == UPLINK_OWNER else self.book.owner(who)
+
     def policy(self, who: Identity, name: str) -> DevicePolicy:
         """Return what is allowed to a device; no rule is for uplinks."""
         if who.owner == UPLINK_OWNER:
@@ -161,7 +165,7 @@ class DeviceTable:
         if device is not None and role is Role.STACK and device.stack:
             raise AlreadyOpen(f"device {name} has a network stack already; open another name")
         opens = self._opens_of.get(owner, 0)
-        allowed = OwnerPolicy() if owner == UPLINK_OWNER else self.book.owner(who)
+        allowed = self.owner_policy(who)
         if opens >= allowed.opens:
             raise NoMemory(f"owner {owner} has {opens} devices open already; close one first")
         if self.opens >= OPENS:

@@ -56,6 +56,9 @@ class DevicePolicy:
     ``trunk``, which is everything. An ``isolated`` device meets only uplinks and routers, unless
     it is a router.
 
+    What it sends is limited in ``frames_per_s``, ``bytes_per_s`` and ``broadcasts_per_s`` (group
+    frames); 0 is no limit, and None what :mod:`hypervisor.quotas` thinks right.
+
     It is in one ``vlan`` without tags, in ``vlans`` with tags, or in none. ``mirror`` names those
     whose frames it gets copies of, as "OWNER/NAME" or "*", and ``mirror_direction`` says of which:
     those that they send "in" to the network, are given "out" of it, or both. ``learn_limit`` is
@@ -79,6 +82,9 @@ class DevicePolicy:
     promisc: bool = False
     set_address: bool = False
     isolated: bool = False
+    frames_per_s: int = 0
+    bytes_per_s: int = 0
+    broadcasts_per_s: int | None = None
     vlan: int = 0
     vlans: tuple[int, ...] = ()
     mirror: tuple[str, ...] = ()
@@ -91,10 +97,18 @@ class DevicePolicy:
 
 @dataclass(frozen=True, slots=True)
 class OwnerPolicy:
-    """What is allowed to one owner in one network: how many ``devices`` and ``opens`` of them."""
+    """What is allowed to one owner in one network: how many ``devices`` and ``opens`` of them.
+
+    With a ``pool_percent`` he holds no more than that part of the frame pool, in frames and in
+    bytes. The rates are of all his devices together. 0 is no limit in both.
+    """
 
     devices: int = DEVICES_PER_OWNER
     opens: int = OPENS_PER_OWNER
+    pool_percent: int = 0
+    owner_frames_per_s: int = 0
+    owner_bytes_per_s: int = 0
+    owner_broadcasts_per_s: int = 0
 
 
 #: Settings by what they are of. A rule that selects devices has none of an owner.
@@ -212,6 +226,8 @@ class PolicyBook:
     def owner(self, who: Identity) -> OwnerPolicy:
         """Return what is allowed to ``who`` as an owner."""
         settings: dict[str, Any] = {}
+        if any(owner == who.owner for owner, _ in self._decided):
+            return OwnerPolicy()  # the server itself
         for rule in self._general:
             if not rule.device and rule.selects_owner(who):
                 for key in rule.settings.keys() & OWNER_SETTINGS:

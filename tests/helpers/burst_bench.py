@@ -15,6 +15,7 @@ from hypervisor.links.base import Link, LinkGone
 from hypervisor.links.burst import Burst, CompiledBurst, DataPath, PythonBurst, What
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.sink import Sink
+from hypervisor.mach.policy import Rule
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 from tests.helpers.core import World
 from tests.helpers.data_paths import compiled
@@ -70,9 +71,18 @@ class Formed(Guard):
 class Bench:
     """Brings frames as a carrier does, and keeps a record of all that can be seen."""
 
-    def __init__(self, way: str, templates: Templates | None, only_one: bool) -> None:
+    def __init__(
+        self,
+        way: str,
+        templates: Templates | None,
+        only_one: bool,
+        rates: tuple[int, int] = (0, 0),
+    ) -> None:
         path = DataPath(compiled=way == "compiled")
-        self.world = World()
+        # What the sender may bring in a second, in frames and bytes.
+        policy = {"frames_per_s": rates[0], "bytes_per_s": rates[1]}
+        rules = (Rule("test", policy, owner="uid:sender"),) if any(rates) else ()
+        self.world = World(options={"rules": rules})
         self.network = self.world.network
         self.only_one = only_one
         self.sender = Place(self.world, "sender", 15, True, path)
@@ -109,13 +119,14 @@ class Bench:
 
     def drive(self) -> None:
         """Run bursts until nothing more is there, and sinks until they are done."""
-        self.burst.begin(self.only_one)
+        self.begin()
         while True:
             what, flow, sunk, why, size = self.burst.run()
+            self.network.spent(self.sender.port.handle, *self.burst.take_spent())
             for each, count, size_bytes in sunk or ():
                 self.network.stored(each, count, size_bytes)
             if what in (What.FULL, What.ANSWERED):
-                self.burst.begin(self.only_one)
+                self.begin()
             elif what == What.EMPTY:
                 break
             elif what == What.UNWRITTEN:
@@ -131,6 +142,10 @@ class Bench:
         for place in self.receivers:
             self.finish(place)
             place.receive()
+
+    def begin(self) -> None:
+        handle = self.sender.port.handle
+        self.burst.begin(self.only_one, *self.network.allowance(handle, self.world.now))
 
     def learn(self, addresses: bytes) -> bool:
         handle = self.sender.port.handle

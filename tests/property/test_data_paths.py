@@ -88,13 +88,18 @@ shapes = st.builds(
     templates=st.sampled_from(TEMPLATES),
     only_one=st.booleans(),
     cut=st.sampled_from((None, None, None, 0, 2)),
+    rates=st.sampled_from(((0, 0), (0, 0), (20, 0), (0, 9_000), (16, 70_000))),
 )
 def test_both_paths_do_the_same(
-    bursts: list[list[Shape]], templates: Templates | None, only_one: bool, cut: int | None
+    bursts: list[list[Shape]],
+    templates: Templates | None,
+    only_one: bool,
+    cut: int | None,
+    rates: tuple[int, int],
 ) -> None:
     seen = []
     for way in PATHS:
-        bench = Bench(way, templates, only_one)
+        bench = Bench(way, templates, only_one, rates)
         try:
             number = 0
             for index, burst in enumerate(bursts):
@@ -102,6 +107,7 @@ def test_both_paths_do_the_same(
                     bench.cut(cut)
                 bench.bring([shape.make(bench, number + n) for n, shape in enumerate(burst)])
                 number += len(burst)
+                bench.world.now += 0.25
             received = [place.received for place in bench.receivers]
             seen.append((bench.record, received, bench.books()))
         finally:
@@ -153,6 +159,26 @@ def test_nearly_all_of_a_bulk_transfer_is_passed_on_where_it_lies(way: str) -> N
             bench.bring([shape.make(bench, number)])
         assert bench.record == []
         assert [len(place.received) for place in bench.receivers] == [20, 0, 10]
+        bench.books()
+    finally:
+        bench.close()
+
+
+@pytest.mark.parametrize("way", PATHS)
+@pytest.mark.parametrize(("rates", "passed"), [((20, 0), 20), ((0, 100_000), 3), ((16, 10**6), 16)])
+def test_no_more_is_passed_on_than_quotas_let_pass(
+    way: str, rates: tuple[int, int], passed: int
+) -> None:
+    """A long frame passes on credit; what is more than is due is left to the long way."""
+    bench = Bench(way, Templates((TCP,)), only_one=False, rates=rates)
+    try:
+        for number in range(40):
+            bench.bring([Shape(0, "tcp4", 99, (), forged=False).make(bench, number)])
+        assert len(bench.receivers[0].received) == passed
+        assert len(bench.record) == 40 - passed
+        bench.world.now += 1.0
+        bench.bring([Shape(0, "tcp4", 99, (), forged=False).make(bench, 99)])
+        assert len(bench.receivers[0].received) == passed + 1
         bench.books()
     finally:
         bench.close()

@@ -35,7 +35,7 @@ SIMPLE = {
     "two_stacks.sh": r"(?s).*hello from the other stack\n",
 }
 #: Examples with a test of their own.
-OTHERS = {"ping_pong.py", "router.toml", "stream_guest.py"}
+OTHERS = {"ping_pong.py", "policy.toml", "router.toml", "stream_guest.py"}
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from tests.helpers.processes import ServerProcess, hypervisor, server
 from tests.helpers.serve import talk
 from tests.helpers.service import Client, begun, frame, refused, serving, watching
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 FOREIGN = bytes.fromhex("020000000001")
 ME = os.geteuid()
 
@@ -212,3 +213,27 @@ async def _refused_to_strangers(folder: Path) -> None:
 
 def test_who_comes_past_the_door_is_refused(open_path: Path) -> None:
     asyncio.run(_refused_to_strangers(open_path))
+
+
+def test_the_example_is_served_and_isolates_all_but_a_group(open_path: Path) -> None:
+    file, node = open_path / "policy.toml", open_path / "open"
+    text = (EXAMPLES / "policy.toml").read_text()
+    file.write_text(text.replace("/tmp/machdev-lab/open", str(node)))
+    with server(open_path, "--config", str(file), "--translator", str(node)) as running:
+
+        async def conversation(client: Client) -> None:
+            a, b = await client.open("a"), await client.open("b")
+            to_b = frame(a.mac_address, b.mac_address)
+            answer = await client.write(a.port, to_b)
+            reasons = {drop.reason for drop in answer.drops}
+            write(file, file_text.replace("isolated = true", 'isolated = false\nguard = "mac"'))
+            done = await client.network.ReloadPolicy(network_pb2.ReloadPolicyRequest())
+            assert done.applied, done.problems
+            after = await client.write(a.port, to_b)
+            # Under the full guard that frame's EtherType is not allowed.
+            assert reasons == {"ethertype"}
+            assert not [drop for drop in after.drops if drop.reason != "no_receiver"]
+
+        file_text = file.read_text()
+        talk(node, conversation)
+        assert running.stop() == 0

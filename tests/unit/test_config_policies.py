@@ -11,6 +11,8 @@ import pytest
 
 from hypervisor import cli
 from hypervisor.config import ConfigError, FlagValues, PolicyConfig, ServerConfig, load_config
+from hypervisor.mach.policy import Identity, PolicyBook
+from hypervisor.serve.compose import rules
 
 HEAD = """\
 [[network]]
@@ -197,3 +199,61 @@ def test_policy_check_of_a_bad_file_is_status_2(
     assert said.err == (
         f"{file}:2: trunk: 1 is not true or false; write true or false, no quotes\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("frames_per_s = 0", 'is not between 1 and 1000000000000; write "unlimited" for no limit'),
+        ("bytes_per_s = -5", "bytes_per_s: -5 is not between 1 and"),
+        ('broadcasts_per_s = "many"', 'broadcasts_per_s: "many" is not a number a second'),
+        ('frames_per_s = "100"', 'leave out the quotes, or write "unlimited"'),
+        ("owner_bytes_per_s = 1.5", "owner_bytes_per_s: 1.5 is not a number a second"),
+        ("owner_frames_per_s = true", "owner_frames_per_s: true is not a number a second"),
+        ("pool_percent = 0", "pool_percent: 0 is not between 1 and 100"),
+        ("pool_percent = 101", "pool_percent: 101 is not between 1 and 100"),
+    ],
+)
+def test_a_wrong_quota_is_explained(tmp_path: Path, line: str, words: str) -> None:
+    (found,) = mistakes(tmp_path, f"[[policy]]\n{line}\n")
+    assert found.startswith(f"policy.toml:{FIRST + 1}: ")
+    assert words in found
+
+
+@pytest.mark.parametrize(
+    "key", ["devices", "opens", "pool_percent", "owner_frames_per_s", "owner_bytes_per_s"]
+)
+def test_an_owners_quota_cannot_depend_on_a_device(tmp_path: Path, key: str) -> None:
+    (found,) = mistakes(tmp_path, f'[[policy]]\ndevice = "e*"\n{key} = 7\n')
+    assert f"{key} is of an owner and all his devices" in found
+
+
+def test_unlimited_is_a_rate_that_lifts_another(tmp_path: Path) -> None:
+    config = load(tmp_path, '[[policy]]\nframes_per_s = "unlimited"\nbytes_per_s = 7\n')
+    assert config.policies[0].settings == {"frames_per_s": 0, "bytes_per_s": 7}
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "policy.toml"
+
+
+@pytest.mark.parametrize(
+    ("who", "device", "isolated", "devices"),
+    [
+        (Identity("uid:7"), "eth0", True, 4),
+        (Identity("uid:7", frozenset({100})), "eth0", False, 16),
+        (Identity("uid:7"), "vm-1", True, 4),
+        (Identity("cert:CN=build.example.org,O=Lab"), "eth0", True, 4),
+        (Identity("uid:0"), "router", True, 4),
+    ],
+)
+def test_the_example_says_what_its_comments_say(
+    who: Identity, device: str, isolated: bool, devices: int
+) -> None:
+    config = load_config(EXAMPLE, FlagValues())
+    book = PolicyBook(rules=rules("lab", config.policies))
+    policy = book.device(who, device)
+    assert (policy.isolated, book.owner(who).devices) == (isolated, devices)
+    assert policy.ethertypes == ((0x88B5,) if device == "vm-1" else ())
+    assert policy.frames_per_s == (0 if who.owner.startswith("cert:") else 200_000)
+    assert policy.router is (device == "router")
+    assert (book.owner(who).pool_percent, policy.broadcasts_per_s) == (20, 100)

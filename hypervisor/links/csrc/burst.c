@@ -21,6 +21,8 @@ enum {
     FIRST_BUCKETS = 16,
 };
 
+#define PLENTY (INT64_C(1) << 40) /* hypervisor.guard.quota: no limit */
+
 /* What LentTap shares with whoever reads and writes its descriptor besides it. */
 struct tap {
     int fd; /* -1 once closed */
@@ -50,6 +52,8 @@ typedef struct {
     /* This burst, since begin(). */
     int frames_left;
     ssize_t bytes_left;
+    int64_t due_frames, due_bytes;     /* what quotas let pass on */
+    int64_t spent_frames, spent_bytes; /* passed on, since Python asked; on the wire */
     int64_t limit_ns, until_ns;
     bool only_one;
     struct flow *last; /* the last one written here */
@@ -174,6 +178,16 @@ static void sink_pending(BurstObject *self, struct flow *flow)
     flow->sunk_bytes += size;
 }
 
+/* One frame is passed on; `size` includes its offload header. */
+static void spend(BurstObject *self, ssize_t size)
+{
+    size -= VNET_HEADER_BYTES;
+    self->due_frames--;
+    self->due_bytes -= size;
+    self->spent_frames++;
+    self->spent_bytes += size;
+}
+
 /* Pass the pending frame on, or say why not: EMPTY stands for "done, go on". */
 static enum outcome pass_on(BurstObject *self, int *number)
 {
@@ -183,18 +197,20 @@ static enum outcome pass_on(BurstObject *self, int *number)
     struct flow *flow = find(self, frame->data + VNET_HEADER_BYTES);
     if (flow == NULL)
         return UNKNOWN;
-    if (!is_fit(self, flow, frame))
+    if (self->due_frames <= 0 || self->due_bytes <= 0 || !is_fit(self, flow, frame))
         return UNFIT;
     if (flow->sink != NULL) {
         if (!sink_has_room(sink_of(flow->sink), frame->size)) {
             self->last = flow;
             return NO_ROOM;
         }
+        spend(self, frame->size);
         sink_pending(self, flow);
         return EMPTY;
     }
     struct tap *receiver = flow->tap.buf;
     self->last = flow;
+    spend(self, frame->size);
     if (frame_write(receiver->fd, frame) < 0) {
         *number = errno;
         return UNWRITTEN;
@@ -344,16 +360,28 @@ static PyObject *burst_learn(BurstObject *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-static PyObject *burst_begin(BurstObject *self, PyObject *only_one)
+static PyObject *burst_begin(BurstObject *self, PyObject *arguments)
 {
-    int truth = PyObject_IsTrue(only_one);
-    if (truth < 0)
+    int truth;
+    long long frames = PLENTY, bytes = PLENTY;
+    if (!PyArg_ParseTuple(arguments, "p|LL:begin", &truth, &frames, &bytes))
         return NULL;
     self->only_one = truth;
+    self->due_frames = frames;
+    self->due_bytes = bytes;
+    self->spent_frames = self->spent_bytes = 0;
     self->frames_left = BURST_FRAMES;
     self->bytes_left = BURST_BYTES;
     self->until_ns = now_ns() + self->limit_ns;
     Py_RETURN_NONE;
+}
+
+static PyObject *burst_take_spent(BurstObject *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *spent = Py_BuildValue("LL", (long long)self->spent_frames,
+                                    (long long)self->spent_bytes);
+    self->spent_frames = self->spent_bytes = 0;
+    return spent;
 }
 
 /* The flows that gave frames to sinks in this run: ((flow, frames, bytes), ...), or None. */
@@ -451,7 +479,8 @@ static PyObject *burst_forget(BurstObject *self, PyObject *Py_UNUSED(ignored))
 }
 
 static PyMethodDef burst_methods[] = {
-    {"begin", (PyCFunction)burst_begin, METH_O, NULL},
+    {"begin", (PyCFunction)burst_begin, METH_VARARGS, NULL},
+    {"take_spent", (PyCFunction)burst_take_spent, METH_NOARGS, NULL},
     {"run", (PyCFunction)burst_run, METH_NOARGS, NULL},
     {"peek", (PyCFunction)burst_peek, METH_NOARGS, NULL},
     {"take", (PyCFunction)burst_take, METH_NOARGS, NULL},
