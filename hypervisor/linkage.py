@@ -22,7 +22,7 @@ from hypervisor.errors import (
     ReadOnly,
 )
 from hypervisor.flows import Flow, FlowTable
-from hypervisor.guard import inspect_burst, room, spend
+from hypervisor.guard import inspect_burst
 from hypervisor.infos import LinkState
 from hypervisor.mach.policy import Identity
 from hypervisor.nic import Handle, LinkRecord, Nic
@@ -309,16 +309,6 @@ class Linkage(Rooms):
         flow = Flow(sender, port.receivers[0], guard.forms(receiver), full, addressed)
         self.flows_of(handle)[addresses] = flow
         return flow
-
-    def allowance(self, handle: Handle, now: float) -> tuple[int, int]:
-        """Return how many frames of known flows a link may bring by its quotas, and the bytes
-        after which the next is too many. Call :meth:`spent` before anything else is brought.
-        """
-        return room(handle.nic.quotas, now)
-
-    def spent(self, handle: Handle, frames: int, size_bytes: int) -> None:
-        """A link brought frames of known flows, of so many bytes on the wire."""
-        spend(handle.nic.quotas, frames, size_bytes)
 
     def express_room(self, handle: Handle) -> tuple[int, int]:
         """Return how many frames and bytes of known flows the open's RX slots take now.

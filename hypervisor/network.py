@@ -185,8 +185,8 @@ class Network(Linkage):
             raise DeviceDown(f"device {handle.nic.device.name} is down: set its UP flag")
         frames = request.frames
         self._check_vector(frames, handle.nic.trunk, request.inband)
-        if self.routing is not None:
-            # Before the router answers anything: a write that fails has changed nothing.
+        if self.routing is not None or handle.nic.quotas:
+            # Before a router answers, or a quota is spent: a write that fails has changed nothing.
             self.engine.check_write(handle.open, sum(map(len, frames)))
         self._held[request.request_id] = handle.open
         passed, _, discards = self.screens.screen(handle.nic, frames, 0, None, now)

@@ -12,8 +12,8 @@ place, what is wrong, and what to write instead.
     flags ------------------------tables-----------> Draft /
 
 The modules, from below: ``problems`` (places and mistakes), ``model`` (the frozen result),
-``kinds`` and ``people`` (what a value may be), ``tables`` (which keys a table has), ``lines``
-(where a key is), ``flags`` and ``files`` (the two sources), ``guests`` (their sockets),
+``kinds``, ``rates`` and ``people`` (what a value may be), ``tables`` (which keys a table has),
+``lines`` (where a key is), ``flags`` and ``files`` (the two sources), ``guests`` (their sockets),
 ``listening`` (TCP), ``policies`` (rules for devices and owners), ``build`` (the whole).
 """
 

@@ -79,7 +79,7 @@ def text_of(value: object, what: str) -> str:
     return value
 
 
-def _integer_text(text: str) -> object:
+def integer_text(text: str) -> object:
     """Return the number that the text is, else the text, for :func:`integer` to refuse."""
     return int(text) if re.fullmatch(r"[+-]?[0-9]{1,19}", text) else text
 
@@ -98,29 +98,7 @@ def integer(low: int, high: int) -> Kind:
             raise BadValue(f"{shown(value)} is not between {low} and {high}")
         return value
 
-    return Kind(read, _integer_text)
-
-
-#: What a rate is written as where there is to be none.
-UNLIMITED = "unlimited"
-_MAX_RATE = 10**12
-
-
-def _rate(value: object) -> int:
-    """Read so many a second; 0 stands for no limit."""
-    if value == UNLIMITED:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise BadValue(
-            f"{shown(value)} is not a number a second from 1 to {_MAX_RATE}",
-            f'leave out the quotes, or write "{UNLIMITED}"',
-        )
-    if not 1 <= value <= _MAX_RATE:
-        raise BadValue(
-            f"{shown(value)} is not between 1 and {_MAX_RATE}",
-            f'write "{UNLIMITED}" for no limit' if value == 0 else "",
-        )
-    return value
+    return Kind(read, integer_text)
 
 
 def _seconds_text(text: str) -> object:
@@ -393,7 +371,6 @@ def _range(value: object) -> bool | AddressRange:
 
 TRUTH = Kind(_truth, _truth_text, alone="yes")
 DHCP = Kind(_range, _truth_text, alone="yes")
-RATE = Kind(_rate, _integer_text)
 PATH = Kind(_path, _path_text)
 NETWORK_NAME = Kind(_network_name)
 DEVICE_NAME = Kind(_device_name)

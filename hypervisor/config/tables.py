@@ -10,6 +10,7 @@ from hypervisor.config import kinds, people, vlan_kinds
 from hypervisor.config.forwards import FORWARD, FORWARDS
 from hypervisor.config.kinds import BadValue, Kind, shown
 from hypervisor.config.problems import Origin, Problems, closest
+from hypervisor.config.rates import RATE
 
 # What `key=value` calls a key, where that differs: `subnet=` is written once for each subnet.
 _SINGULAR = {
@@ -59,9 +60,9 @@ OWNER_SETTINGS: Mapping[str, Kind] = {
     "devices": kinds.integer(0, MAX_DEVICES),
     "opens": kinds.integer(0, MAX_OPENS),
     "pool_percent": kinds.integer(1, 100),
-    "owner_frames_per_s": kinds.RATE,
-    "owner_bytes_per_s": kinds.RATE,
-    "owner_broadcasts_per_s": kinds.RATE,
+    "owner_frames_per_s": RATE,
+    "owner_bytes_per_s": RATE,
+    "owner_broadcasts_per_s": RATE,
 }
 #: What can be said of the port that a device or an uplink has at the switch.
 PORT_SETTINGS: Mapping[str, Kind] = {
@@ -84,9 +85,9 @@ SETTINGS: Mapping[str, Kind] = {
     "set_address": kinds.TRUTH,
     "mtu": kinds.integer(68, MAX_MTU),
     "isolated": kinds.TRUTH,
-    "frames_per_s": kinds.RATE,
-    "bytes_per_s": kinds.RATE,
-    "broadcasts_per_s": kinds.RATE,
+    "frames_per_s": RATE,
+    "bytes_per_s": RATE,
+    "broadcasts_per_s": RATE,
     "mirror": vlan_kinds.MIRROR,
     "mirror_direction": vlan_kinds.MIRROR_DIRECTION,
     **PORT_SETTINGS,

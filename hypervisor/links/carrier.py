@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
 from hypervisor.flows import Flow
+from hypervisor.guard import room, spend
 from hypervisor.links.base import Batch, Link, LinkGone
 from hypervisor.links.burst import BURST_BYTES, BURST_FRAMES, DataPath, Sunk, What
 from hypervisor.links.sink import NOTHING, Sink
@@ -127,7 +128,7 @@ class Carrier:
         burst = self._burst
         limited = self._handle.nic.metered
         if limited:
-            burst.begin(only_one, *self._network.allowance(self._handle, self._clock()))
+            burst.begin(only_one, *room(self._handle.nic.quotas, self._clock()))
         else:
             burst.begin(only_one)
         granted: dict[Carrier, None] = {}
@@ -136,7 +137,7 @@ class Carrier:
         while True:
             what, flow, sunk, why, size = burst.run()
             if limited:
-                self._network.spent(self._handle, *burst.take_spent())
+                spend(self._handle.nic.quotas, *burst.take_spent())
             if sunk is not None:
                 self._account(sunk, granted)
             if what <= What.ANSWERED:

@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Sequence
 
-from hypervisor.guard import Guard, GuardPolicy, Templates
+from hypervisor.guard import Guard, GuardPolicy, Templates, room, spend
 from hypervisor.links.base import Link, LinkGone
 from hypervisor.links.burst import Burst, CompiledBurst, DataPath, PythonBurst, What
 from hypervisor.links.lent_tap import LentTap
@@ -122,7 +122,7 @@ class Bench:
         self.begin()
         while True:
             what, flow, sunk, why, size = self.burst.run()
-            self.network.spent(self.sender.port.handle, *self.burst.take_spent())
+            spend(self.sender.port.handle.nic.quotas, *self.burst.take_spent())
             for each, count, size_bytes in sunk or ():
                 self.network.stored(each, count, size_bytes)
             if what in (What.FULL, What.ANSWERED):
@@ -144,8 +144,8 @@ class Bench:
             place.receive()
 
     def begin(self) -> None:
-        handle = self.sender.port.handle
-        self.burst.begin(self.only_one, *self.network.allowance(handle, self.world.now))
+        quotas = self.sender.port.handle.nic.quotas
+        self.burst.begin(self.only_one, *room(quotas, self.world.now))
 
     def learn(self, addresses: bytes) -> bool:
         handle = self.sender.port.handle

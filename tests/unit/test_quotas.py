@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervisor.engine.quotas import Limits
+from hypervisor.errors import NoMemory
 from hypervisor.guard import PLENTY, Quota, Rates, room, spend
 from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.mach.policy import DevicePolicy, Rule
@@ -224,6 +225,20 @@ def test_uplinks_and_the_servers_own_devices_have_no_quota() -> None:
         assert handle.nic.quotas == () or all(
             not quota.rates.frames_per_s for quota in handle.nic.quotas
         )
+
+
+def test_a_write_that_is_refused_has_spent_nothing() -> None:
+    limits = Limits(held_bytes_per_open=1_000)
+    rule = Rule("f:1", {"frames_per_s": 20, "broadcasts_per_s": 10}, owner="uid:1")
+    it = World(limits, {"rules": (rule,)})
+    a, b = it.open("eth0", "uid:1"), it.open("eth0", "uid:2")
+    it.network.take_events()
+    for _ in range(9):
+        refused = it.done[a.write([a.frame(BROADCAST, size=60)] * 18)]
+        assert isinstance(refused.error, NoMemory)
+    assert not [one for one in it.network.take_events() if one.kind is EventKind.DISCARD]
+    assert send(a, b, 16) == {}
+    assert send(a, b, 5) == {"frame_rate": 1}
 
 
 # --- the pool ----------------------------------------------------------------------------------
