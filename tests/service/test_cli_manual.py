@@ -54,6 +54,7 @@ def test_the_files_example_loads_and_has_every_key(manual: str, tmp_path: Path) 
     )
     # The example's people need not exist here.
     toml = toml.replace('"alice"', '"root"').replace('"net"', '"root"')
+    toml = toml.replace('"alice/', '"root/')
     file = tmp_path / "server.toml"
     file.write_text(toml)
     config = load_config(file, FlagValues())
