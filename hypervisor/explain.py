@@ -14,7 +14,7 @@ from typing import Any
 
 from hypervisor.config import ServerConfig
 from hypervisor.errors import DeviceError
-from hypervisor.guard import Guard
+from hypervisor.guard import Guard, Verdict, VlanGate
 from hypervisor.mach.devices import Device
 from hypervisor.mach.policy import DevicePolicy, Identity, Rule
 from hypervisor.network import Network
@@ -70,11 +70,13 @@ class Explainer:
         self._name = f"{question.device} of {question.owner} on {network.name}"
         self._policy = policy
         self.guard = network.screens.make_guard(device)
-        #: What the guard would be without one setting each.
-        self._without: dict[str, Guard] = {}
+        self._gate = VlanGate.of(policy.vlan, policy.vlans)
+        #: What would be judged without one setting each.
+        self._without: dict[str, tuple[VlanGate | None, Guard]] = {}
         for key in sorted(self._deciding.keys() - _ITS_OWN):
             device.policy = dataclasses.replace(policy, **{key: _DEFAULTS[key]})
-            self._without[key] = network.screens.make_guard(device)
+            gate = VlanGate.of(device.policy.vlan, device.policy.vlans)
+            self._without[key] = (gate, network.screens.make_guard(device))
 
     def policy(self) -> Iterator[str]:
         """Yield lines that say which table decides each setting of the device; none, none."""
@@ -90,9 +92,10 @@ class Explainer:
         name = "trunk" if guard.policy.trunk else f"guard {guard.policy.preset}"
         rule = "full guard" if guard.full else name
         for number, frame in enumerate(frames, start=1):
-            verdict = guard.judge(frame)
+            verdict = _judge(self._gate, guard, frame)
             if verdict is None:
-                common = guard.full and guard.common(frame, 0, len(frame), {})
+                bare = self._gate.bare(frame, 0) if self._gate else frame
+                common = guard.full and guard.common(bare, 0, len(bare), {})
                 why = f"passes ({rule}{': one of its common frames' if common else ''})"
             else:
                 why = f"discarded ({rule}), {verdict}"
@@ -100,9 +103,16 @@ class Explainer:
                 f"\n   by {key} = {_shown(getattr(self._policy, key))} at {rule_.where}"
                 for key, rule_ in sorted(self._deciding.items())
                 if key in self._without
-                and (self._without[key].judge(frame) is None) is not (verdict is None)
+                and (_judge(*self._without[key], frame) is None) is not (verdict is None)
             )
             yield verdict is None, f"{number}: {why}{decisive}\n   {summary(frame)}"
+
+
+def _judge(gate: VlanGate | None, guard: Guard, frame: bytes) -> Verdict:
+    """Judge a frame as the server does: its VLAN tag first, and then what is behind it."""
+    if gate is None:
+        return guard.judge(frame)
+    return gate.judge(frame, 0) or guard.judge(gate.bare(frame, 0))
 
 
 def in_order(config: ServerConfig) -> Iterator[str]:

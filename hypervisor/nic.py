@@ -174,7 +174,7 @@ class Nic:
         self.ports = ports
         self.port = next(iter(ports.values()))
         #: Judges the tags of its frames; None in the network's untagged part.
-        self.gate = VlanGate(policy.vlan, policy.vlans) if policy.vlan or policy.vlans else None
+        self.gate = VlanGate.of(policy.vlan, policy.vlans)
         #: Whether its frames may be longer by their VLAN tags.
         self.trunk = policy.trunk or self.device.uplink or bool(policy.vlans)
 

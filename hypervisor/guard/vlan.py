@@ -41,6 +41,11 @@ class VlanGate:
         self.access = access
         self.tagged = frozenset(tagged)
 
+    @classmethod
+    def of(cls, vlan: int, vlans: Collection[int]) -> VlanGate | None:
+        """Return the gate that policy asks for, None for the network's untagged part."""
+        return cls(vlan, vlans) if vlan or vlans else None
+
     def screen(self, frames: Sequence[bytes], offset: int) -> dict[int, Discard]:
         """Return the verdicts on frames that may not pass, by index.
 

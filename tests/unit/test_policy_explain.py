@@ -159,3 +159,27 @@ def test_the_table_that_decides_is_named(
     own = ("--config", str(file), "--owner", "1000", *WHO, "--frame", OWN.hex())
     status, out, _ = explain(capsys, *own, "--device", "vm1", "--group", "7")
     assert (status, " by " in out) == (0, False)
+
+
+def test_vlan_tags_are_judged_before_what_is_behind_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.toml"
+    head = f'[[device]]\nowner = "0"\nname = "eth0"\nmac = "{MAC}"\naddresses = ["{IP4}"]\n'
+    tagged, spoofed = (each[:12] + b"\x81\x00\x00\x0a" + each[12:] for each in (OWN, SPOOF))
+    common = ("--config", str(file), "--owner", "0", "--device", "eth0", "--frame")
+    for policy, frame, expected in (
+        ("vlans = [10]", tagged, "1: passes (full guard: one of its common frames)"),
+        ("vlans = [10]", spoofed, "1: discarded (full guard), arp_sender"),
+        (
+            "vlans = [20]",
+            tagged,
+            "1: discarded (full guard), vlan_foreign: VLAN is 10, expected 20",
+        ),
+        ("vlans = [20]", OWN, "1: discarded (full guard), vlan_untagged"),
+        ("vlan = 10", tagged, "1: discarded (full guard), vlan_tag"),
+        ("vlan = 10", OWN, "1: passes (full guard: one of its common frames)"),
+    ):
+        file.write_text(head + policy)
+        _, out, _ = explain(capsys, *common, frame.hex())
+        assert expected in out, policy
