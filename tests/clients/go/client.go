@@ -10,9 +10,7 @@ import (
 	"os"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 
 	machdev "machdev/v1"
 )
@@ -79,29 +77,43 @@ func run(node, name string) error {
 	payload := got.Data[14:]
 	back := append([]byte{}, got.Data[6:12]...)
 	back = append(append(append(back, opened.MacAddress...), etherType...), payload...)
-	written, err := device.DeviceWrite(ctx, &machdev.DeviceWriteRequest{Port: opened.Port, Data: back})
+	// What goes on is asked on one stream: a batch of a write and of a read that will be held.
+	requests, err := device.DeviceRequests(ctx)
 	if err != nil {
 		return err
 	}
-	if int(written.BytesWritten) != len(back) {
-		return fmt.Errorf("wrote %d bytes", written.BytesWritten)
+	if err := requests.Send(&machdev.DeviceRequestsRequest{Requests: []*machdev.DeviceRequest{
+		{Id: 1, Request: &machdev.DeviceRequest_Write{
+			Write: &machdev.DeviceWriteRequest{Port: opened.Port, Data: back}}},
+		{Id: 2, Request: &machdev.DeviceRequest_Read{Read: read}},
+	}}); err != nil {
+		return err
+	}
+	written, err := reply(requests, 1)
+	if err != nil {
+		return err
+	}
+	if int(written.GetWrite().GetBytesWritten()) != len(back) {
+		return fmt.Errorf("the write was answered with %v", written)
 	}
 	fmt.Println("read", hex.EncodeToString(payload))
 
-	held, cancel := context.WithCancel(ctx)
-	ended := make(chan error)
-	go func() {
-		_, err := device.DeviceRead(held, read)
-		ended <- err
-	}()
 	fmt.Println("held")
-	err = told("cancel")
-	cancel()
+	if err := told("cancel"); err != nil {
+		return err
+	}
+	if err := requests.Send(&machdev.DeviceRequestsRequest{Requests: []*machdev.DeviceRequest{
+		{Id: 3, Request: &machdev.DeviceRequest_Cancel{
+			Cancel: &machdev.DeviceCancelRequest{RequestId: 2}}},
+	}}); err != nil {
+		return err
+	}
+	cancelled, err := reply(requests, 3)
 	if err != nil {
 		return err
 	}
-	if err := <-ended; status.Code(err) != codes.Canceled {
-		return fmt.Errorf("the read ended with %v", err)
+	if !cancelled.GetCancel().GetCancelled() {
+		return fmt.Errorf("the read was not held: %v", cancelled)
 	}
 	fmt.Println("cancelled")
 
@@ -137,6 +149,18 @@ func run(node, name string) error {
 	}
 	fmt.Println("done")
 	return nil
+}
+
+// The next reply of a stream, which must be that to request number id.
+func reply(requests machdev.DeviceService_DeviceRequestsClient, id uint64) (*machdev.DeviceReply, error) {
+	batch, err := requests.Recv()
+	if err != nil {
+		return nil, err
+	}
+	if len(batch.Replies) != 1 || batch.Replies[0].Id != id || batch.Replies[0].GetError() != nil {
+		return nil, fmt.Errorf("expected the reply to request %d, not %v", id, batch)
+	}
+	return batch.Replies[0], nil
 }
 
 func main() {
