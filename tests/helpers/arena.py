@@ -152,7 +152,7 @@ def arena(guard: str) -> Iterator[Arena]:
             made = Arena(node, *people)
             made.friend.stack.ask("listen", made.friend.ipv4, PORT)
             friend = made.friend
-            live = (friend.mac, friend.ipv4, made.victim.ipv4, PORT)
+            live = (friend.mac, friend.ipv4, PORT)
             made.victim.stack.ask("capture", "eth0", *live)
             made.attacker_is_well()
             yield made
