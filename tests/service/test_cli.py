@@ -293,10 +293,10 @@ def test_the_fdb_of_a_switch_is_shown() -> None:
     with TemporaryDirectory() as name, server(Path(name)) as process:
         table = while_open(process.node, look)
     heads, entry = table.splitlines()
-    assert heads.split() == ["NETWORK", "MAC", "OWNER", "DEVICE", "AGE"]
+    assert heads.split() == ["NETWORK", "MAC", "VLAN", "OWNER", "DEVICE", "AGE"]
     words = entry.split()
     assert words[0] == "default"
-    assert words[2:] == [f"uid:{os.geteuid()}", "eth0", "static"]
+    assert words[2:] == ["-", f"uid:{os.geteuid()}", "eth0", "static"]
 
 
 def follow(running: ServerProcess, *flags: str) -> subprocess.Popen[str]:
