@@ -40,6 +40,9 @@ _LONGEST_PAUSE_S: Final = 30.0
 _EVENTS_FD: Final = 8
 _SCRIPT_FD: Final = 9
 _LEASES_FD: Final = 10
+_SETTINGS_FD: Final = 11
+#: dhclient's: left to itself it asks for the second time after up to ten seconds.
+_SETTINGS: Final = "initial-interval 1;\nbackoff-cutoff 2;\nretry 5;\n"
 #: What the clients run. One line: what happened, address, prefix or mask, routers, servers, names.
 #: (udhcpc says what happened as an argument, dhclient in $reason.)
 _SCRIPT: Final = f"""#!/bin/sh
@@ -91,7 +94,8 @@ def find_client() -> DhcpClient | None:
         return DhcpClient(path, ("busybox", "udhcpc", *steady))
     if path := tools.find_tool("dhclient"):
         leases = f"/proc/self/fd/{_LEASES_FD}"
-        words = ("-4", "-d", "--no-pid", "-cf", "/dev/null", "-lf", leases, "-sf", script)
+        settings = f"/proc/self/fd/{_SETTINGS_FD}"
+        words = ("-4", "-d", "--no-pid", "-cf", settings, "-lf", leases, "-sf", script)
         return DhcpClient(path, ("dhclient", *words))
     return None
 
@@ -252,22 +256,25 @@ class _Keeper:
         return [each for each in net.addresses(self._interface) if not each.is_link_local]
 
     def _start(self, script: int, writer: int) -> None:
-        leases = os.memfd_create("leases")
+        leases, settings = os.memfd_create("leases"), _file_in_memory(_SETTINGS)
         self._pid = os.fork()
         if self._pid == 0:
             try:
                 nothing = os.open(os.devnull, os.O_RDWR)
-                for fd, number in ((writer, 20), (script, 21), (leases, 22), (nothing, 23)):
-                    os.dup2(fd, number)  # out of the way of the numbers below
-                for fd, number in ((20, _EVENTS_FD), (21, _SCRIPT_FD), (22, _LEASES_FD)):
+                # First out of the way of the numbers below.
+                for number, fd in enumerate((writer, script, leases, settings, nothing), 20):
+                    os.dup2(fd, number)
+                wanted = (_EVENTS_FD, _SCRIPT_FD, _LEASES_FD, _SETTINGS_FD)
+                for fd, number in enumerate(wanted, 20):
                     os.dup2(fd, number)
                 process.set_parent_death_signal(os.getppid())
                 process.pass_on_capabilities(_CAPABILITIES)
                 arguments = (*self._client.arguments, self._interface)
-                tools.execute(self._client.path, arguments, (23, 23, 23))
+                tools.execute(self._client.path, arguments, (24, 24, 24))
             finally:
                 os._exit(1)
         os.close(leases)
+        os.close(settings)
         self._pidfd = os.pidfd_open(self._pid)
         self._events.register(self._pidfd, select.POLLIN)
 
