@@ -157,7 +157,10 @@ class MailActor(UplinkActor):
     @precondition(lambda self: self.receiving)
     @rule(pick=picks)
     def cancel_receive(self, pick: int) -> None:
-        number = list(self.receiving)[pick % len(self.receiving)]
+        self.stop_receiving(list(self.receiving)[pick % len(self.receiving)])
+
+    def stop_receiving(self, number: int) -> None:
+        """Cancel a held receive."""
         del self.receiving[number]
         assert self.world.cancel(number)
         assert not self.world.cancel(number)
