@@ -157,10 +157,12 @@ class MailActor(UplinkActor):
     @precondition(lambda self: self.receiving)
     @rule(pick=picks)
     def cancel_receive(self, pick: int) -> None:
-        self.stop_receiving(list(self.receiving)[pick % len(self.receiving)])
+        self.cancel(list(self.receiving)[pick % len(self.receiving)])
 
-    def stop_receiving(self, number: int) -> None:
-        """Cancel a held receive."""
+    def cancel(self, number: int) -> None:
+        if number not in self.receiving:
+            super().cancel(number)
+            return
         del self.receiving[number]
         assert self.world.cancel(number)
         assert not self.world.cancel(number)
