@@ -194,11 +194,12 @@ class Crew:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
+        self._signals = ExitStack()
         self.folder = Path()
 
     def __enter__(self) -> Crew:
         self._stack.__enter__()
-        self._stack.enter_context(_termination_is_an_interrupt())
+        self._signals.enter_context(_termination_is_an_interrupt())
         name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="machdev-bench-"))
         self.folder = Path(name)
         return self
@@ -207,6 +208,7 @@ class Crew:
         # A second Ctrl-C must not leave helpers behind while the first is being honoured.
         with _interrupts_ignored():
             self._stack.close()
+        self._signals.close()
 
     def start(
         self, name: str, arguments: Sequence[str | Path], *, pass_fds: Sequence[int] = ()

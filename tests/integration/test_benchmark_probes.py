@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -28,6 +29,14 @@ def test_every_probe_of_two_joined_namespaces_finds_something() -> None:
         assert seen.sent > seen.lost >= 0
         assert probes.loaded_p99(joined, 1) > 0
         assert probes.connections(joined, 0.1) > 0
+
+
+def test_a_crew_leaves_signals_as_they_were() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    with Crew():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_a_contestant_that_breaks_down_leaves_the_race_and_says_why() -> None:
