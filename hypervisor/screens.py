@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from hypervisor.batches import Suspects
 from hypervisor.bindings import Bindings
@@ -31,6 +32,10 @@ from hypervisor.nic import DiscardLog, Nic
 from hypervisor.quotas import Quotas
 from hypervisor.wire import ipv6
 from hypervisor.wire.vlan import vid_of
+
+#: What compiled code is handed for all pairs of devices together, in bytes; then all is forgotten
+#: and made again when it is needed.
+PACKED_BYTES: Final = 16 << 20
 
 
 class Screens:
@@ -68,6 +73,8 @@ class Screens:
         self.suspects: Suspects | None = None
         #: For each sender's guard, its packed templates: common ones, and toward addressed MACs.
         self._packed: dict[Guard, tuple[bytes, dict[bytes, bytes]]] = {}
+        #: Bytes made since they were last forgotten: what is there is never more.
+        self.packed_bytes = 0
 
     def addressed_in(self, vlan: int) -> dict[bytes, Guard]:
         """Return the guards of devices in a VLAN that are sent only what is for them, by MAC."""
@@ -240,21 +247,26 @@ class Screens:
         """Return the places of the frames that ``guard`` has to look at."""
         packed = self._packed.get(guard)
         if packed is None:
-            packed = self._packed[guard] = (_packed(guard, None), {})
+            packed = (self._pack(guard, None), {})
+            self._packed[guard] = packed
         common, toward = packed
         suspects = ask(frames, header_bytes, common, addressed, toward)
         for index in suspects:
             mac = frames[index][header_bytes : header_bytes + 6]
             receiver = addressed.get(mac)
             if receiver is not None and mac not in toward:
-                toward[mac] = _packed(guard, receiver)
+                toward[mac] = self._pack(guard, receiver)
         return suspects
 
-
-def _packed(guard: Guard, receiver: Guard | None) -> bytes:
-    """Return what a full guard finds common toward a receiver, for compiled code."""
-    forms = guard.forms(receiver)
-    return b"" if forms is None else forms.packed()
+    def _pack(self, guard: Guard, receiver: Guard | None) -> bytes:
+        """Return what a full guard finds common toward a receiver, for compiled code."""
+        forms = guard.forms(receiver)
+        packed = b"" if forms is None else forms.packed()
+        self.packed_bytes += len(packed)
+        if self.packed_bytes > PACKED_BYTES:
+            self._packed.clear()
+            self.packed_bytes = len(packed)
+        return packed
 
 
 def _judge(

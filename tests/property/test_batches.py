@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hypervisor import screens
 from hypervisor.batches import run_end
 from hypervisor.guard import Guard, GuardPolicy, templates
 from hypervisor.mach.policy import DevicePolicy
@@ -151,3 +152,18 @@ def test_a_network_does_the_same_with_either(
                 side.claim(side.ports[1], "10.0.0.9")
         rest = [(whom, frame[12:]) for whom, frame in vector]
         assert slow.write(rest) == fast.write(rest)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_packed_is_bounded_and_can_be_forgotten_at_any_time(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, fast, starved = Side(compiled=False), Side(compiled=True), Side(compiled=True)
+    vectors = [[(whom, frame[12:]) for whom in range(4)] for frame in SEEDS]
+    for vector in vectors:
+        with monkeypatch.context() as patch:
+            patch.setattr(screens, "PACKED_BYTES", 1)
+            seen = starved.write(vector)
+        assert slow.write(vector) == fast.write(vector) == seen
+    kept = fast.world.network.screens.packed_bytes
+    assert 0 < starved.world.network.screens.packed_bytes < kept <= screens.PACKED_BYTES
