@@ -131,14 +131,8 @@ async def serve(
     """
     heritage = heritage or Heritage()
     wishes = Wishes()
-    if heritage.inherits:
-        await heritage.my_turn()
-        if wishes.to_stop:
-            return None
-        doors.take_over()
-        for node in heritage.left_over():
-            node.close()
-    heritage.close()
+    if heritage.inherits and not await _taken_over(heritage, doors, wishes):
+        return None
     notifier = Notifier(os.environ)
     try:
         runtime = make_runtime(config, doors.secrets, doors.leases)
@@ -184,6 +178,21 @@ async def serve(
         await logging_events
     log.info("stopped")
     return successor
+
+
+async def _taken_over(heritage: Heritage, doors: Doors, wishes: Wishes) -> bool:
+    """Wait for the end of the server that we follow, and make its nodes ours.
+
+    False if we are to stop before: then they are still its own.
+    """
+    await heritage.my_turn()
+    if wishes.to_stop:
+        return False
+    doors.take_over()
+    for node in heritage.left_over():
+        node.close()
+    heritage.close()
+    return True
 
 
 @contextlib.asynccontextmanager

@@ -42,8 +42,9 @@ class Wishes:
         """
         with _watched(keeper, self._wish_to_stop):
             while not self.to_stop:
-                await self._changed.wait()
-                self._changed.clear()
+                if not self._make_way:
+                    await self._changed.wait()
+                    self._changed.clear()
                 if self._make_way and not self.to_stop:
                     self._make_way = False
                     successor = await self._raised(doors, keeper)
