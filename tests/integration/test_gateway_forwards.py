@@ -63,9 +63,13 @@ def said(enter: Callable[[], None], *command: str) -> str:
     return done.stdout
 
 
-def status(enter: Callable[[], None], url: str) -> str:
+def status(enter: Callable[[], None], url: str, *more: str) -> str:
     """Return the HTTP status of a page, "000" if there is none."""
-    return said(enter, "curl", "-sm5", "-o", "/dev/null", "-w", "%{http_code}", url)
+    return said(enter, "curl", "-sm5", "-o", "/dev/null", "-w", "%{http_code}", *more, url)
+
+
+#: A forward follows its device within a second.
+PATIENTLY = ("--retry", "10", "--retry-delay", "1", "--retry-all-errors")
 
 
 def test_ports_of_the_machine_lead_to_a_device_wherever_it_is(there: Machine, folder: Path) -> None:
@@ -84,7 +88,7 @@ def test_ports_of_the_machine_lead_to_a_device_wherever_it_is(there: Machine, fo
             flags = ("run", "--device", str(running.node), *addresses, "--device-name", "web")
             with run_programs.running(*flags, "--", PYTHON, "-c", SERVICE, uid=uid) as program:
                 assert program.line() == "up"
-                assert status(there.enter, near) == "200", running.said()
+                assert status(there.enter, near, *PATIENTLY) == "200", running.said()
                 assert status(there.enter_outside, far4) == "200"
                 assert status(there.enter_outside, far6) == "200"
                 assert said(there.enter, PYTHON, "-c", ASK) == "echo hello\n"
