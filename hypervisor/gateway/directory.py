@@ -16,7 +16,7 @@ from typing import Any, Final
 from hypervisor.config.gateways import announced
 from hypervisor.config.model import Address
 from hypervisor.gateway.names import host_label, zone
-from hypervisor.gateway.plan import GATEWAY_OWNER, GatewayPlan, forward_rules
+from hypervisor.gateway.plan import GATEWAY_DEVICE, GATEWAY_OWNER, GatewayPlan, forward_rules
 from hypervisor.infos import MemberInfo
 from hypervisor.wire import ipv6
 
@@ -46,9 +46,14 @@ class Directory:
         return cls(**values)
 
 
+def is_gateway(plan: GatewayPlan, member: MemberInfo) -> bool:
+    """Tell whether a device is a gateway's, and no client of its services: this one, or another."""
+    return member.owner == GATEWAY_OWNER or member.mac == plan.mac
+
+
 def needs_offer(plan: GatewayPlan, member: MemberInfo) -> bool:
     """Tell whether a device has no IPv4 address that DHCP could give it."""
-    return member.open and member.owner != GATEWAY_OWNER and not _own(plan, member, 4)
+    return member.open and not is_gateway(plan, member) and not _own(plan, member, 4)
 
 
 def write(
@@ -58,7 +63,7 @@ def write(
     labels: Mapping[str, str],
 ) -> Directory:
     """Write the directory of a network; ``labels`` are those of the owners."""
-    clients = [each for each in members if each.owner != GATEWAY_OWNER]
+    clients = [each for each in members if not is_gateway(plan, each)]
     given = {each: _given(plan, each, offers.get((each.owner, each.name))) for each in clients}
     places = {
         (each.owner, each.name): (
@@ -133,7 +138,7 @@ def _dns_hosts(
 ) -> Iterable[str]:
     network = zone(plan.network)
     for address in plan.addresses:
-        yield f"{address.ip} {GATEWAY_OWNER}.{network}"
+        yield f"{address.ip} {GATEWAY_DEVICE}.{network}"
     # Whom the operator named has a name that all find, if he named no two so.
     named = Counter(host_label(each.name) for each in members if each.assigned)
     for each in members:
@@ -141,7 +146,7 @@ def _dns_hosts(
         if not label:
             continue
         names = f"{label}.{labels[each.owner]}.{network}"
-        if each.assigned and named[label] == 1 and label != GATEWAY_OWNER:
+        if each.assigned and named[label] == 1 and label != GATEWAY_DEVICE:
             names += f" {label}.{network}"
         own = (ipaddress.ip_address(text) for text in each.addresses)
         for one in dict.fromkeys((*own, *given[each], *_implied(plan, each))):

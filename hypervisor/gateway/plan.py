@@ -16,6 +16,7 @@ from hypervisor.config.model import (
     GATEWAY_LINKS,
     Address,
     AddressRange,
+    GatewayConfig,
     Interface,
     PortForward,
     Subnet,
@@ -86,6 +87,11 @@ class GatewayPlan:
         """Whether it gives addresses or names, which is dnsmasq's work."""
         return self.dhcp or self.dns or self.ra
 
+    @property
+    def shown(self) -> str:
+        """Its addresses, for people."""
+        return " ".join(str(address) for address in self.addresses)
+
     def versions(self) -> frozenset[int]:
         """Return the versions of IP it forwards: 4, 6 or both."""
         return frozenset(address.version for address in self.addresses)
@@ -133,6 +139,23 @@ class GatewayPlan:
                 for each in values["forwards"]
             ),
         )
+
+
+def plan_of(gateway: GatewayConfig, network: str, mac: bytes, mtu_bytes: int) -> GatewayPlan:
+    """Return the plan of a configured gateway behind a device of ``network``."""
+    return GatewayPlan(
+        network=network,
+        addresses=gateway.addresses,
+        mac=mac,
+        mtu_bytes=mtu_bytes,
+        reach_host=gateway.host,
+        dhcp=bool(gateway.dhcp),
+        dhcp_range=gateway.dhcp if isinstance(gateway.dhcp, AddressRange) else None,
+        dns=gateway.dns,
+        ra=gateway.ra,
+        nat=gateway.nat,
+        forwards=gateway.forwards,
+    )
 
 
 def pasta_arguments(

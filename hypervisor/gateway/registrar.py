@@ -1,36 +1,37 @@
-"""The server's side of names and addresses: what a gateway's dnsmasq is to know of the devices."""
+"""Names and addresses from outside: what a gateway's dnsmasq is to know of the devices."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import pwd
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from hypervisor.config.gateways import default_range, home_of
-from hypervisor.gateway.directory import Directory, needs_offer, write
+from hypervisor.config.model import Address
+from hypervisor.gateway.directory import Directory, is_gateway, needs_offer, write
 from hypervisor.gateway.names import owner_label
-from hypervisor.gateway.plan import GATEWAY_OWNER, GatewayPlan
+from hypervisor.gateway.plan import GatewayPlan
 from hypervisor.gateway.pool import AddressPool
-from hypervisor.runtime import Runtime
+from hypervisor.infos import MemberInfo
 
 log = logging.getLogger(__name__)
 
 
 class Registrar:
-    """Knows, in the runtime's loop, the devices of one network as its gateway's services do."""
+    """Knows the devices of one network as its gateway's services do; offers them addresses."""
 
-    def __init__(self, plan: GatewayPlan, runtime: Runtime) -> None:
+    def __init__(self, plan: GatewayPlan) -> None:
         self._plan = plan
-        self._runtime = runtime
         self._labels: dict[str, str] = {}
         self._pool = _pool(plan)
         self._used_up = False
 
-    async def directory(self) -> Directory:
-        """Return what dnsmasq is to know now."""
-        members, taken = self._runtime.members(self._plan.network)
-        owners = {each.owner for each in members} - {GATEWAY_OWNER}
+    async def directory(
+        self, members: Sequence[MemberInfo], taken: Collection[Address]
+    ) -> Directory:
+        """Return what dnsmasq is to know; ``taken`` are the addresses that are somebody's."""
+        owners = {each.owner for each in members if not is_gateway(self._plan, each)}
         self._labels = {owner: label for owner, label in self._labels.items() if owner in owners}
         if unknown := owners - self._labels.keys():
             # Users may be looked up over a network.

@@ -1,4 +1,4 @@
-"""The server's side of a gateway: start it, plug it in, say what happened, start it again."""
+"""The outer side of a gateway: start it, plug it in, say what happened, start it again."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from hypervisor.errors import DeviceError
 from hypervisor.gateway.directory import Directory
+from hypervisor.gateway.home import Home, NoPlace
 from hypervisor.gateway.plan import GatewayPlan
 from hypervisor.gateway.spawner import Spawner
 from hypervisor.kernel import messages
 from hypervisor.kernel.wait import readable
-from hypervisor.links.lent_tap import LentTap
-from hypervisor.links.outlet import Outlet
+from hypervisor.roster import Pace
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +25,6 @@ FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 30.0
 #: A gateway that lived for so long had nothing to do with why the one before it ended.
 STEADY_S: Final = 10.0
-#: What happens to the devices within this time is told to a gateway together; while it goes on, the
-#: time doubles up to the longer one.
-TELL_S: Final = 0.05
-CALM_S: Final = 1.0
 #: How much longer than its own patience a gateway that says nothing is waited for.
 _GRACE_S: Final = 5.0
 
@@ -44,41 +38,27 @@ class _Hopeless(Exception):
 
 
 class Supervisor:
-    """Keeps one gateway alive behind an outlet. Everything is of the runtime's loop.
+    """Keeps one gateway alive in its home. Everything is of the home's loop."""
 
-    ``ask`` returns what the gateway's services are to know of the devices; it is asked again after
-    each :meth:`devices_changed`.
-    """
-
-    def __init__(
-        self,
-        plan: GatewayPlan,
-        spawner: Spawner,
-        outlet: Outlet,
-        ask: Callable[[], Awaitable[Directory]],
-    ) -> None:
-        self._plan = plan
-        self._ask = ask
-        self._changed = asyncio.Event()
+    def __init__(self, home: Home, spawner: Spawner) -> None:
+        self._home = home
         self._spawner = spawner
-        self._outlet = outlet
+        self._changed = asyncio.Event()
+        self._plan: GatewayPlan | None = None
         self._sock: socket.socket | None = None
         self._unplugged = ""
         self._complaint = self._said = ""
         self._settled = asyncio.Event()
         self._up_since = 0.0
         self._task: asyncio.Task[None] | None = None
-        outlet.on_gone = self._tap_gone
+        home.on_gone = self._tap_gone
+        home.on_change = self._changed.set
         #: How often the gateway has been up.
         self.ups = 0
 
     def start(self) -> None:
         """Begin; returns at once."""
         self._task = asyncio.create_task(self._run())
-
-    def devices_changed(self) -> None:
-        """Have the gateway told soon who is there and who has which address."""
-        self._changed.set()
 
     async def settled(self, timeout_s: float) -> bool:
         """Wait until the gateway has come up or failed for the first time; False at the limit."""
@@ -88,12 +68,12 @@ class Supervisor:
         return self._settled.is_set()
 
     async def stop(self) -> None:
-        """End the gateway and give its device up. Twice is allowed."""
+        """End the gateway and give its place up. Twice is allowed."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        self._outlet.close()
+        await self._home.close()
 
     async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -115,33 +95,38 @@ class Supervisor:
 
     async def _once(self) -> str:
         """Have the gateway run once; return why it ended."""
-        why = "the server is stopping"
         try:
-            with self._spawner.start(self._plan) as self._sock:
-                await self._live(self._sock)
-        except _Ended as ended:
+            plan = self._plan = await self._home.plan()
+        except NoPlace as error:
+            return str(error)
+        why = "it is stopped"
+        try:
+            with self._spawner.start(plan) as self._sock:
+                await self._live(plan, self._sock)
+        except (_Ended, NoPlace) as ended:
             why = str(ended)
         except OSError as error:
-            why = f"the process that starts gateways is gone ({error.strerror}): restart the server"
+            why = f"the process that starts gateways is gone ({error.strerror}): start this again"
             raise _Hopeless(why) from None
         finally:
             self._sock = None
-            self._outlet.unplug(why)
+            await self._home.unplug(why)
         return why
 
-    async def _live(self, sock: socket.socket) -> None:
+    async def _live(self, plan: GatewayPlan, sock: socket.socket) -> None:
         feeding: asyncio.Task[None] | None = None
+        patience_s = plan.start_s + _GRACE_S
         try:
-            async with asyncio.timeout(self._plan.start_s + _GRACE_S):
+            async with asyncio.timeout(patience_s):
                 _, fds = await self._expect(sock, "tap")
-                await self._plug(fds[0])
-                if self._plan.serves or self._plan.forwards:
+                await self._home.plug(fds[0])
+                if plan.serves or plan.forwards:
                     feeding = asyncio.create_task(self._feed(sock))
                 message, _ = await self._expect(sock, "ready")
-            self._say_up(message["versions"])
+            self._say_up(plan, message["versions"])
             await self._expect(sock, "nothing more")
         except TimeoutError:
-            raise _Ended(f"it was not ready within {self._plan.start_s + _GRACE_S:g} s") from None
+            raise _Ended(f"it was not ready within {patience_s:g} s") from None
         finally:
             if feeding is not None:
                 feeding.cancel()
@@ -149,14 +134,13 @@ class Supervisor:
 
     async def _feed(self, sock: socket.socket) -> None:
         """Tell the gateway who is there, now and whenever that has changed, but not too often."""
-        clock = asyncio.get_running_loop().time
+        pace = Pace(asyncio.get_running_loop().time)
         told: Directory | None = None
-        pause_s, last = TELL_S, clock() - CALM_S
         self._changed.set()
         while True:
             await self._changed.wait()
             self._changed.clear()
-            directory = await self._ask()
+            directory = await self._home.directory()
             if directory == told:
                 continue
             try:
@@ -166,19 +150,7 @@ class Supervisor:
                 self._changed.set()  # it has not read the last ones yet
             except OSError:
                 return  # it is gone, which is found out by who listens to it
-            # One device that comes is told of at once, many that come and go all the time are not.
-            pause_s = TELL_S if clock() - last > CALM_S else min(2 * pause_s, CALM_S)
-            last = clock()
-            await asyncio.sleep(pause_s)
-
-    async def _plug(self, tap: int) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            link = await loop.run_in_executor(None, LentTap.adopt, tap, self._plan.mac)
-            link.peer = f"gateway {self._addresses()}"
-            self._outlet.plug(link, self._plan.mtu_bytes)
-        except DeviceError as error:
-            raise _Ended(f"its TAP cannot be used: {error.message}") from None
+            await asyncio.sleep(pace.told())
 
     async def _expect(self, sock: socket.socket, kind: str) -> tuple[dict[str, Any], list[int]]:
         """Return the next message, which must be of ``kind``. Raises _Ended if it is the last."""
@@ -211,15 +183,15 @@ class Supervisor:
         if self._sock is not None:
             self._sock.shutdown(socket.SHUT_RDWR)
 
-    def _say_up(self, versions: list[int]) -> None:
+    def _say_up(self, plan: GatewayPlan, versions: list[int]) -> None:
         self.ups += 1
         self._complaint = self._unplugged = ""
         self._up_since = asyncio.get_running_loop().time()
         self._settled.set()
         ways = " and ".join(f"IPv{version}" for version in versions)
-        self._outlet.changed(f"the way out is there for {ways}")
-        log.info("gateway is up", extra=self._fields(addresses=self._addresses()))
-        for version in sorted(self._plan.versions() - set(versions)):
+        self._home.changed(f"the way out is there for {ways}" if ways else "it is up")
+        log.info("gateway is up", extra=self._fields(addresses=plan.shown))
+        for version in sorted(plan.versions() - set(versions)) if plan.nat else ():
             log.warning(
                 "IPv%d does not go out: this machine has no default route for it",
                 version,
@@ -236,11 +208,9 @@ class Supervisor:
                 extra=self._fields(),
             )
 
-    def _addresses(self) -> str:
-        return " ".join(str(address) for address in self._plan.addresses)
-
     def _fields(self, **values: str) -> dict[str, Any]:
-        return {"fields": {"network": self._plan.network, **values}}
+        network = {"network": self._plan.network} if self._plan is not None else {}
+        return {"fields": {**network, **values}}
 
 
 def _send(sock: socket.socket, directory: Directory) -> None:

@@ -157,7 +157,8 @@ async def serve(
         invitations = _let_guests_in(guests)
         keeper, uplinks = follow_uplinks(runtime, doors.uplinks)
         _tame_memory()
-        async with _fresh(certificates, server), running(config.gateways, spawner, runtime):
+        gateways = running(config.gateways, spawner, runtime, server.rosters)
+        async with _fresh(certificates, server), gateways:
             _say_ready(config, doors, invitations, uplinks, notifier, runtime.data_path)
             tell_ready()
             async with reloader.following(wishes.to_reload, runtime):

@@ -28,6 +28,7 @@ from machdev.v1 import (
     task_pb2_grpc,
 )
 
+from hypervisor.roster import Rosters
 from hypervisor.runtime import Runtime
 from hypervisor.service import lending
 from hypervisor.service.device import DeviceService
@@ -116,6 +117,7 @@ class Server:
         self._limits = limits
         self.waiters = Waiters(runtime)
         self.watchers = Watchers(limits.watchers_per_owner)
+        self.rosters = Rosters(runtime)
         self.peers = Peers()
         self._health = Wellbeing(self.peers)
         self.tasks = Tasks(self.peers, self.waiters)

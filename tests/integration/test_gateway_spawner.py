@@ -33,8 +33,9 @@ PLAN = GatewayPlan(
     bytes.fromhex("525400000001"),
     1500,
 )
-#: pasta as it is when somebody debugs it: there, and silent.
-SLOW = "#!/bin/sh\necho 'waiting for a debugger' >&2\nread -r never < /dev/null\nexec sleep 60\n"
+#: pasta as it is when somebody debugs it: there, and silent. (What one says before is told too, but
+#: a busy machine may not have come to it within this one's patience.)
+SLOW = "#!/bin/sh\nexec sleep 60\n"
 FAILING = "#!/bin/sh\necho 'Failed to send 1 bytes to syslog'\necho 'no, today not' >&2\nexit 7\n"
 
 
@@ -94,7 +95,7 @@ def test_it_lends_its_tap_and_says_which_versions_of_ip_go_out(there: Machine) -
     [
         (None, 10.0, "pasta is not installed (Debian: apt install passt)"),
         (FAILING, 10.0, "pasta ended with status 7: no, today not"),
-        (SLOW, 0.5, "pasta made no way out within 0.5 s: waiting for a debugger"),
+        (SLOW, 0.5, "pasta made no way out within 0.5 s"),
     ],
     ids=["missing", "failing", "slow"],
 )

@@ -22,7 +22,7 @@ LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 PLAN = GatewayPlan(
     "lan",
     (ip_interface("10.0.0.1/24"), ip_interface("fd00::1/64")),
-    bytes.fromhex("525400000001"),
+    bytes.fromhex("5254000000ff"),
     1500,
     dhcp=True,
     dns=True,
@@ -120,6 +120,18 @@ def test_two_that_the_operator_named_alike_and_one_called_gateway_have_only_long
     names = write(PLAN, [*same, liar], {}, LABELS).dns_hosts
     assert " db.lan.internal" not in names
     assert names.count(" gateway.lan.internal") == 2  # the real one's addresses
+
+
+def test_a_gateway_is_no_client_of_its_own_whoever_runs_it() -> None:
+    apart = member("uid:1", "gateway", 0xFF, "10.0.0.1")
+    served = member("gateway", "gateway", 7, "10.0.0.254")
+    assert not needs_offer(PLAN, apart)
+    found = write(PLAN, [apart, served], {}, LABELS)
+    assert found.dhcp_hosts == ""
+    assert found.dns_hosts.splitlines() == [
+        "10.0.0.1 gateway.lan.internal",
+        "fd00::1 gateway.lan.internal",
+    ]
 
 
 @given(st.lists(st.text(string.printable, min_size=1, max_size=20), max_size=8))
