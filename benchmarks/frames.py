@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
 ETHERNET_BYTES, IPV4_BYTES, UDP_BYTES = 14, 20, 8
 SMALLEST_BYTES = ETHERNET_BYTES + IPV4_BYTES + UDP_BYTES + 8
@@ -37,6 +39,42 @@ def cycle(
 ) -> list[bytes]:
     """Return CYCLE numbered frames."""
     return [udp_frame(destination, source, sender, receiver, size, i) for i in range(CYCLE)]
+
+
+class Check(Protocol):
+    """What a reader makes of frames that a writer repeats: how many came, and whether as sent."""
+
+    received: int
+
+    @property
+    def in_order(self) -> bool:
+        """Whether nothing was changed, and each frame was where it may be."""
+
+    def take(self, frames: Sequence[bytes]) -> None:
+        """Take the next frames, at most a whole cycle of them."""
+
+
+class CountCheck:
+    """Counts frames of a cycle whose vectors may overtake each other.
+
+    Without a loss every frame has come as often as any other, or once more: the writer goes round.
+    """
+
+    def __init__(self, expected: Sequence[bytes]) -> None:
+        self._counts = Counter(dict.fromkeys(expected, 0))
+        self._length = len(expected)
+        self.received = 0
+
+    @property
+    def in_order(self) -> bool:
+        """Whether only expected frames came, and none of them was missing or came twice."""
+        often = self._counts.values()
+        return len(self._counts) == self._length and max(often) - min(often) <= 1
+
+    def take(self, frames: Sequence[bytes]) -> None:
+        """Take the next frames."""
+        self._counts.update(frames)
+        self.received += len(frames)
 
 
 class OrderCheck:

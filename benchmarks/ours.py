@@ -16,7 +16,7 @@ from typing import Any
 from grpc import aio
 from machdev.v1 import device_pb2, device_pb2_grpc, task_pb2, task_pb2_grpc
 
-from benchmarks.frames import OrderCheck, cycle
+from benchmarks.frames import Check, CountCheck, OrderCheck, cycle
 from benchmarks.kinds import Pair, cycle_of
 
 D_READ, D_WRITE = 0x1, 0x2
@@ -106,15 +106,20 @@ def outgoing(device: BenchDevice, question: dict[str, Any]) -> list[bytes]:
 
 
 async def write_vectors(device: BenchDevice, question: dict[str, Any]) -> dict[str, Any]:
-    """Write vectors one after the other for so many seconds; count what was dropped."""
+    """Write vectors for so many seconds, so many calls at a time; count what was dropped."""
     vector, frames = question["vector"], outgoing(device, question)
     vectors = [frames[i : i + vector] for i in range(0, len(frames), vector)]
     drops: Counter[str] = Counter()
     started = time.monotonic()
     deadline, turns = started + question["seconds"], 0
-    while time.monotonic() < deadline or not turns:
-        drops += await device.write_vector(vectors[turns % len(vectors)])
-        turns += 1
+
+    async def one_after_the_other() -> None:
+        nonlocal turns
+        while time.monotonic() < deadline or not turns:
+            turns += 1
+            drops.update(await device.write_vector(vectors[(turns - 1) % len(vectors)]))
+
+    await asyncio.gather(*[one_after_the_other() for _ in range(question.get("writes", 1))])
     return {"sent": turns * vector, "started_s": started, "drops": drops}
 
 
@@ -125,14 +130,19 @@ class Reading:
         self._device = device
         self._vector = question["vector"]
         sender, address = bytes.fromhex(question["mac"]), bytes.fromhex(question["address"])
-        self._check = OrderCheck(
-            _frames(question, Pair(device.mac, sender, address, device.address))
-        )
+        expected = _frames(question, Pair(device.mac, sender, address, device.address))
+        self._reads = question.get("reads", 1)
+        # Calls that are under way together have no order among them.
+        is_ordered = self._reads == question.get("writes", 1) == 1
+        self._check: Check = OrderCheck(expected) if is_ordered else CountCheck(expected)
         self._last_s = time.monotonic()
         self._total: int | None = None
 
     async def run(self) -> None:
         """Read until the total is known and has come; cancel it to end it earlier."""
+        await asyncio.gather(*[self._one_after_the_other() for _ in range(self._reads)])
+
+    async def _one_after_the_other(self) -> None:
         while self._total is None or self._check.received < self._total:
             frames = await self._device.read_vector(self._vector)
             self._last_s = time.monotonic()

@@ -4,8 +4,10 @@ Six contestants, all over Unix sockets, writer and reader in processes of their 
 
 - a bare grpc.aio echo of 64 bytes, no front door: what any call costs at least;
 - one frame of 64 bytes: DeviceWrite on one device, DeviceRead on another, one after the other;
-- vectors of 64 and of 256 frames of 64 and of 1,500 bytes, writer and reader at the same time,
-  one call outstanding each, every frame checked for its content and its place;
+- vectors of 64, 256 and 1,024 frames of 64 and of 1,500 bytes by unary calls, writer and reader at
+  the same time, one call outstanding each, every frame checked for its content and its place;
+- the same of 64 bytes with two writes and four reads under way, as on the stream below; such calls
+  have no order among them, so each frame is checked for having come as often as it was sent;
 - a bare bidi echo, and DeviceRequests with a batch of a write and a read of 64 frames, which has as
   many bytes: as vectors, and as a request for each frame;
 - the fastest way: DeviceRequests with vectors of 1,024 x 64 bytes, two writes and four reads at a
@@ -27,11 +29,13 @@ from benchmarks.peers import missing, ready, start_hypervisor, start_vde_switch
 from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew, Helper
 from benchmarks.report import Ratio, Report, Series, rounds_of
 
-VECTORS = (64, 256)
+VECTORS = (64, 256, streams.LONGEST_VECTOR)
+#: Vectors that are also written and read with several calls under way.
+PIPELINED = (256, streams.LONGEST_VECTOR)
 SIZES = (64, 1500)
 
-#: The targets: a frame's write and read in echoes, a batch's in echoes on a stream, and small
-#: vectors against vde's rate.
+#: The targets: a frame's write and read in echoes, a batch's in echoes on a stream, and vectors by
+#: calls, and on a stream, against vde's rate.
 ECHOES_AT_MOST = 3.0
 STREAM_ECHOES_AT_MOST = 2.5
 VDE_AT_LEAST = 0.8
@@ -48,12 +52,13 @@ class Stream:
     reader_at: dict[str, Any]
     drops: Counter[str] = field(default_factory=Counter)
 
-    def run(self, series: Series, size: int, vector: int, seconds: float) -> None:
+    def run(self, series: Series, size: int, vector: int, seconds: float, **under_way: int) -> None:
         """Carry frames for ``seconds`` and add rate and losses to ``series``.
 
-        Raises BenchmarkError if frames arrive changed or out of order.
+        ``under_way`` may say how many ``writes`` and ``reads`` there are at a time. Raises
+        BenchmarkError if frames arrive changed or out of order.
         """
-        order = {"size": size, "vector": vector, "seconds": seconds}
+        order = {"size": size, "vector": vector, "seconds": seconds} | under_way
         self.reader.ask(order | self.writer_at)
         wrote = self.writer.ask(order | self.reader_at, seconds + PATIENCE_S)
         read = self.reader.ask({"total": wrote["sent"]}, seconds + PATIENCE_S)
@@ -181,7 +186,13 @@ def run(rounds: int, seconds: float) -> Report:
         for vector in VECTORS
         for size in SIZES
     }
-    longest = streams.LONGEST_VECTOR
+    longest, writes, reads = streams.LONGEST_VECTOR, streams.WRITES, streams.READS
+    pipelined = {
+        vector: Series(
+            f"ours, {writes} writes, {reads} reads of {vector} x 64 bytes at a time", "frames/s"
+        )
+        for vector in PIPELINED
+    }
     fastest = Series(f"ours, a stream of vectors of {longest} x 64 bytes", "frames/s")
     vde = {size: Series(f"vde_switch, {size} bytes, sendmmsg of 256", "frames/s") for size in SIZES}
     batches = Batches()
@@ -197,19 +208,34 @@ def run(rounds: int, seconds: float) -> Report:
                     contest.vde.run(vde[size], size, 256, seconds)
                 for vector in VECTORS:
                     contest.ours.run(ours[vector, size], size, vector, seconds)
+            for vector, series in pipelined.items():
+                contest.ours.run(series, 64, vector, seconds, writes=writes, reads=reads)
         for series in vde.values():
             series.absent = contest.vde_missing
-    lost = sum(series.lost or 0 for series in (*ours.values(), fastest))
+    carried = (*ours.values(), *pipelined.values(), fastest)
+    lost = sum(series.lost or 0 for series in carried)
     return Report(
         benchmark="rpc",
         rounds=rounds,
         seconds=seconds,
         load_before=load_before,
-        series=[echo, one, *batches.series, *ours.values(), fastest, *vde.values()],
+        series=[echo, one, *batches.series, *carried, *vde.values()],
         ratios=[
             Ratio("one frame written and read, in echoes", one, echo, at_most=ECHOES_AT_MOST),
             *batches.ratios,
+            Ratio(
+                f"{longest} x 64 bytes against vde",
+                ours[longest, 64],
+                vde[64],
+                at_least=VDE_AT_LEAST,
+            ),
             Ratio("256 x 64 bytes against vde", ours[256, 64], vde[64], at_least=VDE_AT_LEAST),
+            *[
+                Ratio(
+                    f"several calls of {vector} x 64 bytes at a time against vde", series, vde[64]
+                )
+                for vector, series in pipelined.items()
+            ],
             Ratio(
                 "the fastest way against vde, 64 bytes",
                 fastest,

@@ -163,7 +163,7 @@ class StreamReading(ours.Reading):
         """Read until the total is known and has come; cancel it to end it earlier."""
         call = _raw_call(self._device)
         try:
-            await call.write(self._reads(range(1, READS + 1)))
+            await call.write(self._ask(range(1, READS + 1)))
             while self._total is None or self._check.received < self._total:
                 batch = device_pb2.DeviceRequestsResponse.FromString(await call.read())
                 self._last_s = time.monotonic()
@@ -171,11 +171,11 @@ class StreamReading(ours.Reading):
                     if reply.HasField("error"):
                         raise ValueError(f"a read failed: {reply.error.message}")
                     self._check.take(reply.read_vector.frames[:])
-                await call.write(self._reads([reply.id for reply in batch.replies]))
+                await call.write(self._ask([reply.id for reply in batch.replies]))
         finally:
             call.cancel()
 
-    def _reads(self, numbers: Iterable[int]) -> bytes:
+    def _ask(self, numbers: Iterable[int]) -> bytes:
         batch = device_pb2.DeviceRequestsRequest()
         wanted = {
             "port": self._device.port,

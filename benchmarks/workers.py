@@ -33,6 +33,8 @@ ECHO_STREAM = "/bare.Echo/Stream"
 BLAST = 32
 #: A reader takes the stream for ended when nothing came for so long.
 IDLE_S = 0.2
+#: The same for ours, who loses nothing: on a machine that is busy a frame may be long under way.
+OUR_IDLE_S = 1.0
 
 Answer = dict[str, Any]
 
@@ -192,7 +194,7 @@ async def read_with(kind: type[ours.Reading], node: str, name: str) -> None:
             task = asyncio.create_task(reading.run())
             say({"reading": True})
             last = await next_question()
-            await reading.finish(task, 0 if last is None else last["total"], IDLE_S)
+            await reading.finish(task, 0 if last is None else last["total"], OUR_IDLE_S)
             say(reading.answer())
 
 
