@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from hypervisor import requests, snapshot
 from hypervisor.errors import InvalidOperation
-from hypervisor.infos import DeviceInfo, FdbInfo, NetworkInfo
+from hypervisor.infos import DeviceInfo, FdbInfo, NetworkInfo, RosterInfo
 from hypervisor.mach import status
 from hypervisor.mach.devices import IFF_PROMISC
 from hypervisor.nic import Handle
@@ -30,6 +30,7 @@ class Answers:
             requests.GetNetwork: self._get_network,
             requests.ListDevices: self._list_devices,
             requests.ListFdb: self._list_fdb,
+            requests.GetRoster: self._get_roster,
         }
 
     def _handle(self, request: _OnPort) -> Handle:
@@ -102,6 +103,26 @@ class Answers:
 
     def _list_fdb(self, request: requests.ListFdb, now: float) -> list[FdbInfo]:
         return snapshot.fdb_info(self._rooms.wiring.entries(now), _visible_to(request.caller))
+
+    def _get_roster(self, request: requests.GetRoster, now: float) -> RosterInfo:
+        """A DHCP server must know everybody; who may not be one learns nothing by asking."""
+        nic = self._handle(request).nic
+        policy = nic.guard.policy
+        everybody = nic.device.policy.dhcp_server or request.caller.operator
+        owner = nic.device.owner
+        members = tuple(each for each in self._rooms.members() if everybody or each.owner == owner)
+        taken = (
+            map(str, self._rooms.addresses.taken())
+            if everybody
+            else (address for each in members for address in each.addresses)
+        )
+        return RosterInfo(
+            members,
+            tuple(sorted(taken)),
+            everybody,
+            routes=policy.router or not policy.full,
+            serves=policy.dhcp_server or not policy.full,
+        )
 
 
 class _OnPort(Protocol):

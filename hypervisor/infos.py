@@ -83,6 +83,21 @@ class MemberInfo:
     open: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RosterInfo:
+    """What a device may know of a network's members: of ``everybody``, or of its owner's own.
+
+    ``taken`` are addresses that are somebody's. The device ``routes`` and ``serves`` (DHCP) if its
+    guard lets it.
+    """
+
+    members: tuple[MemberInfo, ...]
+    taken: tuple[str, ...]
+    everybody: bool
+    routes: bool
+    serves: bool
+
+
 class LinkState(Enum):
     """How the link behind a port is: frames pass, its interface is down, or nobody is there."""
 

@@ -368,6 +368,17 @@ class ReleaseLease:
     address: str
 
 
+@dataclass(frozen=True, slots=True)
+class GetRoster:
+    """Who is there, for a gateway behind a port. The result is a
+    :class:`~hypervisor.infos.RosterInfo`.
+    """
+
+    request_id: RequestId
+    caller: Caller
+    port: bytes
+
+
 # --- answers ----------------------------------------------------------------------------------
 
 
@@ -443,4 +454,5 @@ Request = (
     | ListFdb
     | ListLeases
     | ReleaseLease
+    | GetRoster
 )

@@ -322,9 +322,10 @@ class Rooms:
             self.discards.forget(nic.device)
             self.addresses.device_closed(nic.device, now)
             self.bindings.forget(nic.device)
-            self.roster += 1
             self.event(EventKind.DEVICE_CLOSED, nic.device, "")
         self.receive_ports.died(handle.port)
+        # Also if only an open went: whoever follows the members behind its port learns it so.
+        self.roster += 1
         self.engine.poll(now)
 
     def tell_state(self, handle: Handle) -> None:

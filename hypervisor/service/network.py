@@ -6,6 +6,7 @@ and root) sees every network and everybody's devices.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from hypervisor.requests import Caller
 from hypervisor.runtime import Runtime
 from hypervisor.service import convert
 from hypervisor.service.identity import Connection, Peers
+from hypervisor.service.members import Members
+from hypervisor.service.routines import port_name
 from hypervisor.service.status import Context, answers
+from hypervisor.service.task import Tasks
 from hypervisor.service.waiters import Waiters
 from hypervisor.service.watch import Wanted, Watchers
 
@@ -45,13 +49,17 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
         self,
         runtime: Runtime,
         peers: Peers,
+        tasks: Tasks,
         waiters: Waiters,
         watchers: Watchers,
+        members: Members,
         nodes: Callable[[], Sequence[NodeInfo]],
         reload: Reload | None = None,
     ) -> None:
         self._runtime = runtime
         self._peers = peers
+        self._tasks = tasks
+        self._members = members
         self._ask = waiters.ask
         self._next_id = waiters.next_id
         self._watchers = watchers
@@ -170,6 +178,15 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
                 await context.write(message)
         finally:
             self._watchers.remove(watcher)
+
+    @answers
+    async def WatchMembers(self, request: pb.WatchMembersRequest, context: Context) -> None:
+        """Stream who is on the network of a device."""
+        port = port_name(request.port)
+        task = await self._tasks.of(context)
+        async with contextlib.aclosing(self._members.follow(task, port)) as parts:
+            async for part in parts:
+                await context.write(part)
 
     @answers
     async def ReloadPolicy(

@@ -34,6 +34,7 @@ from hypervisor.service import lending
 from hypervisor.service.device import DeviceService
 from hypervisor.service.front_door import TLS_SUFFIX, DoorLimits, FrontDoor, Listener
 from hypervisor.service.identity import Peers
+from hypervisor.service.members import Members
 from hypervisor.service.network import NetworkService, NodeInfo, Reload
 from hypervisor.service.ports import PortService
 from hypervisor.service.task import Tasks, TaskService
@@ -118,6 +119,7 @@ class Server:
         self.waiters = Waiters(runtime)
         self.watchers = Watchers(limits.watchers_per_owner)
         self.rosters = Rosters(runtime)
+        self.members = Members(self.waiters, self.rosters)
         self.peers = Peers()
         self._health = Wellbeing(self.peers)
         self.tasks = Tasks(self.peers, self.waiters)
@@ -157,6 +159,7 @@ class Server:
         self._closing.set()
         await _within(grace_s / 2, "stopping the networks", self._runtime.stop())
         self.watchers.close()
+        self.members.close()
         if self._grpc is not None:
             await _within(grace_s, "stopping gRPC", self._grpc.stop(grace_s / 4))
             self._grpc = None
@@ -196,7 +199,14 @@ class Server:
         )
         network_pb2_grpc.add_NetworkServiceServicer_to_server(  # type: ignore[no-untyped-call]
             NetworkService(
-                self._runtime, self.peers, self.waiters, self.watchers, self._nodes, self._reload
+                self._runtime,
+                self.peers,
+                self.tasks,
+                self.waiters,
+                self.watchers,
+                self.members,
+                self._nodes,
+                self._reload,
             ),
             server,
         )

@@ -47,6 +47,44 @@ class ReloadPolicyResponse(_message.Message):
     problems: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, applied: _Optional[bool] = ..., changes: _Optional[_Iterable[str]] = ..., unapplied: _Optional[_Iterable[str]] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class WatchMembersRequest(_message.Message):
+    __slots__ = ("port",)
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    port: bytes
+    def __init__(self, port: _Optional[bytes] = ...) -> None: ...
+
+class WatchMembersResponse(_message.Message):
+    __slots__ = ("members", "taken", "is_complete", "is_everybody", "may_route", "may_serve")
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    IS_COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    IS_EVERYBODY_FIELD_NUMBER: _ClassVar[int]
+    MAY_ROUTE_FIELD_NUMBER: _ClassVar[int]
+    MAY_SERVE_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    taken: _containers.RepeatedScalarFieldContainer[str]
+    is_complete: bool
+    is_everybody: bool
+    may_route: bool
+    may_serve: bool
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., taken: _Optional[_Iterable[str]] = ..., is_complete: _Optional[bool] = ..., is_everybody: _Optional[bool] = ..., may_route: _Optional[bool] = ..., may_serve: _Optional[bool] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("owner", "name", "mac_address", "addresses", "is_assigned", "is_open")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MAC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    IS_ASSIGNED_FIELD_NUMBER: _ClassVar[int]
+    IS_OPEN_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    name: str
+    mac_address: bytes
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    is_assigned: bool
+    is_open: bool
+    def __init__(self, owner: _Optional[str] = ..., name: _Optional[str] = ..., mac_address: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., is_assigned: _Optional[bool] = ..., is_open: _Optional[bool] = ...) -> None: ...
+
 class GetStatusRequest(_message.Message):
     __slots__ = ("network",)
     NETWORK_FIELD_NUMBER: _ClassVar[int]

@@ -69,6 +69,11 @@ class NetworkServiceStub:
                 request_serializer=machdev_dot_v1_dot_network__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=machdev_dot_v1_dot_network__pb2.WatchEventsResponse.FromString,
                 _registered_method=True)
+        self.WatchMembers = channel.unary_stream(
+                '/machdev.v1.NetworkService/WatchMembers',
+                request_serializer=machdev_dot_v1_dot_network__pb2.WatchMembersRequest.SerializeToString,
+                response_deserializer=machdev_dot_v1_dot_network__pb2.WatchMembersResponse.FromString,
+                _registered_method=True)
         self.ReloadPolicy = channel.unary_unary(
                 '/machdev.v1.NetworkService/ReloadPolicy',
                 request_serializer=machdev_dot_v1_dot_network__pb2.ReloadPolicyRequest.SerializeToString,
@@ -157,6 +162,22 @@ class NetworkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchMembers(self, request, context):
+        """Streams who is on the network of a device, for a gateway behind it that gives addresses and names:
+        a picture at once, and another one whenever something in it is others. Extension.
+
+        A device that policy calls a DHCP server is told of everybody, as is the server's operator; who
+        else asks is told of his own devices. A reader that is too slow misses pictures, never the
+        newest one. Not held. Idempotent. Cancel the call to end it; it ends with its port.
+
+        Errors: MACH_SEND_INVALID_DEST (NOT_FOUND) if the port is not, or no longer, one of the calling
+        task's; D_NO_MEMORY (RESOURCE_EXHAUSTED) if the owner has too many such calls already;
+        MIG_SERVER_DIED (UNAVAILABLE) when the server stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReloadPolicy(self, request, context):
         """Has the server read its configuration file again and put what it says of policy in force. For the
         operator only. Extension.
@@ -204,6 +225,11 @@ def add_NetworkServiceServicer_to_server(servicer, server):
                     servicer.WatchEvents,
                     request_deserializer=machdev_dot_v1_dot_network__pb2.WatchEventsRequest.FromString,
                     response_serializer=machdev_dot_v1_dot_network__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'WatchMembers': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchMembers,
+                    request_deserializer=machdev_dot_v1_dot_network__pb2.WatchMembersRequest.FromString,
+                    response_serializer=machdev_dot_v1_dot_network__pb2.WatchMembersResponse.SerializeToString,
             ),
             'ReloadPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.ReloadPolicy,
@@ -378,6 +404,33 @@ class NetworkService:
             '/machdev.v1.NetworkService/WatchEvents',
             machdev_dot_v1_dot_network__pb2.WatchEventsRequest.SerializeToString,
             machdev_dot_v1_dot_network__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchMembers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/machdev.v1.NetworkService/WatchMembers',
+            machdev_dot_v1_dot_network__pb2.WatchMembersRequest.SerializeToString,
+            machdev_dot_v1_dot_network__pb2.WatchMembersResponse.FromString,
             options,
             channel_credentials,
             insecure,
