@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -97,10 +100,82 @@ def test_events_are_an_iterator(node: Path) -> None:
         events.close()  # type: ignore[attr-defined]
 
 
-def test_no_thread_is_left(node: Path) -> None:
-    with Client(node):
-        assert "pfinet-client" in {thread.name for thread in threading.enumerate()}
-    assert "pfinet-client" not in {thread.name for thread in threading.enumerate()}
+def test_all_clients_of_a_process_share_one_thread(node: Path) -> None:
+    with Client(node), Client(node):
+        assert [thread.name for thread in threading.enumerate()].count("pfinet-client") == 1
     with pytest.raises(ServerUnavailable), Client(node.parent / "nobody"):
         pass
-    assert "pfinet-client" not in {thread.name for thread in threading.enumerate()}
+    assert [thread.name for thread in threading.enumerate()].count("pfinet-client") == 1
+
+
+def test_closing_one_client_leaves_the_calls_of_others(node: Path) -> None:
+    with (
+        Client(node) as client,
+        client.open("left") as left,
+        client.open("right") as right,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        reading = threads.submit(right.read)
+        with Client(node) as other:
+            while not other.network.status().networks[0].held_reads:
+                pass
+        left.write(frame(left.mac, right.mac))
+        assert reading.result() == frame(left.mac, right.mac)
+
+
+MANY = """
+from concurrent.futures import ThreadPoolExecutor
+
+def once(number):
+    with Client(node) as client, client.open() as port:
+        port.address()
+
+with ThreadPoolExecutor(8) as threads:
+    list(threads.map(once, range(60)))
+"""
+FORGOTTEN = """
+client = Client(node)
+client.connect()
+port = client.open()
+events = client.network.events(recent=1)
+next(events)
+"""
+READING = (
+    FORGOTTEN
+    + """
+import threading
+threading.Thread(target=port.read, daemon=True).start()
+while not client.network.status().networks[0].held_reads:
+    pass
+"""
+)
+FORKED = """
+with Client(node) as client:
+    child = os.fork()
+    if not child:
+        client.close()
+        try:
+            client.open()
+        except RuntimeError:
+            sys.exit(7)
+        sys.exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert client.open().name == "eth"
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [MANY, FORGOTTEN, READING, FORKED],
+    ids=["many", "forgotten", "reading", "forked"],
+)
+def test_a_program_ends_without_a_word(node: Path, program: str) -> None:
+    head = "import os, sys\nfrom pfinet_client.blocking import Client\nnode = sys.argv[1]\n"
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", head + program, node],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ) | {"GRPC_ENABLE_FORK_SUPPORT": "false"},
+        timeout=60,
+    )
+    assert (ran.stderr, ran.returncode) == ("", 0)
