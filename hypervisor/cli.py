@@ -1,4 +1,4 @@
-"""The command line: ``hypervisor serve|check-config|status|devices|fdb|leases|events|...``.
+"""The command line: ``hypervisor serve|gateway|check-config|status|devices|fdb|leases|...``.
 
 Only what a command needs is imported, when it runs: --help knows nothing of gRPC. Exit status: 0
 for success, 1 for a failure, 2 for a mistake in the command line or the configuration, 130 when
@@ -17,6 +17,7 @@ from typing import Any
 from hypervisor import (
     __version__,
     certificate_commands,
+    gateway_commands,
     lease_commands,
     looker_commands,
     policy_commands,
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_check_config(commands)
+    gateway_commands.add(commands, _add)
     policy_commands.add(commands, _add)
     looker_commands.add(commands, _add)
     lease_commands.add(commands, _add)

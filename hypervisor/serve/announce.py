@@ -85,12 +85,12 @@ def example_command(config: ServerConfig) -> str:
     gateway = next((one for one in config.gateways if one.network == network.name), None)
     if network.router_addresses:
         own = network.router_addresses[0]
-        words += ["--address", _beside(own), "--gateway", str(own.ip)]
+        words += ["--address", beside(own), "--gateway", str(own.ip)]
     elif gateway is None:
         words += ["--address", _example_address(network)]
     else:
         own = gateway.addresses[0]
-        words += ["--address", _beside(own), "--gateway", str(own.ip)]
+        words += ["--address", beside(own), "--gateway", str(own.ip)]
     return shlex.join([*words, "--", "bash"])
 
 
@@ -99,7 +99,7 @@ def endpoint(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _beside(gateway: Interface) -> str:
+def beside(gateway: Interface) -> str:
     """Return an address that a client of a gateway, or a router, may have."""
     network = gateway.network
     first = network.network_address + 1

@@ -8,16 +8,13 @@ import gc
 import logging
 import os
 import signal
-import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from hypervisor.config import (
     ConfigError,
     FlagValues,
-    Origin,
-    Problem,
     ServerConfig,
     UplinkConfig,
     load_config,
@@ -35,6 +32,7 @@ from hypervisor.serve.event_log import EventLog
 from hypervisor.serve.gateways import running, starter
 from hypervisor.serve.heritage import Heritage
 from hypervisor.serve.privileges import give_up_privileges, raise_descriptor_limit
+from hypervisor.serve.readiness import ready_pipe
 from hypervisor.serve.reload import Reloader
 from hypervisor.serve.succession import Successor
 from hypervisor.serve.uplinks import follow_uplinks
@@ -100,7 +98,7 @@ def run_config(
     heritage = heritage or Heritage()
     # Whoever asked the first server was told; the descriptor is not a successor's.
     ready_fd = None if heritage.inherits else config.ready_fd
-    with _ready_pipe(ready_fd) as tell_ready:
+    with ready_pipe(ready_fd) as tell_ready:
         logs.configure(config.log_format, sys.stderr)
         raise_descriptor_limit()
         with starter(config.gateways) as spawner, opened(config, inherited, heritage) as doors:
@@ -258,34 +256,6 @@ def _say_ready(
             )
             log.info("a guest may plug in", extra=about)
     notifier.ready(f"serving on {', '.join(labels)}")
-
-
-@contextlib.contextmanager
-def _ready_pipe(fd: int | None) -> Iterator[Callable[[], None]]:
-    """Yield what says "ready" on a descriptor and closes it; it is closed in any case."""
-    if fd is None:
-        yield lambda: None
-        return
-    try:
-        writable = not stat.S_ISDIR(os.fstat(fd).st_mode)
-    except OSError:
-        writable = False
-    if not writable:
-        origin = Origin("--ready-fd")
-        raise ConfigError(
-            [Problem(origin, f"{fd} is no open descriptor", "use --ready-fd 3 3>...")]
-        )
-    os.set_inheritable(fd, False)
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, fd)
-
-        def tell() -> None:
-            # Whoever asked may have stopped listening; that is his business.
-            with contextlib.suppress(OSError):
-                os.write(fd, b"ready\n")
-            stack.close()
-
-        yield tell
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
