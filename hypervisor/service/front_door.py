@@ -28,9 +28,10 @@ from typing import Any
 from hypervisor.errors import NoMemory
 from hypervisor.kernel import scm
 from hypervisor.service.identity import NOBODY, TCP_OWNER, Connection, Peers, Person, person_at
+from hypervisor.service.pace import HTTP2_PREFACE, Pace
 from hypervisor.service.relay import Buffer
 from hypervisor.service.strangers import Remarks, StrangerLimits, Strangers, address_of
-from hypervisor.service.visitor import HTTP2_PREFACE, Neighbour, Newcomer, Visitor
+from hypervisor.service.visitor import Neighbour, Newcomer, Visitor
 
 __all__ = ["HTTP2_PREFACE", "DoorLimits", "FrontDoor", "Listener"]
 
@@ -111,6 +112,8 @@ class FrontDoor:
         self._errands: set[asyncio.Task[None]] = set()
         self._per_owner: Counter[str] = Counter()
         self._per_node: Counter[str] = Counter()
+        #: How each owner's calls go on to gRPC, where they can be told apart.
+        self._paces: dict[str, Pace] = {}
         #: Who was turned away and not let in since: nobody can fill the log by knocking.
         self._complained: set[str] = set()
         self._empty: asyncio.Event | None = None
@@ -273,6 +276,8 @@ class FrontDoor:
         owner = visitor.person.owner
         if visitor.person is not NOBODY:
             _decrement(self._per_owner, owner)
+            if owner not in self._per_owner:
+                self._paces.pop(owner, None)
             # Nobody's coming and going says nothing of those who were turned away unnamed.
             self._complained.discard(owner)
         if isinstance(visitor, Newcomer):
@@ -345,8 +350,12 @@ class FrontDoor:
         """
         listener = visitor.listener
         name = secrets.token_hex(16)
-        prove = visitor.prove if isinstance(visitor, Newcomer) else None
-        connection = Connection(visitor.person, listener.network, listener.label, name, prove)
+        prove, pace = None, None
+        if isinstance(visitor, Newcomer):
+            prove = visitor.prove
+        else:
+            pace = self._paces.setdefault(visitor.person.owner, Pace())
+        connection = Connection(visitor.person, listener.network, listener.label, name, prove, pace)
         path = self._private_path + (TLS_SUFFIX if listener.tls else "")
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hypervisor.kernel import scm
+from hypervisor.service.pace import Pace
 from hypervisor.service.status import Context, Stranger
 from hypervisor.wire.x509 import Validity, parse_validity
 
@@ -69,6 +70,8 @@ class Connection:
     name: str
     #: How the first call proves whose it is, where connecting did not; None once that is known.
     prove: Callable[[Context], Person] | None = None
+    #: How its owner's calls go on to gRPC, where they can be told apart.
+    pace: Pace | None = None
     tasks: set[str] = field(default_factory=set)
     #: Token of the implicit task, once a call without a token needed it.
     implicit: str = ""
@@ -96,7 +99,7 @@ class Peers:
         self._connections.pop(f"unix-abstract:{connection.name}", None)
 
     def behind(self, context: Context) -> Connection:
-        """Return the connection a call came by, and know whose it is.
+        """Return the connection a call came by, and know whose it is. Once a call.
 
         Raises Stranger for one that the door never saw, or that cannot prove whose it is;
         NoMemory for one too many of its owner.
@@ -104,6 +107,8 @@ class Peers:
         connection = self._connections.get(context.peer())
         if connection is None:
             raise Stranger("this connection did not come through a translator node: connect there")
+        if connection.pace is not None:
+            connection.pace.seen()
         if connection.prove is not None:
             connection.person = connection.prove(context)
             connection.prove = None

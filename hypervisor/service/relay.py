@@ -6,7 +6,8 @@ sending is the end of the connection, since gRPC never half-closes. What was rea
 still delivered, to a side that takes it in time.
 
 What is read goes on at once, out of one buffer that all relays of a thread share. While a side has
-not taken it all, that buffer is its own, the other side is not read, and there is a new one.
+not taken it all, that buffer is its own, the other side is not read, and there is a new one. Nor is
+a client read while calls of its owner wait for their turn (:mod:`hypervisor.service.pace`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import asyncio
 import socket
 from collections.abc import Callable
 from typing import cast
+
+from hypervisor.service.pace import Calls, Pace, Walker
 
 #: Bytes read at once: a batch of requests is one read and one write.
 BUFFER_BYTES = 256 << 10
@@ -48,6 +51,8 @@ class _Side(asyncio.BufferedProtocol):
         self._relay = relay
         self._buffer = buffer
         self._passes_eof = passes_eof
+        #: Whether the other side has still to take what came from here; then this one is not read.
+        self._is_blocked = False
         self.transport: asyncio.Transport | None = None
         self.other: asyncio.Transport | None = None
         #: Bytes that came before the other side was there; gRPC's greeting, no more.
@@ -71,6 +76,9 @@ class _Side(asyncio.BufferedProtocol):
             if other.get_write_buffer_size():
                 self._buffer.give_away()
 
+    def begin(self, first: bytes) -> None:
+        """``first`` was read before the relay began, and passes."""
+
     def eof_received(self) -> bool:
         self._relay.ends(self)
         if self._passes_eof and self.other is not None and not self.other.is_closing():
@@ -79,16 +87,88 @@ class _Side(asyncio.BufferedProtocol):
         return False
 
     def pause_writing(self) -> None:
-        if self.other is not None and not self.other.is_closing():
-            self.other.pause_reading()
+        self._relay.across(self).block()
 
     def resume_writing(self) -> None:
-        if self.other is not None and not self.other.is_closing():
-            self.other.resume_reading()
+        self._relay.across(self).unblock()
+
+    def block(self) -> None:
+        """Do not read this side until unblock()."""
+        self._is_blocked = True
+        self._read_or_not()
+
+    def unblock(self) -> None:
+        """Read this side again."""
+        self._is_blocked = False
+        self._read_or_not()
+
+    @property
+    def _may_be_read(self) -> bool:
+        return not self._is_blocked
+
+    def _read_or_not(self) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if self._may_be_read:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.ends(self)
         self._relay.lost()
+
+
+class _PacedSide(_Side):
+    """The client's end, where calls begin as the pace of their owner lets them."""
+
+    def __init__(self, relay: Relay, buffer: Buffer, pace: Pace) -> None:
+        super().__init__(relay, buffer, passes_eof=True)
+        self._pace = pace
+        self._walker = Walker()
+        #: What waits for its turn: then this side is not read.
+        self._left = b""
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self._buffer.view[:nbytes]
+        passing = self._walk(data, self._pace.room)
+        if passing == nbytes:
+            super().buffer_updated(nbytes)
+            return
+        self._left = bytes(data[passing:])
+        if passing:
+            super().buffer_updated(passing)
+        self._pace.wait(self)
+        self._read_or_not()
+
+    def begin(self, first: bytes) -> None:
+        """Whoever has just come is let in with what he said."""
+        self._walk(first, Calls(len(first), len(first)))
+
+    def go_on(self) -> None:
+        """Pass on what may pass now; wait again with the rest, or be read again."""
+        passing = self._walk(self._left, self._pace.room)
+        data, self._left = self._left[:passing], self._left[passing:]
+        if data and self.other is not None and not self.other.is_closing():
+            self.other.write(data)
+        if self._left:
+            self._pace.wait(self)
+        self._read_or_not()
+
+    def _walk(self, data: bytes | memoryview, most: Calls) -> int:
+        """Return how much of ``data`` passes if so many calls may, which then have passed."""
+        passing, calls = self._walker.walk(data, most)
+        self._pace.passed(calls)
+        return passing
+
+    @property
+    def _may_be_read(self) -> bool:
+        return not self._is_blocked and not self._left
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pace.leave(self)
+        super().connection_lost(exc)
 
 
 class Relay:
@@ -97,8 +177,13 @@ class Relay:
     ``on_end`` is called once, when the first of the two is lost; the second is then closed.
     """
 
-    def __init__(self, on_end: Callable[[], None], buffer: Buffer | None = None) -> None:
-        """Make a relay; ``buffer`` is shared by all of one thread."""
+    def __init__(
+        self, on_end: Callable[[], None], buffer: Buffer | None = None, pace: Pace | None = None
+    ) -> None:
+        """Make a relay; ``buffer`` is shared by all of one thread.
+
+        ``pace`` is that of the client's owner, if the client speaks HTTP/2 in clear.
+        """
         buffer = buffer or Buffer()
         self._on_end = on_end
         self._ended = False
@@ -106,7 +191,9 @@ class Relay:
         self._linger: asyncio.TimerHandle | None = None
         #: Whether the client was the first to end something; None while nobody has.
         self.client_ended_it: bool | None = None
-        self._client = _Side(self, buffer, passes_eof=True)
+        self._client = (
+            _Side(self, buffer, passes_eof=True) if pace is None else _PacedSide(self, buffer, pace)
+        )
         self._server = _Side(self, buffer, passes_eof=False)
 
     async def join(self, client: socket.socket, first: bytes, server: socket.socket) -> None:
@@ -118,6 +205,7 @@ class Relay:
         try:
             await loop.create_unix_connection(lambda: self._server, sock=server)
             assert self._server.transport is not None
+            self._client.begin(first)
             self._server.transport.write(first)
             self._client.other = self._server.transport
             await loop.connect_accepted_socket(lambda: self._client, client)
@@ -134,6 +222,10 @@ class Relay:
         self._server.other = self._client.transport
         if self._ended:
             self._close_both()
+
+    def across(self, side: _Side) -> _Side:
+        """Return the other side."""
+        return self._server if side is self._client else self._client
 
     def abort(self) -> None:
         """Drop both sides at once, with whatever is still buffered."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hypervisor.kernel import scm
 from hypervisor.service import lending
 from hypervisor.service.identity import NOBODY, Certified, Connection, Person, certified
+from hypervisor.service.pace import HTTP2_PREFACE
 from hypervisor.service.relay import Buffer, Relay
 from hypervisor.service.status import Context
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: What a gRPC client says first (RFC 9113, section 3.4).
-HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #: What a TLS client says first: a handshake record of some version 3 (RFC 8446, section 5.1).
 TLS_HANDSHAKE = b"\x16\x03"
 #: The clock that certificates go by may be set at any time: so often it is looked at, in seconds.
@@ -132,7 +131,7 @@ class Visitor(abc.ABC):
             self.leave()
             return
         self._left = True
-        self._relay = Relay(lambda: self._ended(connection), self.door.buffer)
+        self._relay = Relay(lambda: self._ended(connection), self.door.buffer, connection.pace)
         try:
             await self._relay.join(self._socket, self._heard, server)
         except OSError as error:
