@@ -8,11 +8,11 @@ each round measures every contestant once, and the ratios are taken within the r
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from benchmarks.core import VECTOR, Core, processor_us, whole
-from benchmarks.report import Ratio, Report, Series, rounds_of
+from benchmarks.course import Course
+from benchmarks.report import Ratio, Report, Series
 from hypervisor.requests import AllocatePort, Caller, Opened, Receive, SetFilter
 
 #: A filter's cost against that of a frame without any, at most; and many devices against one.
@@ -107,9 +107,9 @@ class Contestant(Core):
             self.read(self._taker, self._receiver)
 
 
-def run(rounds: int, seconds: float) -> Report:
-    """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
-    load_before = os.getloadavg()[0]
+def run(course: Course) -> Report:
+    """Run all contestants. Raises BenchmarkError."""
+    seconds = course.seconds
     crowded = Contestant(_IPV4, [PFINET], reads=False)
     crowded.crowd(99)
     contestants = {
@@ -125,18 +125,14 @@ def run(rounds: int, seconds: float) -> Report:
     rates = {name: Series(name, "frames/s") for name in contestants}
     added = Series("what pfinet's filter adds", "us a frame")
     plain, refusing, *_, alone, crowd = costs.values()
-    for _ in rounds_of(rounds):
+    for _ in course.each_round():
         for name, contestant in contestants.items():
             cost = contestant.carry(seconds)
             costs[name].add(cost)
             rates[name].add(1e6 / cost)
         added.add(max(0.0, refusing.values[-1] - plain.values[-1]))
     ten, hundred, keyed = list(costs.values())[2:5]
-    return Report(
-        benchmark="filters",
-        rounds=rounds,
-        seconds=seconds,
-        load_before=load_before,
+    return course.report(
         series=[*rates.values(), added],
         ratios=[
             Ratio("what pfinet's filter adds to a frame", added, plain, at_most=FILTER_AT_MOST),

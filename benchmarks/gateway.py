@@ -13,16 +13,16 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address, ip_interface
-from pathlib import Path
 
+from benchmarks.course import Course
+from benchmarks.machine import processor_s, tree
 from benchmarks.peers import missing
 from benchmarks.probes import round_trip, tcp
 from benchmarks.processes import BenchmarkError, Crew, Helper, wait_readable, wait_until
 from benchmarks.race import Contestant, all_series, failures, race
 from benchmarks.report import Ratio, Report
-from benchmarks.tcp import uid_is_there
-from benchmarks.topologies import HOLDER, Namespace
-from hypervisor.kernel.namespaces import private_tun_node
+from benchmarks.rootless import STRANGER_UIDS, TOOLS, no_tun, uid_is_there
+from benchmarks.topologies import HOLDER, Namespace, pasta, slirp4netns
 from pfinet_client.run import RunOptions, preload, run
 
 MTUS = (1500, 65_520)
@@ -30,9 +30,8 @@ MTUS = (1500, 65_520)
 MACHINE, ROUTER, OUTSIDE = "198.51.100.2", "198.51.100.1", "203.0.113.9"
 GATEWAY, CLIENT = "10.98.0.1/24", "10.98.0.2/24"
 #: Who runs pasta and the client: it refuses root.
-ORDINARY_UID = 61001
+ORDINARY_UID = STRANGER_UIDS[0]
 PINGS, PING_INTERVAL_S = 100, 0.01
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
@@ -44,7 +43,7 @@ class WayOut:
 
     def cpu_s(self) -> float:
         """Return the seconds of processor time that all processes in between have used."""
-        return sum(_cpu_s(pid) for helper in self.between for pid in _tree(helper.process.pid))
+        return processor_s(pid for one in self.between for pid in tree(one.process.pid))
 
 
 FIGURES = {
@@ -127,24 +126,16 @@ class Ground:
         ordinary = _as_user()
         own = ["unshare", "--user", "--map-root-user", "--net", "--", *HOLDER]
         inside = Namespace(self.crew, self.crew.start(f"pasta's, mtu {mtu}", [*ordinary, *own]))
-        pasta = self.machine.spawn(
-            *ordinary,
-            *("pasta", "--config-net", "--foreground", "--quiet", "--mtu", str(mtu)),
-            *("-t", "none", "-u", "none", "-T", "none", "-U", "none", str(inside.pid)),
-        )
-        return _reaching(WayOut(inside, [pasta]), pasta)
+        way_out = self.machine.spawn(*ordinary, *pasta(mtu, inside.pid))
+        return _reaching(WayOut(inside, [way_out]), way_out)
 
     def slirp(self, mtu: int) -> WayOut:
         """Start slirp4netns for a namespace of an ordinary user. Raises BenchmarkError."""
         ordinary = _as_user()
         own = ["unshare", "--user", "--map-root-user", "--net", "--", *HOLDER]
         inside = Namespace(self.crew, self.crew.start(f"slirp's, mtu {mtu}", [*ordinary, *own]))
-        slirp = self.machine.spawn(
-            *ordinary,
-            *("slirp4netns", "--configure", f"--mtu={mtu}", "--disable-host-loopback"),
-            *(str(inside.pid), "tap0"),
-        )
-        return _reaching(WayOut(inside, [slirp]), slirp)
+        way_out = self.machine.spawn(*ordinary, *slirp4netns(mtu, inside.pid))
+        return _reaching(WayOut(inside, [way_out]), way_out)
 
 
 def _as_user() -> list[str]:
@@ -161,34 +152,15 @@ def _reaching(way: WayOut, helper: Helper) -> WayOut:
     return way
 
 
-def _tree(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    found, todo = [], [pid]
-    while todo:
-        found.append(todo.pop())
-        with contextlib.suppress(OSError):  # it has just ended
-            children = Path(f"/proc/{found[-1]}/task/{found[-1]}/children").read_text()
-            todo += map(int, children.split())
-    return found
-
-
-def _cpu_s(pid: int) -> float:
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-    return 0.0
-
-
-def run_benchmark(rounds: int, seconds: float) -> Report:
-    """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
+def run_benchmark(course: Course) -> Report:
+    """Run all contestants. Raises BenchmarkError."""
     if not uid_is_there(ORDINARY_UID):
         raise BenchmarkError("run it as root: it makes ordinary users' namespaces and a network")
-    load_before = os.getloadavg()[0]
-    tools = missing("iperf3", "ping", "ip", "unshare", "nsenter", "setpriv")
+    tools = missing(*TOOLS, "setpriv")
     if tools:
         raise BenchmarkError(f"what it measures with is {tools}")
-    if not private_tun_node():
-        raise BenchmarkError("this user cannot make a /dev/net/tun of mode 0666")
+    if tun := no_tun():
+        raise BenchmarkError(tun)
     with Crew() as crew:
         os.chmod(crew.folder, 0o755)
         ground = Ground(crew)
@@ -201,12 +173,8 @@ def run_benchmark(rounds: int, seconds: float) -> Report:
                 ("slirp4netns", ground.slirp, missing("slirp4netns")),
             )
         ]
-        race(contestants, rounds, partial(_take, seconds=seconds))
-    return Report(
-        benchmark="gateway",
-        rounds=rounds,
-        seconds=seconds,
-        load_before=load_before,
+        race(contestants, course, partial(_take, seconds=course.seconds))
+    return course.report(
         series=all_series(contestants),
         failures=failures(contestants),
         ratios=[ratio for at in (0, 3) for ratio in _ratios(*contestants[at : at + 3])],

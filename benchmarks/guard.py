@@ -14,21 +14,20 @@ A rate is what arrived. Frames go from one device to another, since group frames
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.course import Course
 from benchmarks.kinds import KINDS
-from benchmarks.peers import missing, ready, start_hypervisor
+from benchmarks.peers import missing, ready, start_hypervisor, start_server
 from benchmarks.probes import tcp
 from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew, Helper
-from benchmarks.report import Ratio, Report, Series, rounds_of
-from benchmarks.tcp import become_root_of_a_namespace
+from benchmarks.report import Ratio, Report, Series
+from benchmarks.rootless import TOOLS, become_root, no_tun
 from benchmarks.topologies import Joined, Namespace, join_ours
-from hypervisor.kernel.namespaces import private_tun_node
 
 GUARDS = ("off", "mac", "full")
 VECTOR = 256
@@ -52,7 +51,9 @@ class Contestant:
 
     def figure(self, name: str, unit: str) -> Series:
         """Return the series of a name, which is made at first."""
-        return self.series.setdefault(name, Series(f"{name}, guard {self.guard}", unit))
+        full = f"{name}, guard {self.guard}"
+        series = Series(full, unit, who=f"guard {self.guard}", what=name)
+        return self.series.setdefault(name, series)
 
     def vectors(self, kind: str, seconds: float) -> None:
         """Carry vectors of frames of a kind over gRPC. Raises BenchmarkError."""
@@ -107,7 +108,7 @@ def _received(end: Namespace) -> int:
 
 def _start(crew: Crew, guard: str, subnet: int, absent: str) -> Contestant:
     # What stacks say by themselves would be read too: they have a server of their own.
-    taps = start_hypervisor(crew, crew.folder / f"{guard}-taps", "--guard", guard)
+    taps = start_server(crew, crew.folder / f"{guard}-taps", "--guard", guard)
     node = start_hypervisor(crew, crew.folder / guard, "--guard", guard)
     writer, reader = crew.worker("writer", node), crew.worker("reader", node)
     firsts = [ready(writer), ready(reader)]
@@ -140,27 +141,21 @@ def _turns(joined: bool) -> list[Callable[[Contestant, float], None]]:
     return turns
 
 
-def run(rounds: int, seconds: float) -> Report:
-    """Run all three for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
-    if os.geteuid() != 0:
-        become_root_of_a_namespace()
-    load_before = os.getloadavg()[0]
-    no_tun = "" if private_tun_node() else "this user cannot open /dev/net/tun"
-    absent = missing("iperf3", "ping", "ip", "unshare", "nsenter") or no_tun
+def run(course: Course) -> Report:
+    """Run all three. Raises BenchmarkError."""
+    become_root()
+    seconds = course.seconds
+    absent = missing(*TOOLS) or no_tun()
     with Crew() as crew:
         contestants = [
             _start(crew, guard, number, absent) for number, guard in enumerate(GUARDS, 11)
         ]
-        for _ in rounds_of(rounds):
+        for _ in course.each_round():
             for turn in _turns(not absent):
                 for contestant in contestants:
                     turn(contestant, seconds)
     off, mac, full = contestants
-    return Report(
-        benchmark="guard",
-        rounds=rounds,
-        seconds=seconds,
-        load_before=load_before,
+    return course.report(
         series=[one.series[name] for name in off.series for one in contestants],
         ratios=[_ratio(name, "full", full, off) for name in off.series]
         + [_ratio(name, "mac", mac, off) for name in off.series],
@@ -172,5 +167,11 @@ def _ratio(name: str, guard: str, one: Contestant, off: Contestant) -> Ratio:
     wanted = None
     if guard == "full":
         wanted = TCP_AT_LEAST if "TCP over" in name else SMALL_AT_LEAST
-    title = f"{name}, {guard} of off"
-    return Ratio(title, one.series[name], off.series[name], at_least=wanted)
+    return Ratio(
+        f"{name}, {guard} of off",
+        one.series[name],
+        off.series[name],
+        at_least=wanted,
+        who=f"{guard} of off",
+        what=name,
+    )

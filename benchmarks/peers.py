@@ -7,7 +7,8 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.processes import (
@@ -32,6 +33,12 @@ PACKAGES = {
     "nft": "nftables",
     "nsenter": "util-linux",
     "ethtool": "ethtool",
+    "ovsdb-tool": "openvswitch-switch",
+    "ovsdb-server": "openvswitch-switch",
+    "ovs-vswitchd": "openvswitch-switch",
+    "ovs-vsctl": "openvswitch-switch",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "busybox": "busybox-static",
 }
 
 
@@ -41,8 +48,22 @@ def missing(*programs: str) -> str:
     return f"not installed (apt install {' '.join(packages)})" if packages else ""
 
 
-def start_hypervisor(crew: Crew, folder: Path, *flags: str, within: Sequence[str] = ()) -> Path:
-    """Start a real ``hypervisor serve`` in a new ``folder``; return its node when it is ready.
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A switch that is ready: its process, and the path by which it is reached."""
+
+    helper: Helper
+    path: Path
+
+
+def start_server(
+    crew: Crew,
+    folder: Path,
+    *flags: str,
+    within: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Started:
+    """Start a real ``hypervisor serve`` in a new ``folder``; return it when it is ready.
 
     Any user who can reach the folder may connect. ``within`` are words before the command.
     """
@@ -60,6 +81,7 @@ def start_hypervisor(crew: Crew, folder: Path, *flags: str, within: Sequence[str
                 *("--ready-fd", str(ready_child)),
             ],
             pass_fds=[ready_child],
+            environment=environment,
         )
         os.close(ready_child)
         wait_readable(ready, helper, "become ready")
@@ -67,15 +89,25 @@ def start_hypervisor(crew: Crew, folder: Path, *flags: str, within: Sequence[str
         os.close(ready)
         with contextlib.suppress(OSError):
             os.close(ready_child)
-    return node
+    return Started(helper, node)
 
 
-def start_vde_switch(crew: Crew, folder: Path, *flags: str, within: Sequence[str] = ()) -> Path:
-    """Start Debian's vde_switch; return the folder of its sockets when it takes plugs."""
+def start_hypervisor(crew: Crew, folder: Path, *flags: str, within: Sequence[str] = ()) -> Path:
+    """Start a server as :func:`start_server` does; return its node."""
+    return start_server(crew, folder, *flags, within=within).path
+
+
+def start_vde(crew: Crew, folder: Path, *flags: str, within: Sequence[str] = ()) -> Started:
+    """Start Debian's vde_switch; return it when it takes plugs in the folder of its sockets."""
     switch = folder / "vde"
     helper = crew.start("vde_switch", [*within, "vde_switch", "--sock", switch, *flags])
     wait_until(lambda: _accepts(switch / "ctl"), helper, "take connections")
-    return switch
+    return Started(helper, switch)
+
+
+def start_vde_switch(crew: Crew, folder: Path, *flags: str, within: Sequence[str] = ()) -> Path:
+    """Start vde_switch as :func:`start_vde` does; return the folder of its sockets."""
+    return start_vde(crew, folder, *flags, within=within).path
 
 
 def _accepts(path: Path) -> bool:

@@ -1,64 +1,109 @@
-"""A report as a picture: one SVG, a row of bars for each figure, drawn by hand.
+"""Reports as pictures: an SVG for each table, a panel of bars for each figure, drawn by hand.
 
-Bars of one unit share their scale, from nothing up to the longest, and have a whisker from the
-lowest round to the highest. No library: bars are rectangles.
+Bars of a panel share their scale, from nothing up to the longest, and have a whisker from the
+lowest round to the highest. Figures that are in no table are together by their units. No library:
+bars are rectangles.
 """
 
 from __future__ import annotations
 
-import statistics
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from benchmarks.report import Report, Series, machine, short
+from benchmarks.report import Report, Series
+from benchmarks.text import short
 
-_ROW, _TOP, _LABELS, _BARS, _FIGURES = 22, 64, 380, 420, 120
+_ROW, _TITLE, _TOP, _BARS, _FIGURES = 22, 26, 64, 420, 150
+#: What a letter of a label takes, on the safe side.
+_LETTER, _MARGIN = 7.2, 24
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f; }
 .head { font-weight: 600; font-size: 16px; } .small { fill: #57606a; font-size: 12px; }
+.title { font-weight: 600; }
 .bar { fill: #8c959f; } .ours { fill: #0969da; } .whisker { stroke: #24292f; }
 """
 
 
-def draw(report: Report, folder: Path) -> Path:
-    """Write ``folder``/BENCHMARK.svg, making the folder, and return its path."""
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Bars of one scale: (label, figure) each."""
+
+    title: str
+    bars: Sequence[tuple[str, Series]]
+
+    @property
+    def height(self) -> int:
+        """How high it is."""
+        return _ROW * len(self.bars) + (_TITLE if self.title else 0)
+
+
+def draw(report: Report, folder: Path) -> list[Path]:
+    """Write ``folder``/BENCHMARK[-TABLE].svg, making the folder; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{report.benchmark}.svg"
-    path.write_text(svg(report), encoding="utf-8")
-    return path
+    paths = []
+    for group in dict.fromkeys(series.group for series in report.series):
+        words = re.findall(r"\w+", f"{report.benchmark} {group}".lower())
+        paths.append(folder / f"{'-'.join(words)}.svg")
+        paths[-1].write_text(svg(report, group), encoding="utf-8")
+    return paths
 
 
-def svg(report: Report) -> str:
-    """Return the picture of a report's figures; those that are absent are left out."""
-    measured = [series for series in report.series if series.values]
-    width = _LABELS + _BARS + _FIGURES
-    height = _TOP + _ROW * len(measured) + 16
-    longest = {series.unit: _longest(measured, series.unit) for series in measured}
-    about = f"{report.rounds} rounds, {report.seconds:g} s a figure, {machine()['cpu']}"
+def svg(report: Report, group: str = "") -> str:
+    """Return the picture of one table's figures; those that are absent are left out."""
+    panels = _panels([s for s in report.series if s.group == group and s.values and not s.absent])
+    longest = max((len(label) for panel in panels for label, _ in panel.bars), default=0)
+    left = round(longest * _LETTER) + _MARGIN
+    height = _TOP + sum(panel.height for panel in panels) + 16
+    about = f"{report.rounds} rounds, {report.seconds:g} s a figure, {report.machine['cpu']}"
+    name = f"{report.benchmark}: {group}" if group else report.benchmark
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" '
+        f'viewBox="0 0 {left + _BARS + _FIGURES} {height}">',
         f"<style>{_STYLE}</style>",
-        f'<text class="head" x="12" y="26">{escape(report.benchmark)}</text>',
+        f'<path d="M0 0H{left + _BARS + _FIGURES}V{height}H0z" fill="#ffffff"/>',
+        f'<text class="head" x="12" y="26">{escape(name)}</text>',
         f'<text class="small" x="12" y="46">{escape(about)}</text>',
     ]
-    for number, series in enumerate(measured):
-        lines += _row(series, _TOP + _ROW * number, _BARS / longest[series.unit])
+    y = _TOP
+    for panel in panels:
+        lines += _drawn(panel, left, y)
+        y += panel.height
     return "\n".join((*lines, "</svg>", ""))
 
 
-def _longest(measured: Sequence[Series], unit: str) -> float:
-    return max(max(series.values) for series in measured if series.unit == unit) or 1.0
+def _panels(measured: Sequence[Series]) -> list[Panel]:
+    """Return the panels: a row of the table each, or a unit where there is no table."""
+    found: dict[tuple[str, str], list[tuple[str, Series]]] = {}
+    for series in measured:
+        label = series.who if series.what else series.name
+        found.setdefault((series.what, series.unit), []).append((label, series))
+    return [Panel(f"{what}, {unit}" if what else "", bars) for (what, unit), bars in found.items()]
 
 
-def _row(series: Series, y: int, scale: float) -> list[str]:
-    median, middle = statistics.median(series.values), y + 8
-    low, high = (_LABELS + value * scale for value in (min(series.values), max(series.values)))
-    kind = "bar ours" if "ours" in series.name else "bar"
-    figure = escape(f"{short(median)} {series.unit}")
+def _drawn(panel: Panel, left: int, y: int) -> list[str]:
+    lines = []
+    if panel.title:
+        lines.append(f'<text class="title" x="12" y="{y + 16}">{escape(panel.title)}</text>')
+        y += _TITLE
+    scale = _BARS / (max(max(series.values) for _, series in panel.bars) or 1.0)
+    for number, (label, series) in enumerate(panel.bars):
+        lines += _row(label, series, (left, y + _ROW * number), scale)
+    return lines
+
+
+def _row(label: str, series: Series, at: tuple[int, int], scale: float) -> list[str]:
+    left, y = at
+    middle = y + 8
+    low, high = (left + value * scale for value in (min(series.values), max(series.values)))
+    kind = "bar ours" if "ours" in label else "bar"
+    figure = escape(f"{short(series.median)} {series.unit}")
+    width = series.median * scale
     return [
-        f'<text x="{_LABELS - 8}" y="{y + 12}" text-anchor="end">{escape(series.name)}</text>',
-        f'<rect class="{kind}" x="{_LABELS}" y="{y}" width="{median * scale:.1f}" height="16"/>',
+        f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(label)}</text>',
+        f'<rect class="{kind}" x="{left}" y="{y}" width="{width:.1f}" height="16"/>',
         f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}"/>',
-        f'<text class="small" x="{max(high, _LABELS) + 6:.1f}" y="{y + 12}">{figure}</text>',
+        f'<text class="small" x="{max(high, left) + 6:.1f}" y="{y + 12}">{figure}</text>',
     ]

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -102,10 +102,16 @@ class Helper:
         """Return an error that says what happened, with the helper's last words."""
         return BenchmarkError(f"{self.name} {what}{self.last_words()}")
 
+    def errors(self) -> list[str]:
+        """Return the lines that it has written to its standard error."""
+        size = os.fstat(self._errors.fileno()).st_size
+        # The place where the helper goes on writing is not moved.
+        written = os.pread(self._errors.fileno(), size, 0)
+        return written.decode(errors="replace").strip().splitlines()
+
     def last_words(self) -> str:
         """Return the end of what it wrote to its standard error, after a colon; or nothing."""
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        lines = self.errors()
         return ": " + " | ".join(lines[-3:]) if lines else ""
 
     def stop(self) -> None:
@@ -211,9 +217,17 @@ class Crew:
         self._signals.close()
 
     def start(
-        self, name: str, arguments: Sequence[str | Path], *, pass_fds: Sequence[int] = ()
+        self,
+        name: str,
+        arguments: Sequence[str | Path],
+        *,
+        pass_fds: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> Helper:
-        """Start a program as a helper. Raises BenchmarkError if it cannot be started."""
+        """Start a program as a helper. Raises BenchmarkError if it cannot be started.
+
+        ``environment`` are variables that it has besides this process's.
+        """
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the helper
         try:
             process = subprocess.Popen(
@@ -223,6 +237,7 @@ class Crew:
                 stderr=errors,
                 bufsize=0,
                 cwd=ROOT,
+                env=os.environ | (environment or {}),
                 pass_fds=pass_fds,
                 start_new_session=True,
                 preexec_fn=partial(set_parent_death_signal, os.getpid()),
@@ -244,9 +259,9 @@ class Crew:
         self._stack.callback(helper.stop)
         return helper
 
-    def worker(self, kind: str, *arguments: str | Path) -> Helper:
+    def worker(self, kind: str, *arguments: str | Path, module: str = "workers") -> Helper:
         """Start a worker of :mod:`benchmarks.workers` (without waiting for its first line)."""
-        return self.start(kind, [sys.executable, "-m", "benchmarks.workers", kind, *arguments])
+        return self.start(kind, [sys.executable, "-m", f"benchmarks.{module}", kind, *arguments])
 
 
 @contextlib.contextmanager

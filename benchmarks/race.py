@@ -1,16 +1,18 @@
 """Contestants of a race: each is started once, measured once a round, and may break down.
 
-A contestant that cannot run is a row that says why; one that fails in the middle leaves the race,
-says why as well, and the others go on.
+A contestant that cannot run is a row that says why. One that stumbles is measured again in that
+round; if it cannot be, it leaves the race and says why as well, and the others go on.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
+from benchmarks.course import Course
 from benchmarks.processes import BenchmarkError
-from benchmarks.report import Series, rounds_of
+from benchmarks.report import Series
 
 #: What a contestant is measured on: two joined namespaces, a way out, ...
 Place = TypeVar("Place")
@@ -20,7 +22,8 @@ class Contestant(Generic[Place]):
     """One way of doing it, and its figures by key.
 
     ``figures`` are (label, unit) by key; ``enter`` starts it and may raise BenchmarkError;
-    ``absent`` says why it cannot even be started; ``hidden`` figures are not shown by themselves.
+    ``absent`` says why it cannot even be started; ``hidden`` figures are not shown by themselves;
+    with a ``group`` the figures are the contestant's column in the table of that name.
     """
 
     def __init__(
@@ -30,12 +33,15 @@ class Contestant(Generic[Place]):
         figures: Mapping[str, tuple[str, str]],
         absent: str = "",
         hidden: Sequence[str] = (),
+        group: str = "",
     ) -> None:
         self.name = name
         self.failure = ""
         self.place: Place | None = None
+        full = f"{group}: {name}" if group else name
         self.figures = {
-            key: Series(f"{name}, {label}", unit) for key, (label, unit) in figures.items()
+            key: Series(f"{full}, {label}", unit, who=name, what=label, group=group)
+            for key, (label, unit) in figures.items()
         }
         self._enter = enter
         self._absent = absent
@@ -61,13 +67,20 @@ class Contestant(Generic[Place]):
             self._fail(error)
 
     def measure(self, trial: Callable[[Contestant[Place], Place], None]) -> None:
-        """Have ``trial`` add to the figures, if it is still in the race."""
+        """Have ``trial`` add to the figures, if it is still in the race; try twice."""
         if self.place is None:
             return
+        before = {key: copy.deepcopy(series) for key, series in self.figures.items()}
         try:
             trial(self, self.place)
-        except BenchmarkError as error:
-            self._fail(error)
+        except BenchmarkError:
+            for key, series in before.items():
+                self.figures[key].values[:] = series.values
+                self.figures[key].sent, self.figures[key].lost = series.sent, series.lost
+            try:
+                trial(self, self.place)
+            except BenchmarkError as error:
+                self._fail(error)
 
     def _fail(self, error: BenchmarkError) -> None:
         self.failure = f"{self.name} failed: {error}"
@@ -81,14 +94,17 @@ class Contestant(Generic[Place]):
 
 def race(
     contestants: Sequence[Contestant[Place]],
-    rounds: int,
+    course: Course,
     trial: Callable[[Contestant[Place], Place], None],
+    what: str = "",
 ) -> None:
     """Start all of them, then measure each once a round."""
     for contestant in contestants:
         contestant.start()
-    for _ in rounds_of(rounds):
+    for _ in course.each_round(what):
         for contestant in contestants:
+            if contestant.place is not None:
+                course.step(contestant.name)
             contestant.measure(trial)
 
 

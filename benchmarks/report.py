@@ -1,16 +1,16 @@
-"""Figures of one run, the ratios between them, and how both are shown."""
+"""Figures of one run and the ratios between them: taken, written as JSON, read again.
+
+How they are shown is :mod:`.text`'s, :mod:`.markdown`'s and :mod:`.plot`'s business.
+"""
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import metadata, util
-from pathlib import Path
 from typing import Any
+
+from benchmarks.machine import machine, versions
 
 
 @dataclass(slots=True)
@@ -18,7 +18,8 @@ class Series:
     """One figure, once a round, in the order of the rounds.
 
     ``absent`` says why there is none ("not installed (apt install vde2)"); ``lost`` counts what
-    was sent and never arrived, over all rounds, where that means something.
+    was sent and never arrived, over all rounds, where that means something. In a table, ``who`` is
+    its column, ``what`` its row, and ``group`` the table; without them it has a line of its own.
     """
 
     name: str
@@ -27,6 +28,9 @@ class Series:
     sent: int = 0
     lost: int | None = None
     absent: str = ""
+    who: str = ""
+    what: str = ""
+    group: str = ""
 
     def add(self, value: float) -> None:
         """Take the figure of one more round."""
@@ -37,28 +41,35 @@ class Series:
         self.sent += sent
         self.lost = (self.lost or 0) + lost
 
+    @property
+    def median(self) -> float:
+        """The median of the rounds. Raises StatisticsError if there is no figure."""
+        return statistics.median(self.values)
+
     def describe(self) -> dict[str, Any]:
         """Return the series as JSON-ready values."""
         described: dict[str, Any] = {"name": self.name, "unit": self.unit}
+        described |= _places(self.group, self.who, self.what)
         if self.absent:
             return described | {"absent": self.absent}
-        if self.values:
-            described |= {
-                "median": statistics.median(self.values),
-                "min": min(self.values),
-                "max": max(self.values),
-                "values": self.values,
-            }
+        described |= _values(self.values)
         if self.lost is not None:
             described |= {"sent": self.sent, "lost": self.lost}
         return described
+
+    @classmethod
+    def read(cls, described: dict[str, Any]) -> Series:
+        """Return the series that was described. Raises KeyError, TypeError."""
+        known = {key: described[key] for key in cls.__slots__ if key in described}
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
     """``over`` divided by ``under``, round by round, and what was hoped for.
 
-    Exactly one of ``at_least`` and ``at_most`` is the target; neither means: only shown.
+    At most one of ``at_least`` and ``at_most`` is the target, with which it is a goal; without, it
+    is only shown. ``aim`` is what one would rather have. ``who``, ``what``, ``group``: see Series.
     """
 
     name: str
@@ -66,12 +77,23 @@ class Ratio:
     under: Series
     at_least: float | None = None
     at_most: float | None = None
+    aim: float | None = None
+    who: str = ""
+    what: str = ""
+    group: str = ""
 
     @property
     def values(self) -> list[float]:
         """Return the ratio of each round that has both figures."""
+        if self.absent:
+            return []
         pairs = zip(self.over.values, self.under.values, strict=False)
         return [over / under for over, under in pairs if under]
+
+    @property
+    def absent(self) -> str:
+        """Why there is none; empty if there may be."""
+        return self.over.absent or self.under.absent
 
     @property
     def met(self) -> bool | None:
@@ -86,23 +108,38 @@ class Ratio:
     @property
     def target(self) -> str:
         """Return the target in words; empty without one."""
+        aim = "" if self.aim is None else f", aim {self.aim:g}"
         if self.at_least is not None:
-            return f">= {self.at_least:g}"
-        return f"<= {self.at_most:g}" if self.at_most is not None else ""
+            return f">= {self.at_least:g}{aim}"
+        return f"<= {self.at_most:g}{aim}" if self.at_most is not None else ""
 
     def describe(self) -> dict[str, Any]:
         """Return the ratio as JSON-ready values."""
         described: dict[str, Any] = {"name": self.name, "target": self.target, "met": self.met}
+        described |= _places(self.group, self.who, self.what)
+        limits = {"at_least": self.at_least, "at_most": self.at_most, "aim": self.aim}
+        described |= {key: value for key, value in limits.items() if value is not None}
         if self.values:
-            described |= {
-                "median": statistics.median(self.values),
-                "min": min(self.values),
-                "max": max(self.values),
-                "values": self.values,
-            }
-        else:
-            described["absent"] = self.over.absent or self.under.absent or "no figures"
-        return described
+            return described | _values(self.values)
+        return described | {"absent": self.absent or "no figures"}
+
+    @classmethod
+    def read(cls, described: dict[str, Any]) -> Ratio:
+        """Return the ratio that was described, over ones. Raises KeyError, TypeError."""
+        values = described.get("values", [])
+        over = Series(described["name"], "", values, absent=described.get("absent", ""))
+        known = ("name", "at_least", "at_most", "aim", "group", "who", "what")
+        return cls(
+            over=over,
+            under=Series("", "", [1.0] * len(values)),
+            **{key: described[key] for key in known if key in described},
+        )
+
+
+def limit(name: str, allowed: float, over: Series, **places: str) -> Ratio:
+    """Return a goal for a figure itself: at most ``allowed`` in its own unit."""
+    under = Series("allowed", over.unit, [allowed] * len(over.values), absent=over.absent)
+    return Ratio(name, over, under, at_most=1, **places)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -119,6 +156,12 @@ class Report:
     notes: Sequence[str] = ()
     #: What broke while it was measured; its figures are absent.
     failures: Sequence[str] = ()
+    #: The load before and after each round; what is measured is in it.
+    loads: Sequence[Sequence[float]] = ()
+    machine: dict[str, str] = field(default_factory=machine)
+    versions: dict[str, str] = field(default_factory=versions)
+    #: When it was over, in UTC.
+    taken: str = ""
 
     @property
     def missed(self) -> list[str]:
@@ -129,8 +172,11 @@ class Report:
         """Return the report as JSON-ready values, with the machine it was taken on."""
         return {
             "benchmark": self.benchmark,
-            "machine": machine(),
+            "taken": self.taken,
+            "machine": self.machine,
+            "versions": self.versions,
             "load_before": self.load_before,
+            "loads": [list(pair) for pair in self.loads],
             "rounds": self.rounds,
             "seconds_per_measurement": self.seconds,
             "series": [series.describe() for series in self.series],
@@ -139,88 +185,32 @@ class Report:
             "failures": list(self.failures),
         }
 
-    def render(self) -> str:
-        """Return the report as text: the machine, the figures, the ratios."""
-        head = ", ".join(f"{key} {value}" for key, value in machine().items())
-        head += f", load before {self.load_before:.2f}"
-        lines = [f"{self.benchmark}: {self.rounds} rounds, {self.seconds:g} s a figure", head, ""]
-        lines += table(
-            ("figure", "median", "spread", "unit", "lost"), [_figure(s) for s in self.series]
+    @classmethod
+    def read(cls, described: dict[str, Any]) -> Report:
+        """Return the report that was described. Raises KeyError, TypeError."""
+        known = (
+            *("benchmark", "rounds", "load_before", "notes", "failures", "loads"),
+            *("machine", "versions", "taken"),
         )
-        lines += [""]
-        lines += table(
-            ("ratio, round by round", "median", "spread", "target", ""),
-            [_ratio(r) for r in self.ratios],
+        return cls(
+            seconds=described["seconds_per_measurement"],
+            series=[Series.read(one) for one in described["series"]],
+            ratios=[Ratio.read(one) for one in described["ratios"]],
+            **{key: described[key] for key in known},
         )
-        for remarks in (self.notes, self.failures):
-            lines += ["", *remarks] if remarks else []
-        return "\n".join(lines)
 
 
-def _figure(series: Series) -> tuple[str, ...]:
-    if series.absent or not series.values:
-        return (series.name, series.absent or "no figures", "", "", "")
-    spread = f"{short(min(series.values))} .. {short(max(series.values))}"
-    lost = "" if series.lost is None else f"{series.lost:,} of {series.sent:,}"
-    return (series.name, short(statistics.median(series.values)), spread, series.unit, lost)
+def _places(group: str, who: str, what: str) -> dict[str, str]:
+    places = {"group": group, "who": who, "what": what}
+    return {key: value for key, value in places.items() if value}
 
 
-def _ratio(ratio: Ratio) -> tuple[str, ...]:
-    if not ratio.values:
-        return (ratio.name, "-", "", ratio.target, ratio.over.absent or ratio.under.absent)
-    spread = f"{min(ratio.values):.2f} .. {max(ratio.values):.2f}"
-    verdict = {True: "met", False: "MISSED", None: ""}[ratio.met]
-    return (ratio.name, f"{statistics.median(ratio.values):.2f}", spread, ratio.target, verdict)
-
-
-def short(value: float) -> str:
-    """Return a figure with three or four digits that mean something: 1,234 or 12.3 or 0.123."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table, each column as wide as its widest cell.
-
-    A cell that is longer than its column's head may spill over empty cells on its right, so that
-    one long reason does not widen the whole table.
-    """
-    widths = [len(cell) for cell in head]
-    for row in rows:
-        for i, cell in enumerate(row):
-            if any(row[i + 1 :]) or i == 0:
-                widths[i] = max(widths[i], len(cell))
-    lines = []
-    for row in (head, ["-" * width for width in widths], *rows):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def rounds_of(rounds: int) -> Iterator[int]:
-    """Yield the numbers of the rounds from 1 on, and say on standard error where the run is."""
-    for number in range(1, rounds + 1):
-        print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
-        yield number
-
-
-def machine() -> dict[str, str]:
-    """Return what a figure depends on: the machine, its kernel, and the versions of the runtime."""
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        cpuinfo = ""
-    models = [
-        line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if "model name" in line
-    ]
-    loop = f"uvloop {metadata.version('uvloop')}" if util.find_spec("uvloop") else "asyncio"
+def _values(values: Sequence[float]) -> dict[str, Any]:
+    if not values:
+        return {}
     return {
-        "cpu": models[0] if models else platform.machine(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "grpcio": metadata.version("grpcio"),
-        "protobuf": metadata.version("protobuf"),
-        "loop": loop,
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "values": list(values),
     }

@@ -19,15 +19,15 @@ A rate is delivered frames over the time from the first write to the last arriva
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks import streams
+from benchmarks.course import Course
 from benchmarks.peers import missing, ready, start_hypervisor, start_vde_switch
 from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew, Helper
-from benchmarks.report import Ratio, Report, Series, rounds_of
+from benchmarks.report import Ratio, Report, Series
 
 VECTORS = (64, 256, streams.LONGEST_VECTOR)
 #: Vectors that are also written and read with several calls under way.
@@ -176,9 +176,9 @@ class Batches:
         ]
 
 
-def run(rounds: int, seconds: float) -> Report:
-    """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
-    load_before = os.getloadavg()[0]
+def run(course: Course) -> Report:
+    """Run all contestants. Raises BenchmarkError."""
+    seconds = course.seconds
     echo = Series("bare gRPC echo, 64 bytes", "us")
     one = Series("ours, one frame of 64 bytes, write then read", "us")
     ours = {
@@ -198,7 +198,7 @@ def run(rounds: int, seconds: float) -> Report:
     batches = Batches()
     with Crew() as crew:
         contest = Rpc(crew)
-        for _ in rounds_of(rounds):
+        for _ in course.each_round():
             batches.run(contest, seconds)
             _call_time(contest.echo, echo, seconds)
             _call_time(contest.pair, one, seconds)
@@ -214,11 +214,7 @@ def run(rounds: int, seconds: float) -> Report:
             series.absent = contest.vde_missing
     carried = (*ours.values(), *pipelined.values(), fastest)
     lost = sum(series.lost or 0 for series in carried)
-    return Report(
-        benchmark="rpc",
-        rounds=rounds,
-        seconds=seconds,
-        load_before=load_before,
+    return course.report(
         series=[echo, one, *batches.series, *carried, *vde.values()],
         ratios=[
             Ratio("one frame written and read, in echoes", one, echo, at_most=ECHOES_AT_MOST),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import random
 import re
@@ -22,10 +23,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.course import Course
 from benchmarks.peers import start_hypervisor
 from benchmarks.processes import BenchmarkError, Crew, Helper
+from benchmarks.report import Ratio, Report, Series
+from benchmarks.rootless import no_tun
+from benchmarks.text import render
 from hypervisor.kernel import scm
-from hypervisor.kernel.namespaces import private_tun_node
 from hypervisor.service.inspect import InspectError, Inspector
 
 #: Clients at once; how often one is replaced, and memory is looked at, in s.
@@ -144,10 +148,11 @@ def _quiet(node: Path) -> tuple[list[str], dict[str, Any]]:
         time.sleep(0.2)
 
 
-def soak(minutes: float, seed: int) -> list[str]:
-    """Run the load for so long; return what did not hold. Raises BenchmarkError."""
-    if not private_tun_node():
-        raise BenchmarkError("this user cannot open /dev/net/tun (mode 0666 elsewhere)")
+def soak(minutes: float, seed: int) -> Report:
+    """Run the load for so long; return what was seen. Raises BenchmarkError."""
+    if tun := no_tun():
+        raise BenchmarkError(tun)
+    course = Course("soak", 1, minutes * 60)
     memory: list[float] = []
     with Crew() as crew:
         node = start_hypervisor(crew, crew.folder / "soak")
@@ -169,13 +174,30 @@ def soak(minutes: float, seed: int) -> list[str]:
         for n in (1, 2)
     )
     carried = sum(network["frames"] for network in answer["networks"])
-    print(
-        f"{load.started} clients came, {load.killed} were killed, {carried:,} frames; "
-        f"memory {memory[0]:.0f} MiB at first, {middle:.0f} and {last:.0f} in the last thirds"
+    return _report(course, (memory[0], middle, last), left, (load.started, load.killed, carried))
+
+
+def _report(
+    course: Course,
+    memory: tuple[float, float, float],
+    left: list[str],
+    counts: tuple[int, int, int],
+) -> Report:
+    first, middle, last = (
+        Series(f"memory, {when}", "MiB", [mib])
+        for when, mib in zip(("at first", "second third", "last third"), memory, strict=True)
     )
-    if last > middle * GROWTH_AT_MOST:
-        left.append(f"memory grew from {middle:.0f} to {last:.0f} MiB")
-    return left
+    behind = Series("what is left behind when all have gone", "", [float(len(left))])
+    once = Series("", "", [1.0])
+    said = "{:,} clients came, {:,} were killed, {:,} frames were carried.".format(*counts)
+    return course.report(
+        series=[first, middle, last, behind],
+        ratios=[
+            Ratio("memory, the last third of the second", last, middle, at_most=GROWTH_AT_MOST),
+            Ratio("things left behind when all have gone", behind, once, at_most=0),
+        ],
+        notes=[said, *left],
+    )
 
 
 def main() -> int:
@@ -183,14 +205,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="default %(default)g")
     parser.add_argument("--seed", type=int, default=1, help="who comes and who goes (1)")
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="write it as JSON for `python -m benchmarks`"
+    )
     options = parser.parse_args()
     try:
-        left = soak(options.minutes, options.seed)
+        report = soak(options.minutes, options.seed)
+        if options.save:
+            options.save.write_text(json.dumps([report.describe()], indent=2) + "\n", "utf-8")
     except (BenchmarkError, InspectError, OSError) as error:
-        left = [str(error)]
-    for one in left:
-        print(f"did not hold: {one}", file=sys.stderr)
-    return 1 if left else 0
+        print(f"did not hold: {error}", file=sys.stderr)
+        return 1
+    print(render(report))
+    return 1 if report.missed else 0
 
 
 if __name__ == "__main__":

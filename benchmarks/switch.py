@@ -8,16 +8,16 @@ it gets rid of, and what is counted is what arrives.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.course import Course
 from benchmarks.peers import missing, ready, start_hypervisor, start_vde_switch
 from benchmarks.processes import BenchmarkError, Crew, Helper
-from benchmarks.report import Ratio, Report, Series, rounds_of
-from benchmarks.tcp import become_root_of_a_namespace
+from benchmarks.report import Ratio, Report, Series
+from benchmarks.rootless import become_root
 from benchmarks.topologies import Namespace, bare
 
 #: Question -> figures of its answer: (key, what it is called, unit).
@@ -36,13 +36,12 @@ LOSSY = frozenset(("mesh", "congestion", "broadcast"))
 CONTESTANTS = ("ours", "bridge", "vde_switch")
 
 
-def run(rounds: int, seconds: float) -> Report:
+def run(course: Course) -> Report:
     """Ask all of them, one after the other in each round. Raises BenchmarkError."""
-    if os.geteuid() != 0:
-        become_root_of_a_namespace()
-    load = os.getloadavg()[0]
+    become_root()
+    seconds = course.seconds
     series = {
-        (who, question, key): Series(f"{who}, {what}", unit)
+        (who, question, key): Series(f"{who}, {what}", unit, who=who, what=what)
         for question, figures in FIGURES.items()
         for key, what, unit in figures
         for who in CONTESTANTS
@@ -50,7 +49,7 @@ def run(rounds: int, seconds: float) -> Report:
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="b-") as name, Crew() as crew:
         asked = _start(crew, Path(name), series)
-        for _ in rounds_of(rounds):
+        for _ in course.each_round():
             for question in FIGURES:
                 for who, helper in list(asked.items()):
                     try:
@@ -60,13 +59,9 @@ def run(rounds: int, seconds: float) -> Report:
                         del asked[who]
                         continue
                     _enter(series, who, question, answer)
-    return Report(
-        benchmark="switch",
-        rounds=rounds,
-        seconds=seconds,
+    return course.report(
         series=list(series.values()),
         ratios=_ratios(series),
-        load_before=load,
         notes=("addresses are searched in powers of two up to 16,384; ours learns 4,096 a port",),
         failures=failures,
     )
@@ -130,7 +125,13 @@ def _enter(
 def _ratios(series: dict[tuple[str, str, str], Series]) -> list[Ratio]:
     """Return ours against each peer, figure by figure."""
     return [
-        Ratio(f"{what} against {peer}", series["ours", question, key], series[peer, question, key])
+        Ratio(
+            f"{what} against {peer}",
+            series["ours", question, key],
+            series[peer, question, key],
+            who=f"against {peer}",
+            what=what,
+        )
         for question, figures in FIGURES.items()
         for key, what, _ in figures
         for peer in CONTESTANTS[1:]

@@ -16,12 +16,13 @@ from functools import partial
 from ipaddress import ip_interface
 from pathlib import Path
 
+from benchmarks.course import Course
 from benchmarks.peers import missing, start_hypervisor, start_vde_switch
 from benchmarks.probes import round_trip, tcp
 from benchmarks.processes import Crew
 from benchmarks.race import Contestant, all_series, failures, race
 from benchmarks.report import Ratio, Report
-from benchmarks.tcp import become_root_of_a_namespace
+from benchmarks.rootless import TOOLS, become_root, no_tun
 from benchmarks.topologies import (
     HOLDER,
     MTU_BYTES,
@@ -31,12 +32,13 @@ from benchmarks.topologies import (
     bare,
     run_command,
 )
-from hypervisor.kernel.namespaces import private_tun_node
 from pfinet_client.run import RunOptions
 
 PINGS, PING_INTERVAL_S = 100, 0.005
 #: The wire's end in the contestant's place, and the other one.
 NEAR, FAR = "nic0", "eth0"
+#: TCP, in times of vde's.
+TIMES_VDE = 5
 
 
 FIGURES = {"out": ("TCP out", "Gbit/s"), "back": ("TCP in", "Gbit/s"), "rtt": ("ping", "ms")}
@@ -107,39 +109,29 @@ def join_bridge(crew: Crew, subnet: int) -> Joined:
     return Joined(inside, outside, *outside_at).settle()
 
 
-def run(rounds: int, seconds: float) -> Report:
-    """Run all contestants for so many rounds, ``seconds`` a figure. Raises BenchmarkError."""
-    if os.geteuid() != 0:
-        become_root_of_a_namespace()
-    load_before = os.getloadavg()[0]
-    tools = missing("iperf3", "ping", "ip", "unshare", "nsenter")
-    no_tun = (
-        "" if private_tun_node() else "this user cannot open /dev/net/tun (mode 0666 elsewhere)"
-    )
+def run(course: Course) -> Report:
+    """Run all contestants. Raises BenchmarkError."""
+    become_root()
+    tools = missing(*TOOLS)
+    tun = tools or no_tun()
     with Crew() as crew:
         os.chmod(crew.folder, 0o755)
         vde = Contestant(
             "vde",
             lambda: join_vde(crew, 12, crew.folder),
             FIGURES,
-            tools or missing("vde_switch", "vde_plug2tap") or no_tun,
+            tun or missing("vde_switch", "vde_plug2tap"),
         )
-        ours = Contestant(
-            "ours", lambda: join_ours(crew, 11, crew.folder / "ours"), FIGURES, tools or no_tun
-        )
+        ours = Contestant("ours", lambda: join_ours(crew, 11, crew.folder / "ours"), FIGURES, tun)
         bridge = Contestant("bridge", lambda: join_bridge(crew, 13), FIGURES, tools)
         contestants = [bridge, vde, ours]
-        race(contestants, rounds, partial(_take, seconds=seconds))
-    return Report(
-        benchmark="uplink",
-        rounds=rounds,
-        seconds=seconds,
-        load_before=load_before,
+        race(contestants, course, partial(_take, seconds=course.seconds))
+    return course.report(
         series=all_series(contestants),
         failures=failures(contestants),
         ratios=[
-            Ratio("ours, TCP out, of vde", ours["out"], vde["out"], at_least=3),
-            Ratio("ours, TCP in, of vde", ours["back"], vde["back"], at_least=3),
+            Ratio("ours, TCP out, of vde", ours["out"], vde["out"], at_least=TIMES_VDE),
+            Ratio("ours, TCP in, of vde", ours["back"], vde["back"], at_least=TIMES_VDE),
             Ratio("ours, TCP out, of the bridge", ours["out"], bridge["out"]),
             Ratio("ours, TCP in, of the bridge", ours["back"], bridge["back"]),
             Ratio("ours, ping, of vde", ours["rtt"], vde["rtt"]),
