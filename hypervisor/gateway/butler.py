@@ -1,7 +1,8 @@
 """Keeps a dnsmasq running inside a gateway, tells it of the devices, and says what goes wrong.
 
-One that ends, that does not say that it is up, or that does not read its files when it is told to,
-is started again, after a pause that doubles; the way out is there all the while.
+One that ends, that does not say that it is up, that does not read its files when it is told to, or
+that has stopped in the middle of its work, is killed and started again, after a pause that doubles;
+the way out is there all the while.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from hypervisor.gateway import dnsmasq
 from hypervisor.gateway.dnsmasq import Duty
+from hypervisor.gateway.plan import GatewayPlan
 from hypervisor.gateway.poller import Poller
+from hypervisor.gateway.pulse import LOOKS, Pulse, unread
 from hypervisor.kernel import namespaces, process, tools
 
 #: The first pause before it is started again, and the longest; each is twice the last.
@@ -22,9 +26,6 @@ FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 30.0
 #: It lived for so long that what ended it has nothing to do with how it was started.
 STEADY_S: Final = 10.0
-#: How long it may take to be up, or to read its files.
-PATIENCE_S: Final = 10.0
-
 #: Of its lines that are news so many are passed on at once, and one more each second.
 LINES: Final = 10
 _LINE_BYTES: Final = 300
@@ -34,6 +35,8 @@ _READ_BYTES: Final = 4_096
 class Butler:
     """One dnsmasq. ``say`` tells the server a sentence; ``settled`` is called when it has come up
     for the first time, or failed to.
+
+    It may take the plan's ``start_s`` to be up, or to read its files.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Butler:
         path: str,
         folder: str,
         poller: Poller,
+        plan: GatewayPlan,
         say: Callable[[str], None],
         settled: Callable[[], None],
     ) -> None:
@@ -51,6 +55,7 @@ class Butler:
         self._poller = poller
         self._say = say
         self._settled = settled
+        self._patience_s, self._look_s = plan.start_s, plan.look_s
         self._mouth = _Mouth(poller, say)
         self._texts: dict[str, str] = {}
         self._pid = self._pidfd = self._output = -1
@@ -60,6 +65,7 @@ class Butler:
         self._pause_s = FIRST_PAUSE_S
         self._deadline: int | None = None
         self._restart: int | None = None
+        self._look: int | None = None
 
     def serve(self, texts: Mapping[str, str]) -> None:
         """Serve by these contents of its files from now on."""
@@ -98,7 +104,7 @@ class Butler:
         self._mouth.fresh()
         self._poller.watch(self._output, self._listen)
         self._poller.watch(self._pidfd, self._ended)
-        self._expect("it was not up")
+        self._expect("was not up")
 
     def _become(self, writer: int) -> None:
         """In the child: see nothing of the user's, may nothing that it need not, be dnsmasq."""
@@ -117,19 +123,27 @@ class Butler:
     def _read_again(self) -> None:
         os.kill(self._pid, signal.SIGHUP)
         if self._deadline is None:
-            self._expect("it did not read its files")
+            self._expect("did not read its files")
 
     def _expect(self, otherwise: str) -> None:
         def give_up() -> None:
             self._deadline = None
-            self._fail(f"{otherwise} within {PATIENCE_S:g} s")
+            self._fail(f"{otherwise} within {self._patience_s:g} s")
 
         self._poller.cancel(self._deadline)
-        self._deadline = self._poller.after(PATIENCE_S, give_up)
+        self._deadline = self._poller.after(self._patience_s, give_up)
 
     def _content(self) -> None:
         self._poller.cancel(self._deadline)
         self._deadline = None
+
+    def _look_after(self, pulse: Pulse) -> None:
+        """See whether it does anything about questions that lie before it, now and later."""
+        if pulse.stopped(waiting=unread(self._duty.sockets)):
+            self._look = None
+            self._fail(f"has stopped: it has done nothing for {LOOKS * self._look_s:g} s")
+        else:
+            self._look = self._poller.after(self._look_s, partial(self._look_after, pulse))
 
     def _listen(self) -> None:
         try:
@@ -143,6 +157,7 @@ class Butler:
             if dnsmasq.STARTED in line:
                 self._up = True
                 self._content()
+                self._look_after(Pulse(self._pid))
                 self._settled()
                 if self._unread:
                     self._unread = False
@@ -171,6 +186,8 @@ class Butler:
 
     def _end(self) -> None:
         self._content()
+        self._poller.cancel(self._look)
+        self._look = None
         if self._pid > 0:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)

@@ -34,6 +34,8 @@ _NOT_FROM_OUTSIDE: Final = (
     *(str(link.network) for link in GATEWAY_LINKS),
 )
 
+_ICMPV6: Final = 58
+
 _PREFIX: Final = re.compile(r"dnsmasq(?:-[a-z]+)?(?:\[\d+\])?: (?:\d+ )?")
 STARTED: Final = "started, version "
 READ: Final = "read "
@@ -66,6 +68,8 @@ class Duty:
     arguments: tuple[str, ...]
     files: tuple[str, ...]
     capabilities: frozenset[Capability]
+    #: Where questions to it arrive, as :func:`~hypervisor.gateway.pulse.unread` has it.
+    sockets: tuple[tuple[str, int], ...]
     anew: bool = False
     memory: str = ""
 
@@ -86,6 +90,7 @@ def duties(plan: GatewayPlan, folder: str) -> tuple[Duty, ...]:
                 (*_common(), *_dns(plan, folder)),
                 (DNS_HOSTS, SERVERS),
                 frozenset({Capability.NET_BIND_SERVICE}),
+                (("udp", 53), ("udp6", 53)),
             )
         )
     if plan.dhcp or plan.ra:
@@ -95,6 +100,7 @@ def duties(plan: GatewayPlan, folder: str) -> tuple[Duty, ...]:
                 (*_common(), "--port=0", *_dhcp(plan, folder), *_ranges(plan), *_told(plan)),
                 (DHCP_HOSTS, DHCP_OPTIONS),
                 frozenset({Capability.NET_BIND_SERVICE, Capability.NET_ADMIN, Capability.NET_RAW}),
+                (("udp", 67), ("udp6", 547), ("raw6", _ICMPV6)),
                 anew=True,
                 memory=LEASES,
             )

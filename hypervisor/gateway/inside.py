@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 from functools import partial
-from socket import MSG_DONTWAIT, socket
+from socket import AF_PACKET, MSG_DONTWAIT, SOCK_DGRAM, socket
 from typing import NoReturn
 
 from hypervisor.gateway import dnsmasq
@@ -24,8 +24,9 @@ from hypervisor.gateway.butler import Butler
 from hypervisor.gateway.directory import Directory
 from hypervisor.gateway.dnsmasq import duties
 from hypervisor.gateway.obstacles import missing_tool
-from hypervisor.gateway.plan import INSIDE, GatewayPlan
+from hypervisor.gateway.plan import INSIDE, OUTSIDE, GatewayPlan
 from hypervisor.gateway.poller import Poller
+from hypervisor.gateway.pulse import LOOKS, Pulse
 from hypervisor.gateway.resolvers import Resolvers
 from hypervisor.kernel import messages, namespaces, process, tap, tools
 from hypervisor.kernel.changes import ChangeBell
@@ -46,6 +47,8 @@ _NOISE = "to syslog"
 _OUTPUT_BYTES = 4096
 
 _WAY_OUT = "the way out"
+#: What pasta is shown now and then: a frame of a local experimental EtherType (RFC 5342), for all.
+_NUDGE, _NUDGE_TYPE, _EVERYBODY = bytes(46), 0x88B5, b"\xff" * 6
 #: Where dnsmasq's files are: in memory, in a mount namespace of this gateway's own.
 _FOLDER = "/tmp"
 _FOLDER_BYTES = 16 << 20
@@ -125,12 +128,28 @@ class Inside:
             bell.close()
             os.kill(holder, signal.SIGKILL)
             os.waitpid(holder, 0)
+            self._look_after(pasta)
             self._settled(_WAY_OUT)
 
         self._output = output
         self._poller.watch(output, self._read)
         self._poller.watch(os.pidfd_open(pasta), lambda: self._pasta_ended(pasta))
         self._poller.watch(bell.fileno(), look)
+        look()
+
+    def _look_after(self, pasta: int) -> None:
+        """See from now on whether pasta takes what goes out, which a stopped one does not."""
+        pulse, nudger = Pulse(pasta), socket(AF_PACKET, SOCK_DGRAM)
+
+        def look() -> None:
+            if pulse.stopped(waiting=True):
+                still_s = LOOKS * self._plan.look_s
+                raise GatewayFailure(f"pasta has stopped: it has done nothing for {still_s:g} s")
+            # It has to read this before it can know that it is nothing.
+            with contextlib.suppress(OSError):  # its queue is full of what it has not read
+                nudger.sendto(_NUDGE, (OUTSIDE, _NUDGE_TYPE, 0, 0, _EVERYBODY))
+            self._poller.after(self._plan.look_s, look)
+
         look()
 
     def _engage(self) -> None:
@@ -143,7 +162,8 @@ class Inside:
         namespaces.mount_memory(_FOLDER, _FOLDER_BYTES)
         for duty in duties(self._plan, _FOLDER):
             settled = partial(self._settled, duty.what)
-            self._butlers.append(Butler(duty, path, _FOLDER, self._poller, self._say, settled))
+            butler = Butler(duty, path, _FOLDER, self._poller, self._plan, self._say, settled)
+            self._butlers.append(butler)
             self._missing.add(duty.what)
         if self._plan.dns:
             self._poller.after(RESOLVERS_S, self._look_at_resolvers)

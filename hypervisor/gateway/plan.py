@@ -21,6 +21,7 @@ from hypervisor.config.model import (
     PortForward,
     Subnet,
 )
+from hypervisor.gateway.pulse import LOOK_S
 
 #: Owner and name of a gateway's device. No client's identity looks like this.
 GATEWAY_OWNER: Final = "gateway"
@@ -66,7 +67,8 @@ class GatewayPlan:
     With ``reach_host`` its clients may speak with this machine's own addresses, loopback excepted.
     ``dhcp``, ``dns`` and ``ra`` are the services it has, ``dhcp_range`` what DHCP offers (None: the
     upper half of the first subnet); without ``nat`` there is no way out. ``forwards`` are the ways
-    in. A way out that is not there after ``start_s`` seconds will not come.
+    in. A way out that is not there after ``start_s`` seconds will not come. Whether its programs
+    live is seen every ``look_s`` seconds.
     """
 
     network: str
@@ -75,6 +77,7 @@ class GatewayPlan:
     mtu_bytes: int
     reach_host: bool = False
     start_s: float = 10.0
+    look_s: float = LOOK_S
     dhcp: bool = False
     dhcp_range: AddressRange | None = None
     dns: bool = False
@@ -105,6 +108,7 @@ class GatewayPlan:
             "mtu_bytes": self.mtu_bytes,
             "reach_host": self.reach_host,
             "start_s": self.start_s,
+            "look_s": self.look_s,
             "dhcp": self.dhcp,
             "dhcp_range": [str(self.dhcp_range.first), str(self.dhcp_range.last)]
             if self.dhcp_range
@@ -127,6 +131,7 @@ class GatewayPlan:
             mtu_bytes=values["mtu_bytes"],
             reach_host=values["reach_host"],
             start_s=values["start_s"],
+            look_s=values["look_s"],
             dhcp=values["dhcp"],
             dhcp_range=AddressRange(*map(ipaddress.IPv4Address, values["dhcp_range"]))
             if values["dhcp_range"]

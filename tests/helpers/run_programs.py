@@ -101,12 +101,15 @@ def running(
 
 
 def children(pid: int) -> list[int]:
-    """Return the pids of every process below ``pid``."""
+    """Return the pids of every process below ``pid``; some may have ended by now."""
     found, todo = [], [pid]
     while todo:
         parent = todo.pop()
-        with open(f"/proc/{parent}/task/{parent}/children") as file:
-            below = [int(text) for text in file.read().split()]
+        try:
+            with open(f"/proc/{parent}/task/{parent}/children") as file:
+                below = [int(text) for text in file.read().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
         found += below
         todo += below
     return found

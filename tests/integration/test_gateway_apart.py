@@ -19,7 +19,7 @@ from tests.helpers.apart import GatewayProcess
 from tests.helpers.kernel_objects import a_fresh_uid
 from tests.helpers.outside import FAR, PAGE, WEB_PORT, Machine, machine
 from tests.helpers.processes import ServerProcess, server
-from tests.integration.test_gateway_services import AUTO6, a_folder, lookup
+from tests.integration.test_gateway_services import AUTO6, a_folder, first_of_its_namespace, lookup
 
 pytestmark = pytest.mark.slow
 
@@ -217,14 +217,7 @@ def test_what_kills_a_run_is_said_in_a_line_and_the_next_run_works(
 ) -> None:
     owner = a_user()
     with serving(folder, owner) as running, apart_on(there, running, owner, ALL) as gateway:
-        # Its first process: the namespaces die with it.
-        (first,) = (
-            pid
-            for pid in run_programs.children(gateway.process.pid)
-            if (status := Path(f"/proc/{pid}/status").read_text())
-            and status.partition("NSpid:")[2].partition("\n")[0].split()[1:] == ["1"]
-        )
-        os.kill(first, signal.SIGKILL)
+        os.kill(first_of_its_namespace(gateway.process.pid), signal.SIGKILL)
         while gateway.said().count("gateway is up") < 2:
             assert gateway.process.poll() is None
         assert client(running, f"curl -sSm5 {WEB}")[0].encode() + b"\n" == PAGE

@@ -320,3 +320,62 @@ def test_a_killed_dnsmasq_is_started_again_and_the_way_out_stays(
             assert f"gateway: dnsmasq was killed by signal 9; no {what} are given" in running.said()
         assert running.said().count("gateway is up") == 1
         assert running.stop() == 0
+
+
+def test_what_hangs_is_made_anew_and_said_in_a_line_and_the_rest_goes_on(
+    there: Machine, folder: Path
+) -> None:
+    asked = "busybox nslookup gateway.default.internal 10.0.0.1"
+    script = f'{udhcpc(folder / "veth0")}; while read -r word; do eval "$word"; done'
+    with (
+        serving(there, folder, ALL) as running,
+        run_programs.running(
+            *("run", "--device", str(running.node), "--", "sh", "-c", script), uid=a_fresh_uid()
+        ) as program,
+    ):
+        before = program.line().split()[:2]
+        for file in (b"--dhcp-hostsfile", b"--addn-hosts"):
+            (pid,) = below(running, file)
+            os.kill(pid, signal.SIGSTOP)
+        program.tell(f"curl -sSm5 {WEB}")
+        assert program.line().encode() + b"\n" == PAGE
+        program.tell(f"until {asked} 2>/dev/null | grep 'Address: 10.0.0.1'; do :; done")
+        assert "10.0.0.1" in program.line()
+        program.tell(f"until {udhcpc(running.node)}; do :; done")
+        assert program.line().split()[:2] == before
+        stopped = "gateway: dnsmasq has stopped: it has done nothing for 6 s; no {} are given"
+        for what in ("names", "addresses"):
+            assert running.said().count(stopped.format(what)) == 1, running.said()
+        assert running.said().count("gateway is up") == 1
+        # And now the way out, and last the namespace with all that is in it.
+        (pasta,) = below(running, b"--config-net")
+        os.kill(pasta, signal.SIGSTOP)
+        program.tell(f"until curl -sSm2 {WEB} 2>/dev/null; do :; done")
+        assert program.line().encode() + b"\n" == PAGE
+        said = "no gateway: pasta has stopped: it has done nothing for 6 s; the network goes on"
+        assert running.said().count(said) == 1, running.said()
+        os.kill(first_of_its_namespace(running.process.pid), signal.SIGKILL)
+        wait_said(running, "no gateway: it was killed; the network goes on", 1)
+        program.tell(f"until curl -sSm2 {WEB} 2>/dev/null; do :; done")
+        assert program.line().encode() + b"\n" == PAGE
+        program.tell(f"until {asked} 2>/dev/null | grep 'Address: 10.0.0.1'; do :; done")
+        assert "10.0.0.1" in program.line()
+        wait_said(running, "gateway is up", 3)
+        assert running.stop() == 0
+        assert running.said().count("no gateway: ") == 2
+
+
+def wait_said(running: ServerProcess, text: str, times: int) -> None:
+    """Wait until a server has said something so often."""
+    while running.said().count(text) < times:
+        assert running.process.poll() is None
+    assert running.said().count(text) == times
+
+
+def first_of_its_namespace(program: int) -> int:
+    """Return the pid of process 1 of a program's gateway: its namespaces die with it."""
+    for pid in children(program):
+        numbers = Path(f"/proc/{pid}/status").read_text().partition("NSpid:")[2].splitlines()[0]
+        if numbers.split()[1:] == ["1"]:
+            return pid
+    raise AssertionError("no gateway runs")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import json
 import os
 import shutil
 import signal
@@ -17,9 +18,10 @@ from typing import Any
 
 import pytest
 
+from hypervisor.gateway.directory import Directory
 from hypervisor.gateway.plan import GatewayPlan
 from hypervisor.gateway.spawner import spawner
-from hypervisor.kernel import messages, netlink, process
+from hypervisor.kernel import messages, namespaces, netlink, process
 from tests.helpers.kernel_objects import a_fresh_uid, in_child, readable
 from tests.helpers.outside import Machine, machine
 from tests.helpers.run_programs import children
@@ -79,7 +81,8 @@ def folder_with(tmp: Path, pasta: str | None) -> str:
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
     # Every folder on the way down is pytest's user's alone.
-    made = Path("/tmp") / f"machdev-tools-{os.urandom(4).hex()}"
+    # In /tmp dnsmasq has files of its own.
+    made = Path("/var/tmp") / f"machdev-tools-{os.urandom(4).hex()}"
     made.mkdir(0o755)
     return made
 
@@ -110,6 +113,65 @@ def test_a_pasta_that_does_not_work_is_explained_in_one_sentence(
     assert said[-1]["kind"] == ""
 
 
+def test_a_pasta_that_stops_in_the_middle_of_its_work_is_found_out(there: Machine) -> None:
+    def talk() -> list[Message]:
+        there.enter()
+        if os.geteuid() == 0:
+            process.become(UID, UID)
+        plan = dataclasses.replace(PLAN, look_s=0.5)
+        with spawner() as starter, starter.start(plan) as sock:
+            sock.setblocking(True)
+            said = [messages.receive(sock)[0] for _ in ("tap", "ready")]
+            os.kill(children(os.getpid())[3], signal.SIGSTOP)
+            return [*said, messages.receive(sock)[0], messages.receive(sock)[0]]
+
+    said = in_child(talk)
+    assert said[2:] == [
+        {"kind": "failed", "text": "pasta has stopped: it has done nothing for 1.5 s"},
+        {"kind": ""},
+    ]
+
+
+def test_a_dnsmasq_that_does_not_come_up_in_time_is_told_of_and_keeps_nobody_waiting(
+    there: Machine, tools: Path
+) -> None:
+    plan = dataclasses.replace(PLAN, nat=False, dns=True, dhcp=True, start_s=0.5)
+    path = folder_with(tools, None)
+    # Administrators' folders are looked in anyway, so they are hidden below.
+    (tools / "nft").unlink()
+    shutil.copy(shutil.which("nft", path="/usr/sbin:/usr/bin") or "/nft", tools)
+    (tools / "dnsmasq").write_text(SLOW)
+    (tools / "dnsmasq").chmod(0o755)
+
+    def talk() -> list[Message]:
+        there.enter()
+        namespaces.hide_folders(["/usr/sbin"])
+        if os.geteuid() == 0:
+            process.become(UID, UID)
+        os.environ["PATH"] = path
+        with spawner() as starter, starter.start(plan) as sock:
+            sock.setblocking(True)
+            said = [messages.receive(sock)[0]]
+            with os.fdopen(os.memfd_create("directory"), "w+") as file:
+                json.dump(Directory().as_json(), file)
+                file.flush()
+                file.seek(0)
+                messages.send(sock, "directory", (file.fileno(),))
+            while len(said) < 4:
+                said.append(messages.receive(sock)[0])
+            return said
+
+    try:
+        said = in_child(talk)
+    finally:
+        shutil.rmtree(tools)
+    assert sorted(message["kind"] for message in said) == ["ready", "said", "said", "tap"]
+    assert {message["text"] for message in said if message["kind"] == "said"} == {
+        f"dnsmasq was not up within 0.5 s; no {what} are given until it runs again"
+        for what in ("names", "addresses")
+    }
+
+
 @pytest.mark.parametrize("depth", [0, 1, 2, 3], ids=["spawner", "keeper", "gateway", "pasta"])
 def test_whatever_is_killed_takes_all_below_it_and_the_run_along(
     there: Machine, depth: int
@@ -121,7 +183,8 @@ def test_whatever_is_killed_takes_all_below_it_and_the_run_along(
         with spawner() as starter, starter.start(PLAN) as sock, ExitStack() as stack:
             sock.setblocking(True)
             said = [messages.receive(sock)[0] for _ in ("tap", "ready")]
-            chain = children(os.getpid())
+            # Spawner, keeper, gateway, pasta; and what pasta may have for a moment.
+            chain = children(os.getpid())[:4]
             ends = [os.pidfd_open(pid) for pid in chain[depth:]]
             for end in ends:
                 stack.callback(os.close, end)
