@@ -151,7 +151,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         """device_request.defs and device_reply.defs: numbered requests on one stream."""
         task = await self._tasks.of(context)
         promises = self._streams.enter(task.caller.owner)
-        stream = RequestStream(task, self._waiters, promises)
+        stream = RequestStream(task, self._waiters, promises, self._streams.turns)
         try:
             self._waiters.follow(stream)
             await context.send_initial_metadata(())

@@ -1,10 +1,11 @@
 """DeviceRequests: many numbered requests and their replies on one stream, both in batches.
 
 Theory of operation
-    A batch of requests becomes a list of requests to the core, which takes it in one turn. What
-    completes in that turn is one batch of replies; what completes later joins the batch that waits
-    to be written. There are two coroutines a stream, one that reads and one that writes, and
-    nothing is made for a request but its entry in a table: 10,000 held reads are 10,000 entries.
+    A batch of requests becomes a list of requests to the core, which takes it in one turn, or, if
+    it is much work, a portion of it in each turn (:mod:`hypervisor.service.turns`). What completes
+    in a turn is one batch of replies; what completes later joins the batch that waits to be
+    written. There are two coroutines a stream, one that reads and one that writes, and nothing is
+    made for a request but its entry in a table: 10,000 held reads are 10,000 entries.
 
     The stream is bounded on both sides. Whoever does not take replies is not read any more, which
     gRPC's flow control makes him feel. What held reads may bring is *promised* when they are
@@ -36,6 +37,7 @@ from hypervisor.requests import Caller, Completion, Request
 from hypervisor.service import convert, routines
 from hypervisor.service.status import Context
 from hypervisor.service.task import MAX_VECTOR_BYTES, Task
+from hypervisor.service.turns import FRAMES_PER_WORK, PORTION, Turns
 from hypervisor.service.waiters import Waiters
 
 #: Requests in one batch, and replies.
@@ -77,6 +79,8 @@ BUILD: Mapping[str, Build] = {
     "read_inband": lambda n, who, m: routines.reading(n, who, m, 1, True),
     "read_vector": lambda n, who, m: routines.reading(n, who, m, routines.vector_frames(m)),
 }
+#: Those whose work depends on how many frames they have.
+VECTORS = frozenset({"write_vector", "read_vector"})
 #: How each result becomes a reply.
 FILL: Mapping[str, Fill] = {
     "open": routines.fill_opened,
@@ -103,6 +107,7 @@ class StreamTable:
     """All streams of this server, by owner."""
 
     promises: dict[str, Promises] = field(default_factory=dict)
+    turns: Turns = field(default_factory=Turns)
 
     def enter(self, owner: str) -> Promises:
         """Count one more stream of ``owner``. Raises NoMemory at his quota."""
@@ -145,13 +150,15 @@ class RequestStream:
         "_ready",
         "_room",
         "_task",
+        "_turns",
         "_waiters",
     )
 
-    def __init__(self, task: Task, waiters: Waiters, promises: Promises) -> None:
+    def __init__(self, task: Task, waiters: Waiters, promises: Promises, turns: Turns) -> None:
         self._task = task
         self._waiters = waiters
         self._promises = promises
+        self._turns = turns
         self._longest = waiters.longest_frame(task.network)
         #: By the core's number: the client's, the routine, bytes promised. And the other way.
         self._asked: dict[int, tuple[int, str, int]] = {}
@@ -168,12 +175,19 @@ class RequestStream:
     async def read(self, batches: AsyncIterable[pb.DeviceRequestsRequest]) -> None:
         """Take requests until the client sends no more, as fast as it takes replies."""
         async for batch in batches:
-            self.take(batch)
-            while self._backlog_replies >= BACKLOG_REPLIES or self._backlog_bytes >= BACKLOG_BYTES:
-                self._room.clear()
-                await self._room.wait()
+            taken: int | None = 0
+            while taken is not None:
+                await self._turns.begin(self._task.caller.owner)
+                taken = self.take(batch, taken)
+                await self._not_behind()
         self._ended = True
         self._ready.set()
+
+    async def _not_behind(self) -> None:
+        """Wait until not too many replies wait to be taken."""
+        while self._backlog_replies >= BACKLOG_REPLIES or self._backlog_bytes >= BACKLOG_BYTES:
+            self._room.clear()
+            await self._room.wait()
 
     async def write(self, context: Context) -> None:
         """Send replies until the last one. Raises ServerDied when the server stops."""
@@ -211,15 +225,21 @@ class RequestStream:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def take(self, batch: pb.DeviceRequestsRequest) -> None:
-        """Accept a batch, in its order."""
+    def take(self, batch: pb.DeviceRequestsRequest, at: int = 0) -> int | None:
+        """Accept a portion of a batch, in its order, from request ``at`` on.
+
+        Returns where the next portion begins, None if this was the last.
+        """
         count = len(batch.requests)
         if count > BATCH_REQUESTS:
             error = f"a batch has at most {BATCH_REQUESTS} requests, not {count}; none was taken"
             self._fail(0, InvalidSize(error))
-            return
+            return None
         accepted: list[Request] = []
-        for item in batch.requests:
+        work = 0
+        while at < count and work < PORTION:
+            item = batch.requests[at]
+            at += 1
             kind = item.WhichOneof("request")
             if kind == "cancel":
                 # What comes before it must have been accepted, to be cancelled.
@@ -229,7 +249,12 @@ class RequestStream:
                 self._accept(item.id, kind, item, accepted)
             except DeviceError as error:
                 self._fail(item.id, error)
+            work += 1
+            if kind in VECTORS and accepted:
+                work += _frames_of(accepted[-1]) // FRAMES_PER_WORK
         self._submit(accepted)
+        self._turns.spend(work)
+        return at if at < count else None
 
     def _accept(self, number: int, kind: str | None, item: Any, accepted: list[Request]) -> None:
         if not number or number in self._numbers:
@@ -321,6 +346,13 @@ class RequestStream:
         reply = batch.message.replies.add()
         reply.id = number
         return reply
+
+
+def _frames_of(request: Request) -> int:
+    """Return how many frames a request brings or may take."""
+    if isinstance(request, requests.Write):
+        return len(request.frames)
+    return request.max_frames if isinstance(request, requests.Read) else 0
 
 
 async def carry(

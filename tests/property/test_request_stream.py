@@ -18,6 +18,7 @@ from hypervisor.runtime import Runtime
 from hypervisor.service.identity import Connection, Person
 from hypervisor.service.stream import Promises, RequestStream
 from hypervisor.service.task import Task
+from hypervisor.service.turns import Turns
 from hypervisor.service.waiters import Waiters
 from tests.helpers.service import network
 
@@ -70,7 +71,7 @@ class Bench:
         self.macs = [opened[0].mac, opened[1].mac]
         connection = Connection(Person("uid:1"), "net0", "node", "name")
         task = Task(self.caller, "net0", connection)
-        self.stream = RequestStream(task, self.waiters, self.promises)
+        self.stream = RequestStream(task, self.waiters, self.promises, Turns())
 
     def message(self, kind: str, number: int, port: int, mode: int, size: int, count: int) -> Any:
         source, to = self.macs[port % 2], self.macs[1 - port % 2]
