@@ -6,6 +6,8 @@ import ast
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests import __main__ as all_tests
+
 ROOT = Path(__file__).parents[2]
 
 PRODUCT = ("hypervisor", "pfinet_client")
@@ -94,6 +96,12 @@ def test_files_end_before_they_are_too_long() -> None:
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
     long = {name: count for name, count in lines.items() if count > COMFORTABLE_LINES}
     assert len(long) <= MOST_LONG_FILES, long
+
+
+def test_every_folder_of_tests_is_in_one_part_of_all_tests() -> None:
+    parts = [folder for part in all_tests.PARTS.values() for folder in part]
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert sorted(parts) == sorted(folders)
 
 
 def test_functions_end_before_they_are_too_long() -> None:
