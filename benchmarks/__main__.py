@@ -144,19 +144,24 @@ def _save(reports: Sequence[Report], path: Path) -> None:
 
 
 def _read(paths: Sequence[Path]) -> list[Report]:
-    """Return the reports that files of ``--save`` or ``--json`` hold. Raises BenchmarkError."""
-    reports = []
+    """Return the reports that files of ``--save`` or ``--json`` hold. Raises BenchmarkError.
+
+    A later report of a benchmark only adds the figures that an earlier one has not.
+    """
+    reports: dict[str, Report] = {}
     for path in paths:
         try:
             described = json.loads(path.read_text(encoding="utf-8"))
             found = described if isinstance(described, list) else [described]
-            reports += [Report.read(one) for one in found]
+            for report in map(Report.read, found):
+                known = reports.get(report.benchmark)
+                reports[report.benchmark] = known.with_more(report) if known else report
         except OSError as error:
             raise BenchmarkError(f"{path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             message = f"{path} holds no reports of --save or --json ({error!r})"
             raise BenchmarkError(message) from error
-    return reports
+    return list(reports.values())
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:

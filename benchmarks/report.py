@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.machine import machine, versions
@@ -142,6 +142,13 @@ def limit(name: str, allowed: float, over: Series, **places: str) -> Ratio:
     return Ratio(name, over, under, at_most=1, **places)  # type: ignore[arg-type]
 
 
+def lossless(name: str, carried: Series) -> Ratio:
+    """Return the goal that everything a figure counts as sent has arrived, in all rounds."""
+    arrived = Series("arrived", "", [float(carried.sent - (carried.lost or 0))])
+    sent = Series("sent", "", [float(carried.sent)], absent=carried.absent)
+    return Ratio(name, arrived, sent, at_least=1)
+
+
 @dataclass(slots=True)
 class Report:
     """All of one run."""
@@ -184,6 +191,19 @@ class Report:
             "notes": list(self.notes),
             "failures": list(self.failures),
         }
+
+    def with_more(self, other: Report) -> Report:
+        """Return this report with the figures that only another one of its benchmark has."""
+        figures, ratios = ({one.name for one in ones} for ones in (self.series, self.ratios))
+        more = [one for one in other.series if one.name not in figures]
+        said = f"{len(more)} of the figures are of {other.rounds} rounds of {other.seconds:g} s"
+        return replace(
+            self,
+            series=[*self.series, *more],
+            ratios=[*self.ratios, *(one for one in other.ratios if one.name not in ratios)],
+            notes=[*self.notes, f"{said}, taken {other.taken}."],
+            failures=[*self.failures, *other.failures],
+        )
 
     @classmethod
     def read(cls, described: dict[str, Any]) -> Report:

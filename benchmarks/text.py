@@ -62,7 +62,12 @@ def seen(ratio: Ratio) -> tuple[str, str]:
     """Return a ratio's median, and its spread."""
     values = sorted(ratio.values)
     middle = Series("", "", values).median
-    return f"{middle:.2f}", f"{values[0]:.2f} .. {values[-1]:.2f}"
+    return factor(middle), f"{factor(values[0])} .. {factor(values[-1])}"
+
+
+def factor(value: float) -> str:
+    """Return a ratio with two decimals, or four where these would hide that it is not quite 1."""
+    return f"{value:.2f}" if value == 1 or abs(value - 1) >= 0.005 else f"{value:.4f}"
 
 
 def short(value: float) -> str:

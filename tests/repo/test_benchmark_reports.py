@@ -12,7 +12,7 @@ from benchmarks import markdown, plot, stacks, text
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.course import Course, Length, Timetable, in_words
 from benchmarks.processes import BenchmarkError
-from benchmarks.report import Ratio, Report, Series, limit
+from benchmarks.report import Ratio, Report, Series, limit, lossless
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 3
@@ -60,6 +60,27 @@ def test_a_report_is_read_as_it_was_described() -> None:
     assert again.describe() == described
     assert text.render(again) == text.render(a_report())
     assert markdown.tables(again) == markdown.tables(a_report())
+
+
+def test_a_later_report_adds_what_an_earlier_one_has_not() -> None:
+    first, later = a_report(), a_report()
+    later.series = [figures("ours", 9), figures("pasta", 1)]
+    later.ratios = [Ratio("TCP, of pasta", later.series[0], later.series[1])]
+    both = first.with_more(later)
+    assert [one.who for one in both.series] == ["ours", "vde", "ovs", "ours", "", "pasta"]
+    assert both.series[0].values == [4, 6, 5]
+    assert len(both.ratios) == len(first.ratios) + 1
+    assert (
+        both.notes[-1] == "1 of the figures are of 3 rounds of 0.5 s, taken 2026-01-02 03:04 UTC."
+    )
+
+
+def test_what_was_lost_misses_the_goal_of_losing_nothing() -> None:
+    lossy, whole = Series("a", "frames/s", [1.0]), Series("b", "frames/s", [1.0])
+    lossy.count(1000, 1)
+    whole.count(1000, 0)
+    assert (lossless("a", lossy).met, lossless("b", whole).met) == (False, True)
+    assert lossless("a", lossy).values == [0.999]
 
 
 def test_the_verdict_has_a_line_for_each_goal_and_counts_them() -> None:
