@@ -15,9 +15,7 @@ def render(report: Report) -> str:
     head += f", load before {report.load_before:.2f}"
     about = f"{report.benchmark}: {report.rounds} rounds, {report.seconds:g} s a figure"
     lines = [about, head, ""]
-    lines += table(
-        ("figure", "median", "spread", "unit", "lost"), [_figure(s) for s in report.series]
-    )
+    lines += table(("figure", "median", "spread", "unit", "lost"), _figures(report.series))
     lines += [""]
     lines += table(
         ("ratio, round by round", "median", "spread", "target", ""),
@@ -42,6 +40,17 @@ def verdict(reports: Sequence[Report]) -> str:
     summary += f", {counts[None]} not measured" if counts[None] else ""
     head = ("benchmark", "goal, round by round", "seen", "spread", "wanted", "")
     return "\n".join((*table(head, rows), "", summary))
+
+
+def _figures(series: Sequence[Series]) -> list[tuple[str, ...]]:
+    """Return a row for each figure, and one for a contestant that has none."""
+    rows: dict[str, tuple[str, ...]] = {}
+    for one in series:
+        name = one.name
+        if one.absent and one.who:
+            name = f"{one.group}: {one.who}" if one.group else one.who
+        rows[name] = (name, *_figure(one)[1:])
+    return list(rows.values())
 
 
 def _figure(series: Series) -> tuple[str, ...]:

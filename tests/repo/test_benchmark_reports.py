@@ -108,6 +108,13 @@ def test_a_contestant_is_a_column_and_one_that_is_absent_a_reason() -> None:
     )
 
 
+def test_a_contestant_that_is_absent_is_one_line() -> None:
+    report = a_report()
+    report.series = [figures("ovs", absent="not installed") for _ in range(3)]
+    lines = text.render(report).splitlines()
+    assert [line for line in lines if "not installed" in line] == ["near: ovs  not installed"]
+
+
 def test_tables_are_put_into_their_places_and_nothing_else_is_touched(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- tables: race -->\nold\n<!-- end -->\nbetween\n")
