@@ -93,10 +93,9 @@ class Answers:
     def _list_devices(self, request: requests.ListDevices, now: float) -> list[DeviceInfo]:
         self._rooms.fold_flows()
         visible = _visible_to(request.caller)
+        addresses = self._rooms.addresses.of_devices()
         return [
-            snapshot.device_info(
-                self._rooms.name, self._rooms.mtu, nic, self._rooms.addresses.of_device(device)
-            )
+            snapshot.device_info(self._rooms.name, self._rooms.mtu, nic, addresses(device))
             for device, nic in self._rooms.nics.items()
             if visible(device.owner)
         ]
@@ -109,8 +108,7 @@ class Answers:
         nic = self._handle(request).nic
         policy = nic.guard.policy
         everybody = nic.device.policy.dhcp_server or request.caller.operator
-        owner = nic.device.owner
-        members = tuple(each for each in self._rooms.members() if everybody or each.owner == owner)
+        members = tuple(self._rooms.members("" if everybody else nic.device.owner))
         taken = (
             map(str, self._rooms.addresses.taken())
             if everybody

@@ -235,27 +235,29 @@ class Rooms:
         """Return the devices of an owner."""
         return [nic for device, nic in self.nics.items() if device.owner == owner]
 
-    def members(self) -> list[MemberInfo]:
+    def members(self, owner: str = "") -> list[MemberInfo]:
         """Return who may be told of by name: clients' devices, and those that policy expects.
 
-        Uplinks and trunks are none: whoever is behind them is not known here.
+        Uplinks and trunks are none: whoever is behind them is not known here. With an ``owner``
+        only his.
         """
+        addresses = self.addresses.of_devices()
         found = [
             MemberInfo(
                 device.owner,
                 device.name,
                 device.mac,
-                self.addresses.of_device(device),
+                addresses(device),
                 assigned=self.devices.book.is_named(device.owner, device.name),
                 open=True,
             )
             for device, nic in self.nics.items()
-            if not nic.trunk
+            if not nic.trunk and owner in ("", device.owner)
         ]
         found += [
             MemberInfo(policy.owner, policy.name, mac, policy.addresses, assigned=True, open=False)
             for policy, mac in self.devices.expected()
-            if not policy.trunk
+            if not policy.trunk and owner in ("", policy.owner)
         ]
         return found
 

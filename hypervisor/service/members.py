@@ -19,8 +19,8 @@ from hypervisor.roster import Pace, Rosters
 from hypervisor.service.task import Task
 from hypervisor.service.waiters import Waiters
 
-#: Most such streams of one owner.
-STREAMS_PER_OWNER = 16
+#: Most such streams of one owner: a gateway has one, and each costs a look at all devices.
+STREAMS_PER_OWNER = 4
 #: Devices, and addresses, in one part: with the longest names some 700 KB.
 PART_DEVICES = 1_000
 PART_ADDRESSES = 8_000

@@ -24,12 +24,13 @@ from scapy.layers.l2 import ARP, Ether
 
 from hypervisor.engine.drops import DHCP_BINDING
 from hypervisor.errors import DeviceError
+from hypervisor.infos import RosterInfo
 from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.mach.neighbours import LIFETIME_S
 from hypervisor.mach.policy import DevicePolicy
 from hypervisor.mach.probes import LONGEST_S
 from hypervisor.nic import Handle
-from hypervisor.requests import Caller, Claim, ListLeases, ReleaseLease, Unclaim
+from hypervisor.requests import Caller, Claim, GetRoster, ListLeases, ReleaseLease, Unclaim
 from tests.helpers.core import BROADCAST, Port, World
 from tests.helpers.dhcp_talk import SERVER, addresses, answer4, ask4, guarded
 
@@ -259,6 +260,27 @@ class LeaseMachine(RuleBasedStateMachine):
             assert set(addresses(port)) == own
             guard = port.handle.nic.guard.policy
             assert guard.ipv4 == {socket.inet_aton(address) for address in own}
+
+    @invariant()
+    def a_dhcp_server_is_told_what_there_is_and_others_of_their_own(self) -> None:
+        there = {DEVICES[index]: set(addresses(port)) for index, port in self.ports.items()}
+        # Policy names the first device and its address, open or not.
+        there.setdefault(DEVICES[0], {FIXED})
+        everybody = self.roster(self.server)
+        found = {(each.owner, each.name): set(each.addresses) for each in everybody.members}
+        assert found.pop(("uid:9", "gw")) == set(addresses(self.server))
+        assert (everybody.everybody, found) == (True, there)
+        assert {*self.held, FIXED} <= set(everybody.taken)
+        for index, port in self.ports.items():
+            own = self.roster(port)
+            mine = {key: value for key, value in there.items() if key[0] == DEVICES[index][0]}
+            found = {(each.owner, each.name): set(each.addresses) for each in own.members}
+            assert (own.everybody, found) == (False, mine)
+            assert set(own.taken) == set().union(*mine.values())
+
+    def roster(self, port: Port) -> RosterInfo:
+        found: RosterInfo = self.world.call(GetRoster(self.world.number(), port.caller, port.port))
+        return found
 
     @invariant()
     def what_is_listed_is_what_there_is(self) -> None:
