@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import pwd
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from hypervisor.cli import main
+from hypervisor.gateway.names import owner_label
+from hypervisor.kernel.netlink import Netlink
 from tests.helpers import apart, run_programs
 from tests.helpers.apart import GatewayProcess
-from tests.helpers.kernel_objects import a_fresh_uid
+from tests.helpers.kernel_objects import a_fresh_uid, readable
 from tests.helpers.outside import FAR, PAGE, WEB_PORT, Machine, machine
-from tests.helpers.processes import ServerProcess, server
+from tests.helpers.processes import ServerProcess, forked, server
 from tests.integration.test_gateway_services import AUTO6, a_folder, first_of_its_namespace, lookup
 
 pytestmark = pytest.mark.slow
@@ -56,6 +62,11 @@ def folder() -> Iterator[Path]:
 
 def a_user() -> int:
     return a_fresh_uid() if os.geteuid() == 0 else os.geteuid()
+
+
+def label(uid: int) -> str:
+    """Return what a user's zone is called."""
+    return owner_label(f"uid:{uid}", pwd.getpwuid(uid).pw_name if os.geteuid() != 0 else "")
 
 
 @contextmanager
@@ -109,24 +120,59 @@ def client(running: ServerProcess, script: str, *flags: str, uid: int | None = N
     return done.stdout.splitlines()
 
 
-def test_ordinary_users_reach_outside_by_dhcp_through_another_users_gateway(
-    there: Machine, folder: Path
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A server and a gateway of two users, for tests that leave both as they were."""
+
+    server: ServerProcess
+    gateway: GatewayProcess
+    #: To whose device "web" port 8088 of the machine leads.
+    user: int
+
+
+@pytest.fixture(scope="module")
+def up(there: Machine) -> Iterator[Up]:
+    owner, user = a_user(), a_user()
+    port = f"8088:{user}/web:80"
+    with (
+        a_folder() as folder,
+        serving(folder, owner) as running,
+        apart_on(there, running, owner, ALL, "-p", port) as gateway,
+    ):
+        yield Up(running, gateway, user)
+
+
+def test_ordinary_users_reach_outside_by_dhcp_through_another_users_gateway(up: Up) -> None:
+    flags = ("run", "--device", str(up.server.node), "--dhcp", "--device-name", "db")
+    with run_programs.running(
+        *(*flags, "--", "sh", "-c", "ip -4 -br address show db; cat"), uid=up.user
+    ) as db:
+        address = db.line().split()[2].partition("/")[0]
+        script = f"curl -sSm5 {WEB}; {AUTO6} curl -sSm5 {WEB6}; ping -qc1 -W5 {address}; "
+        lines = client(up.server, script + lookup(f"db.{label(up.user)}.lan.internal"))
+    assert [each.encode() + b"\n" for each in lines[:2]] == [PAGE, PAGE], lines
+    assert any(" 0% packet loss" in each for each in lines)
+    assert f"Address: {address} " in lines[-1]
+    # What it gave is bound by the server's guard, as what any DHCP server gives.
+    assert f'detail="{address} by DHCP, for 3600 s"' in up.server.said()
+
+
+def test_ports_of_the_machine_lead_in_to_a_device_of_anybodys(
+    there: Machine, folder: Path, up: Up
 ) -> None:
-    owner, one = a_user(), a_user()
-    with serving(folder, owner) as running, apart_on(there, running, owner, ALL) as gateway:
-        flags = ("run", "--device", str(running.node), "--dhcp", "--device-name", "web")
-        with run_programs.running(
-            *(*flags, "--", "sh", "-c", "ip -4 -br address show web; cat"), uid=one
-        ) as web:
-            address = web.line().split()[2].partition("/")[0]
-            zone = f"uid-{one}" if os.geteuid() == 0 else ".*"
-            script = f"curl -sSm5 {WEB}; {AUTO6} curl -sSm5 {WEB6}; ping -qc1 -W5 {address}; "
-            lines = client(running, script + lookup(f"web.{zone}.lan.internal"))
-        assert [each.encode() + b"\n" for each in lines[:2]] == [PAGE, PAGE], lines
-        assert any(" 0% packet loss" in each for each in lines)
-        assert f"Address: {address} " in lines[-1]
-        assert "gateway is up" in gateway.said()
-        assert gateway.stop() == 0
+    serve = f"cd {folder}; echo in > page; exec {PYTHON} -u -m http.server 80 2>&1"
+    flags = ("run", "--device", str(up.server.node), "--dhcp", "--device-name", "web", "--")
+    with run_programs.running(*flags, "sh", "-c", serve, uid=up.user) as web:
+        assert web.line().startswith("Serving HTTP")
+        retry = ("--retry", "20", "--retry-delay", "1", "--retry-all-errors")
+        done = subprocess.run(
+            ["curl", "-sSm5", *retry, "http://127.0.0.1:8088/page"],
+            preexec_fn=there.enter,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.stdout == "in\n", done
 
 
 def test_a_connection_to_outside_outlives_an_upgrade_and_a_restart_of_the_server(
@@ -161,25 +207,6 @@ def test_a_connection_to_outside_outlives_an_upgrade_and_a_restart_of_the_server
             assert said.count("connected again") == 2
 
 
-def test_ports_of_the_machine_lead_in_to_a_device_of_anybodys(there: Machine, folder: Path) -> None:
-    owner, one = a_user(), a_user()
-    port = f"8088:{one}/web:80"
-    serve = f"cd {folder}; echo in > page; exec {PYTHON} -u -m http.server 80 2>&1"
-    with serving(folder, owner) as running, apart_on(there, running, owner, ALL, "-p", port):
-        flags = ("run", "--device", str(running.node), "--dhcp", "--device-name", "web", "--")
-        with run_programs.running(*flags, "sh", "-c", serve, uid=one) as web:
-            assert web.line().startswith("Serving HTTP")
-            retry = ("--retry", "20", "--retry-delay", "1", "--retry-all-errors")
-            done = subprocess.run(
-                ["curl", "-sSm5", *retry, "http://127.0.0.1:8088/page"],
-                preexec_fn=there.enter,
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-            assert done.stdout == "in\n", done
-
-
 def test_policy_decides_and_says_what_the_operator_must_write(there: Machine, folder: Path) -> None:
     owner = a_user()
     with serving(folder, owner, settings="") as running:
@@ -208,22 +235,48 @@ def test_policy_decides_and_says_what_the_operator_must_write(there: Machine, fo
             assert "another gateway runs there" in said
             configuration(folder, owner, "")
             running.process.send_signal(signal.SIGHUP)
-            while "does not let device gateway" not in gateway.said():
-                assert gateway.process.poll() is None
+            wait_said(gateway, "does not let device gateway", 1)
 
 
-def test_what_kills_a_run_is_said_in_a_line_and_the_next_run_works(
+def test_what_ends_a_run_is_said_in_a_line_and_the_next_run_works(
     there: Machine, folder: Path
 ) -> None:
     owner = a_user()
     with serving(folder, owner) as running, apart_on(there, running, owner, ALL) as gateway:
+        # Its namespaces die.
         os.kill(first_of_its_namespace(gateway.process.pid), signal.SIGKILL)
-        while gateway.said().count("gateway is up") < 2:
-            assert gateway.process.poll() is None
+        wait_said(gateway, "gateway is up", 2)
         assert client(running, f"curl -sSm5 {WEB}")[0].encode() + b"\n" == PAGE
-        assert gateway.said().count("no gateway: it was killed") == 1
-        assert running.said().count("link-up") == 3
-        assert gateway.stop() == 0
+        # They live, and its TAP is taken away.
+        with forked(partial(delete_tap, first_of_its_namespace(gateway.process.pid))):
+            wait_said(gateway, "gateway is up", 3)
+        assert client(running, f"curl -sSm5 {WEB}")[0].encode() + b"\n" == PAGE
+        assert gateway.said().count("no gateway: ") == 2
+        assert "no gateway: it was killed; the network goes on" in gateway.said()
+        assert "no gateway: its device is lost: " in gateway.said()
+        with ExitStack() as stack:
+            ends = [os.pidfd_open(pid) for pid in run_programs.children(gateway.process.pid)]
+            for each in ends:
+                stack.callback(os.close, each)
+            assert len(ends) >= 4
+            gateway.process.kill()
+            assert all(readable(each, 10.0) for each in ends)
+
+
+def delete_tap(pid: int) -> None:
+    """Delete the interface of the gateway whose process 1 is ``pid``, from inside."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for kind in ("user", "net"):
+        fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+        assert libc.setns(fd, 0) == 0, os.strerror(ctypes.get_errno())
+        os.close(fd)
+    with Netlink() as net:
+        net.remove_link("lan0")
+
+
+def wait_said(gateway: GatewayProcess, text: str, times: int) -> None:
+    while gateway.said().count(text) < times:
+        assert gateway.process.poll() is None, gateway.said()
 
 
 @pytest.mark.parametrize(
