@@ -21,6 +21,7 @@ from benchmarks.machine import threads_s
 from benchmarks.peers import Started, missing, ready, start_server
 from benchmarks.probes import tcp
 from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew, Helper
+from benchmarks.race import Turn, failures
 from benchmarks.report import Ratio, Report, Series, limit
 from benchmarks.rootless import STRANGER_UIDS, TOOLS, become_root, no_tun, uid_is_there
 from benchmarks.topologies import join_ours
@@ -60,13 +61,14 @@ class Flooded:
         for helper in self.floods:
             ready(helper)
 
-    def beside(self, flood: Helper, seconds: float) -> tuple[float, float]:
-        """Return Gbit/s of TCP beside a flood, and its calls a second. Raises BenchmarkError."""
+    def take(self, flood: Helper, beside: Series, calls: Series, seconds: float) -> None:
+        """Add Gbit/s of TCP beside a flood, and its calls a second. Raises BenchmarkError."""
         flood.tell({"seconds": max(1, round(seconds)) + 2 * RAMP_S})
         time.sleep(RAMP_S)
         rate, _ = tcp(self.joined.left, self.joined.v4, seconds)
         called = flood.hear(seconds + PATIENCE_S)
-        return rate, called["calls"] / called["elapsed_s"]
+        beside.add(rate)
+        calls.add(called["calls"] / called["elapsed_s"])
 
     def alone(self, seconds: float) -> float:
         """Return Gbit/s of TCP with nobody beside it. Raises BenchmarkError."""
@@ -127,12 +129,14 @@ def run(course: Course) -> Report:
     with Crew() as crew:
         os.chmod(crew.folder, 0o755)
         flooded = Flooded(crew)
+        turns = [
+            Turn(one.name, [one, count], partial(flooded.take, flood, one, count, course.seconds))
+            for flood, one, count in zip(flooded.floods, beside, calls, strict=True)
+        ]
         for _ in course.each_round("floods"):
             before = flooded.alone(course.seconds)
-            for flood, rate, count in zip(flooded.floods, beside, calls, strict=True):
-                carried, called = flooded.beside(flood, course.seconds)
-                rate.add(carried)
-                count.add(called)
+            for turn in turns:
+                turn.measure()
             alone.add((before + flooded.alone(course.seconds)) / 2)
     return course.report(
         series=[few, many, alone, *beside, *calls],
@@ -141,6 +145,7 @@ def run(course: Course) -> Report:
             limit("an idle server with 100 devices, of 1 % of a processor", IDLE_AT_MOST, many),
             *_ratios(alone, beside),
         ],
+        failures=failures(turns),
         notes=[f"Idle: for {IDLE_FIGURES * course.seconds:g} s. TCP alone: first and last."],
     )
 

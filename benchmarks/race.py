@@ -6,8 +6,7 @@ round; if it cannot be, it leaves the race and says why as well, and the others 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from benchmarks.course import Course
@@ -16,6 +15,49 @@ from benchmarks.report import Series
 
 #: What a contestant is measured on: two joined namespaces, a way out, ...
 Place = TypeVar("Place")
+
+
+def twice(figures: Iterable[Series], take: Callable[[], None]) -> list[BenchmarkError]:
+    """Measure, and once more if that fails, forgetting what it has added; return what went wrong.
+
+    Two errors mean that there are no figures of this round.
+    """
+    errors: list[BenchmarkError] = []
+    before = [(one, len(one.values), one.sent, one.lost) for one in figures]
+    while len(errors) < 2:
+        try:
+            take()
+        except BenchmarkError as error:
+            errors.append(error)
+            for series, count, sent, lost in before:
+                del series.values[count:]
+                series.sent, series.lost = sent, lost
+        else:
+            break
+    return errors
+
+
+class Turn:
+    """What is measured at once in each round where there are no contestants, and its figures.
+
+    It stumbles and leaves as a contestant does.
+    """
+
+    def __init__(self, name: str, figures: Sequence[Series], take: Callable[[], None]) -> None:
+        self.name = name
+        self.failure = ""
+        self._figures = figures
+        self._take = take
+
+    def measure(self) -> None:
+        """Measure once more, unless it has failed."""
+        if self.failure:
+            return
+        errors = twice(self._figures, self._take)
+        if len(errors) > 1:
+            self.failure = f"{self.name} failed: {errors[-1]}"
+            for series in self._figures:
+                series.absent = "failed"
 
 
 class Contestant(Generic[Place]):
@@ -37,6 +79,7 @@ class Contestant(Generic[Place]):
     ) -> None:
         self.name = name
         self.failure = ""
+        self.stumbles: list[str] = []
         self.place: Place | None = None
         full = f"{group}: {name}" if group else name
         self.figures = {
@@ -70,17 +113,12 @@ class Contestant(Generic[Place]):
         """Have ``trial`` add to the figures, if it is still in the race; try twice."""
         if self.place is None:
             return
-        before = {key: copy.deepcopy(series) for key, series in self.figures.items()}
-        try:
-            trial(self, self.place)
-        except BenchmarkError:
-            for key, series in before.items():
-                self.figures[key].values[:] = series.values
-                self.figures[key].sent, self.figures[key].lost = series.sent, series.lost
-            try:
-                trial(self, self.place)
-            except BenchmarkError as error:
-                self._fail(error)
+        place = self.place
+        errors = twice(self.figures.values(), lambda: trial(self, place))
+        if len(errors) > 1:
+            self._fail(errors[-1])
+        elif errors:
+            self.stumbles.append(f"{self.name} stumbled, and was measured again: {errors[0]}")
 
     def _fail(self, error: BenchmarkError) -> None:
         self.failure = f"{self.name} failed: {error}"
@@ -113,6 +151,11 @@ def all_series(contestants: Sequence[Contestant[Place]]) -> list[Series]:
     return [series for contestant in contestants for series in contestant.series]
 
 
-def failures(contestants: Sequence[Contestant[Place]]) -> list[str]:
+def failures(contestants: Sequence[Contestant[Place]] | Sequence[Turn]) -> list[str]:
     """Return what broke."""
     return [contestant.failure for contestant in contestants if contestant.failure]
+
+
+def stumbles(contestants: Sequence[Contestant[Place]]) -> list[str]:
+    """Return what was measured twice in a round, and why."""
+    return [one for contestant in contestants for one in contestant.stumbles]

@@ -11,7 +11,7 @@ Six contestants, all over Unix sockets, writer and reader in processes of their 
 - a bare bidi echo, and DeviceRequests with a batch of a write and a read of 64 frames, which has as
   many bytes: as vectors, and as a request for each frame;
 - the fastest way: DeviceRequests with vectors of 1,024 x 64 bytes, two writes and four reads at a
-  time;
+  time; and the same with a server that has no compiled code;
 - vde_switch (C) with the same frames, 256 datagrams a system call.
 
 A rate is delivered frames over the time from the first write to the last arrival.
@@ -21,13 +21,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from benchmarks import streams
 from benchmarks.course import Course
-from benchmarks.peers import missing, ready, start_hypervisor, start_vde_switch
+from benchmarks.peers import missing, ready, start_hypervisor, start_server, start_vde_switch
 from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew, Helper
+from benchmarks.race import Turn, failures
 from benchmarks.report import Ratio, Report, Series, lossless
+from hypervisor.serve.compose import DATA_PATH
 
 VECTORS = (64, 256, streams.LONGEST_VECTOR)
 #: Vectors that are also written and read with several calls under way.
@@ -40,6 +43,8 @@ ECHOES_AT_MOST = 3.0
 STREAM_ECHOES_AT_MOST = 2.5
 VDE_AT_LEAST = 0.8
 FASTEST_OF_VDE_AT_LEAST = 2.0
+#: The same without compiled code.
+FALLBACK_OF_VDE_AT_LEAST = 0.4
 
 
 @dataclass(slots=True)
@@ -51,6 +56,14 @@ class Stream:
     writer_at: dict[str, Any]
     reader_at: dict[str, Any]
     drops: Counter[str] = field(default_factory=Counter)
+
+    def turn(
+        self, series: Series, size: int, vector: int, seconds: float, **under_way: int
+    ) -> Turn:
+        """Return what runs it once a round."""
+        return Turn(
+            series.name, [series], partial(self.run, series, size, vector, seconds, **under_way)
+        )
 
     def run(self, series: Series, size: int, vector: int, seconds: float, **under_way: int) -> None:
         """Carry frames for ``seconds`` and add rate and losses to ``series``.
@@ -88,6 +101,10 @@ class Rpc:
         self.ours = _stream(crew.worker("writer", node), crew.worker("reader", node))
         self.fastest = _stream(
             crew.worker("stream-writer", node), crew.worker("stream-reader", node)
+        )
+        python = start_server(crew, crew.folder / "python", environment={DATA_PATH: "python"}).path
+        self.fallback = _stream(
+            crew.worker("stream-writer", python), crew.worker("stream-reader", python)
         )
         ready(self.echo)
         ready(self.pair)
@@ -194,25 +211,34 @@ def run(course: Course) -> Report:
         for vector in PIPELINED
     }
     fastest = Series(f"ours, a stream of vectors of {longest} x 64 bytes", "frames/s")
+    fallback = Series(f"ours, Python only, a stream of vectors of {longest} x 64 bytes", "frames/s")
     vde = {size: Series(f"vde_switch, {size} bytes, sendmmsg of 256", "frames/s") for size in SIZES}
     batches = Batches()
     with Crew() as crew:
         contest = Rpc(crew)
+        turns = [
+            Turn("batches", batches.series, lambda: batches.run(contest, seconds)),
+            Turn("the echo", [echo], lambda: _call_time(contest.echo, echo, seconds)),
+            Turn("single frames", [one], lambda: _call_time(contest.pair, one, seconds)),
+            contest.fastest.turn(fastest, 64, longest, seconds),
+            contest.fallback.turn(fallback, 64, longest, seconds),
+        ]
+        for size in SIZES:
+            if contest.vde:
+                turns.append(contest.vde.turn(vde[size], size, 256, seconds))
+            turns += [
+                contest.ours.turn(ours[vector, size], size, vector, seconds) for vector in VECTORS
+            ]
+        turns += [
+            contest.ours.turn(series, 64, vector, seconds, writes=writes, reads=reads)
+            for vector, series in pipelined.items()
+        ]
         for _ in course.each_round():
-            batches.run(contest, seconds)
-            _call_time(contest.echo, echo, seconds)
-            _call_time(contest.pair, one, seconds)
-            contest.fastest.run(fastest, 64, longest, seconds)
-            for size in SIZES:
-                if contest.vde:
-                    contest.vde.run(vde[size], size, 256, seconds)
-                for vector in VECTORS:
-                    contest.ours.run(ours[vector, size], size, vector, seconds)
-            for vector, series in pipelined.items():
-                contest.ours.run(series, 64, vector, seconds, writes=writes, reads=reads)
+            for turn in turns:
+                turn.measure()
         for series in vde.values():
-            series.absent = contest.vde_missing
-    carried = (*ours.values(), *pipelined.values(), fastest)
+            series.absent = series.absent or contest.vde_missing
+    carried = (*ours.values(), *pipelined.values(), fastest, fallback)
     lost = sum(series.lost or 0 for series in carried)
     return course.report(
         series=[echo, one, *batches.series, *carried, *vde.values()],
@@ -238,12 +264,19 @@ def run(course: Course) -> Report:
                 vde[64],
                 at_least=FASTEST_OF_VDE_AT_LEAST,
             ),
+            Ratio(
+                "the fastest way, Python only, against vde, 64 bytes",
+                fallback,
+                vde[64],
+                at_least=FALLBACK_OF_VDE_AT_LEAST,
+            ),
             lossless("the fastest way, frames that arrived, of those sent", fastest),
             Ratio("64 x 64 bytes against vde", ours[64, 64], vde[64]),
             Ratio("256 x 1500 bytes against vde", ours[256, 1500], vde[1500]),
             Ratio("64 x 1500 bytes against vde", ours[64, 1500], vde[1500]),
         ],
-        notes=[_losses(lost, contest.ours.drops + contest.fastest.drops)],
+        notes=[_losses(lost, contest.ours.drops + contest.fastest.drops + contest.fallback.drops)],
+        failures=failures(turns),
     )
 
 

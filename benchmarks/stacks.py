@@ -25,7 +25,7 @@ from benchmarks.course import Course, Length
 from benchmarks.machine import busy_s, memory_mib
 from benchmarks.probes import connections, forget_offloads, loaded, round_trips, tcp, udp
 from benchmarks.processes import Crew
-from benchmarks.race import Contestant, all_series, failures, race
+from benchmarks.race import Contestant, all_series, failures, race, stumbles
 from benchmarks.report import Ratio, Report, limit
 from benchmarks.rootless import become_root
 from benchmarks.topologies import Joined
@@ -169,6 +169,7 @@ def run(course: Course) -> Report:
         ratios += _ratios(circumstance, here)
     return course.report(
         series=[one for one in all_series(contestants) if one.values or one.absent],
+        notes=stumbles(contestants),
         failures=failures(contestants),
         ratios=[one for one in ratios if one.values or one.target],
     )

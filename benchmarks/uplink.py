@@ -20,7 +20,7 @@ from benchmarks.course import Course
 from benchmarks.peers import missing, start_hypervisor, start_vde_switch
 from benchmarks.probes import round_trip, tcp
 from benchmarks.processes import Crew
-from benchmarks.race import Contestant, all_series, failures, race
+from benchmarks.race import Contestant, all_series, failures, race, stumbles
 from benchmarks.report import Ratio, Report
 from benchmarks.rootless import TOOLS, become_root, no_tun
 from benchmarks.topologies import (
@@ -128,6 +128,7 @@ def run(course: Course) -> Report:
         race(contestants, course, partial(_take, seconds=course.seconds))
     return course.report(
         series=all_series(contestants),
+        notes=stumbles(contestants),
         failures=failures(contestants),
         ratios=[
             Ratio("ours, TCP out, of vde", ours["out"], vde["out"], at_least=TIMES_VDE),

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from benchmarks import plot, probes
 from benchmarks.course import Course
 from benchmarks.processes import BenchmarkError, Crew
-from benchmarks.race import Contestant, all_series, failures, race
+from benchmarks.race import Contestant, Turn, all_series, failures, race
 from benchmarks.report import Report, Series
 from benchmarks.topologies import join_veth
 
@@ -72,6 +72,29 @@ def test_a_contestant_that_breaks_down_leaves_the_race_and_says_why() -> None:
         "ghost, speed": "not installed (apt install ghost)",
         "ghost, weight": "not installed (apt install ghost)",
     }
+
+
+def test_what_stumbles_is_measured_again_and_what_falls_twice_has_failed() -> None:
+    good, bad = Series("good", "m/s", [1.0]), Series("bad", "m/s", [1.0])
+    falls = iter([True, False])
+
+    def stumble() -> None:
+        good.add(2.0)
+        good.count(10, 1)
+        if next(falls):
+            raise BenchmarkError("a stone")
+
+    def fall() -> None:
+        bad.add(2.0)
+        raise BenchmarkError("a hole")
+
+    turns = [Turn("walk", [good], stumble), Turn("run", [bad], fall)]
+    for turn in turns:
+        turn.measure()
+    turns[1].measure()
+    assert (good.values, good.sent, good.lost, good.absent) == ([1.0, 2.0], 10, 1, "")
+    assert (bad.values, bad.absent) == ([1.0], "failed")
+    assert failures(turns) == ["run failed: a hole"]
 
 
 def test_a_report_is_drawn_with_one_bar_for_each_measured_figure(tmp_path: Path) -> None:
