@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from hypervisor.engine.drops import POOL_FULL, RX_FULL
 from hypervisor.engine.opens import Copy, Open, TxFrame, WaitQueue, WriteRequest
 from hypervisor.engine.quotas import Limits
 from hypervisor.engine.slots import Notice, NoticeKind, Slots
-from hypervisor.frames import Frame, Payload
+from hypervisor.frames import Payload
 from hypervisor.requests import Completion, Written
 
 
@@ -61,6 +62,20 @@ class Holding(Slots):
         tx.copies += 1
         return True
 
+    def wait_run(
+        self, sender: Open, receiver: Open, request: WriteRequest, run: Sequence[bytes]
+    ) -> None:
+        """Queue plain frames of a request for their only receiver, as wait() does each."""
+        queue = sender.waiting.get(receiver)
+        if queue is None:
+            queue = sender.waiting[receiver] = WaitQueue()
+            receiver.waiters.append(sender)
+        is_first = not queue.queued
+        request.outstanding += len(run)
+        queue.queued.extend([Copy(TxFrame(request, alone=True), Payload(data)) for data in run])
+        if is_first:
+            self._refill(sender, queue)
+
     def _take_slot(self, sender: Open, queue: WaitQueue, copy: Copy) -> bool:
         """Move a copy into a TX slot (MHVED steps a to c) if one is left for this receiver."""
         if len(queue.slotted) >= self.tx_per_receiver:
@@ -85,21 +100,24 @@ class Holding(Slots):
             sender.tx_used += 1
         return True
 
-    def _left(self, sender: Open, copy: Copy) -> None:
-        """A copy stopped waiting: free its slot, and complete its request if it was the last."""
-        tx = copy.tx
-        tx.copies -= 1
-        if tx.copies:
-            return
-        if tx.slotted:
+    def _left(self, sender: Open, copies: Iterable[Copy]) -> None:
+        """Copies stopped waiting: free their slots, and complete requests that have no others."""
+        slots = 0
+        for copy in copies:
+            tx = copy.tx
+            tx.copies -= 1
+            if tx.copies:
+                continue
+            slots += tx.slotted
+            request = tx.request
+            request.outstanding -= 1
+            if not request.outstanding:
+                self.finish_write(sender, request)
+        if slots:
             if sender.is_link and sender.tx_used >= self.limits.tx_slots:
                 self.links_readable[sender] = None
-            sender.tx_used -= 1
+            sender.tx_used -= slots
             self._unslotted[sender] = None
-        request = tx.request
-        request.outstanding -= 1
-        if not request.outstanding:
-            self.finish_write(sender, request)
 
     def _unslot(self, sender: Open, copy: Copy) -> None:
         """Free the pool frame of a copy that will not be delivered."""
@@ -113,8 +131,40 @@ class Holding(Slots):
         while self._unslotted:
             sender, _ = self._unslotted.popitem()
             for queue in sender.waiting.values():
-                while queue.queued and self._take_slot(sender, queue, queue.queued[0]):
-                    queue.slotted.append(queue.queued.popleft())
+                if queue.queued:
+                    self._refill(sender, queue)
+
+    def _refill(self, sender: Open, queue: WaitQueue) -> None:
+        """Let the first of the queued copies into TX slots, as many as may."""
+        self._take_slots(sender, queue)
+        while queue.queued and self._take_slot(sender, queue, queue.queued[0]):
+            queue.slotted.append(queue.queued.popleft())
+
+    def _take_slots(self, sender: Open, queue: WaitQueue) -> None:
+        """The same for lone copies that are within the sender's guarantee, in few steps."""
+        account, pool = sender.account, self.pool
+        count = min(
+            len(queue.queued),
+            self.tx_per_receiver - len(queue.slotted),
+            self.limits.tx_slots - sender.tx_used,
+            account.guaranteed_frames - sender.held_frames,
+            pool.free_frames,
+        )
+        if count < 2:
+            return
+        copies = list(islice(queue.queued, count))
+        payloads = [copy.payload.data for copy in copies if copy.tx.alone]
+        size_bytes = sum(map(len, payloads))
+        free_bytes = min(account.guaranteed_bytes - sender.held_bytes, pool.free_bytes)
+        if len(payloads) < count or size_bytes > free_bytes:
+            return
+        for copy, frame in zip(copies, pool.alloc_run(payloads, size_bytes), strict=True):
+            copy.frame = frame
+            copy.tx.slotted = True
+            queue.queued.popleft()
+        queue.slotted.extend(copies)
+        self.shares.charge(sender, count, size_bytes)
+        sender.tx_used += count
 
     def finish_write(self, sender: Open, request: WriteRequest) -> None:
         """Reply: the last frame has left. Does nothing for a link's or a withdrawn request."""
@@ -164,9 +214,9 @@ class Holding(Slots):
     def _pull_turn(self, sender: Open, receiver: Open, queue: WaitQueue) -> bool:
         """Deliver what is left of one sender's turn. False if the receiver's room ended first."""
         room_frames, room_bytes = self.room(receiver)
-        taken: list[Copy] = []
-        frames: list[Frame] = []
-        total_bytes = slotted = slotted_bytes = 0
+        taken, slotted_bytes = self._pull_slotted(queue, room_frames, room_bytes)
+        frames = [copy.frame for copy in taken if copy.frame is not None]
+        slotted, total_bytes = len(taken), slotted_bytes
         roomy = True
         while queue and queue.turn_frames:
             copy = queue.head()
@@ -195,14 +245,31 @@ class Holding(Slots):
         if taken:
             self.shares.charge(sender, -slotted, -slotted_bytes)
             self.admit_stored(receiver, frames, total_bytes)
-            for copy in taken:
-                self._left(sender, copy)
+            self._left(sender, taken)
         if not roomy and receiver.rx_used < self.limits.rx_slots:
             self._starved[receiver] = None
         if slotted and self._starved:
             # What left the sender's TX slots may have made room in the shared half.
             self.look_for_room()
         return roomy
+
+    def _pull_slotted(
+        self, queue: WaitQueue, room_frames: int, room_bytes: int
+    ) -> tuple[list[Copy], int]:
+        """Take the slotted copies of a turn, if all of them fit that the turn may take.
+
+        Returns them and their bytes; nothing where they must be looked at one by one.
+        """
+        count = min(len(queue.slotted), queue.turn_frames, room_frames)
+        if count < 2:
+            return [], 0
+        size_bytes = sum([len(copy.payload.data) for copy in islice(queue.slotted, count)])
+        if size_bytes > min(queue.deficit_bytes, room_bytes):
+            return [], 0
+        taken = [queue.slotted.popleft() for _ in range(count)]
+        queue.turn_frames -= count
+        queue.deficit_bytes -= size_bytes
+        return taken, size_bytes
 
     # --- giving up ----------------------------------------------------------------------------
 
@@ -240,7 +307,7 @@ class Holding(Slots):
         for copy in dropped:
             self.count_drop(receiver, reason, 1, copy.tx.request)
             self._unslot(sender, copy)
-            self._left(sender, copy)
+            self._left(sender, (copy,))
 
     # --- progress windows ---------------------------------------------------------------------
 

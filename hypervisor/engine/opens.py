@@ -49,13 +49,17 @@ class ReadRequest:
 
 
 class TxFrame:
-    """One frame of a request that could not leave at once: ``copies`` of it still wait."""
+    """One frame of a request that could not leave at once: ``copies`` of it still wait.
 
-    __slots__ = ("copies", "request", "slotted")
+    One that is ``alone`` is plain, and has had no other copy than the one that waits.
+    """
 
-    def __init__(self, request: WriteRequest) -> None:
+    __slots__ = ("alone", "copies", "request", "slotted")
+
+    def __init__(self, request: WriteRequest, alone: bool = False) -> None:
         self.request = request
-        self.copies = 0
+        self.alone = alone
+        self.copies = 1 if alone else 0
         self.slotted = False
 
 

@@ -189,6 +189,13 @@ class Sending(Holding):
                 self.admit_run(receiver, run[:start], size_bytes, header_bytes, head_needs)
             if receiver.rx_used < self.limits.rx_slots and start < len(run):
                 reason = self.refusal(receiver, 1, len(run[start]), new=True) or reason
+        if request.request_id is not None and not header_bytes and needs is None:
+            left = run[start:]
+            if left and self.may_wait(receiver, request, reason, now):
+                self.wait_run(sender, receiver, request, left)
+            elif left:
+                self.count_drop(receiver, reason, len(left), request)
+            return
         for index in range(start, len(run)):
             need = 0 if needs is None else needs[index]
             if not self.may_wait(receiver, request, reason, now) or not self.wait(
