@@ -28,7 +28,7 @@ from benchmarks import (
 )
 from benchmarks.course import Course, Length, Timetable, in_words
 from benchmarks.processes import BenchmarkError
-from benchmarks.report import Report
+from benchmarks.report import Report, in_rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def _measure(options: argparse.Namespace, reports: list[Report]) -> bool:
         [_length(name, options).of(options.rounds, seconds[name]) for name in names]
     )
     whole = in_words(timetable.total_s)
-    print(f"{', '.join(names)}: {options.rounds} rounds, about {whole}", file=sys.stderr)
+    print(f"{', '.join(names)}: {in_rounds(options.rounds)}, about {whole}", file=sys.stderr)
     for number, name in enumerate(names):
         timetable.begin(number)
         course = Course(name, options.rounds, seconds[name], options.only, options.goals, timetable)

@@ -75,7 +75,10 @@ class Cabled:
     def round_trip(self) -> float:
         """Return the median round trip in ms. Raises BenchmarkError."""
         said = self.left.run(f"ping -c {PINGS} -i 0.02 -W 5 {self.address}")
-        return statistics.median(float(one) for one in re.findall(r"time=([\d.]+) ms", said))
+        times = [float(one) for one in re.findall(r"time=([\d.]+) ms", said)]
+        if not times:
+            raise BenchmarkError(f"a guest's ping {self.address}: no answer")
+        return statistics.median(times)
 
     def cpu_s(self) -> float:
         """Return the processor time that those in between have used."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.processes import BenchmarkError
-from benchmarks.report import Ratio, Report, Series
+from benchmarks.report import Ratio, Report, Series, in_rounds
 from benchmarks.text import seen, short
 
 #: The name of the place for the goals.
@@ -77,7 +77,7 @@ def _about(report: Report) -> str:
     busy = f", load {min(loads):.1f} to {max(loads):.1f} with it" if loads else ""
     machine = report.machine
     return (
-        f"{report.taken or 'Some day'}: {report.rounds} rounds, {report.seconds:g} s a figure; "
+        f"{report.taken or 'Some day'}: {in_rounds(report.rounds)}, {report.seconds:g} s a figure; "
         f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, Python "
         f"{machine['python']}, grpcio {machine['grpcio']}, {machine['loop']}; "
         f"load {report.load_before:.1f} before{busy}."

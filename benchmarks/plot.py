@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from benchmarks.report import Report, Series
+from benchmarks.report import Report, Series, in_rounds
 from benchmarks.text import short
 
 _ROW, _TITLE, _TOP, _BARS, _FIGURES = 22, 26, 64, 420, 150
@@ -57,7 +57,7 @@ def svg(report: Report, group: str = "") -> str:
     longest = max((len(label) for panel in panels for label, _ in panel.bars), default=0)
     left = round(longest * _LETTER) + _MARGIN
     height = _TOP + sum(panel.height for panel in panels) + 16
-    about = f"{report.rounds} rounds, {report.seconds:g} s a figure, {report.machine['cpu']}"
+    about = f"{in_rounds(report.rounds)}, {report.seconds:g} s a figure, {report.machine['cpu']}"
     name = f"{report.benchmark}: {group}" if group else report.benchmark
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" '

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,17 +20,22 @@ from benchmarks.topologies import Joined, Namespace
 UDP_OVERHEAD_BYTES = 14 + 20 + 8
 #: How long before its end a loaded round trip is still loaded.
 _RAMP_S = 0.3
+LOADED_PINGS_PER_S = 100
 
 
 def iperf3(inside: Namespace, address: str, seconds: float, *options: str) -> dict[str, Any]:
     """Run iperf3 to ``address`` for whole seconds, and return its "end". Raises BenchmarkError."""
-    output = inside.run(
+    done = inside.attempt(
         *("iperf3", "--client", address, "--time", str(max(1, round(seconds))), "--json", *options),
         timeout_s=seconds + PATIENCE_S,
     )
-    said = json.loads(output)
-    if "error" in said:
-        raise BenchmarkError(f"iperf3 to {address}: {said['error']}")
+    try:
+        said = json.loads(done.stdout)
+    except ValueError as error:
+        words = (done.stderr or done.stdout).strip().splitlines()
+        raise BenchmarkError(f"iperf3 to {address}: {' '.join(words[-1:])}") from error
+    if "error" in said or "end" not in said:
+        raise BenchmarkError(f"iperf3 to {address}: {said.get('error', 'it did not end')}")
     end: dict[str, Any] = said["end"]
     return end
 
@@ -66,7 +72,9 @@ def udp(joined: Joined, seconds: float, frame_bytes: int, frames_per_s: int = 0)
     rate = frames_per_s * payload * 8
     options = ("--udp", "--length", str(payload), "--bitrate", str(rate))
     before = _socket_overruns(joined)
-    total = iperf3(joined.left, joined.v4, seconds, *options)["sum"]
+    total = iperf3(joined.left, joined.v4, seconds, *options).get("sum")
+    if total is None:
+        raise BenchmarkError(f"iperf3 to {joined.v4}: it counted no datagrams")
     overrun = _socket_overruns(joined) - before
     return Udp(int(total["packets"]), int(total["lost_packets"]), overrun, float(total["seconds"]))
 
@@ -83,8 +91,8 @@ def round_trips(inside: Namespace, address: str, count: int, interval_s: float) 
     # ping's status is 1 when some were lost, as they may be beside a stream.
     done = inside.attempt("ping", "-n", "-c", str(count), "-i", str(interval_s), address)
     times = [float(one) for one in re.findall(r"time=([\d.]+) ms", done.stdout)]
-    if not times:
-        raise BenchmarkError(f"ping {address}: no answer")
+    if len(times) < 2:
+        raise BenchmarkError(f"ping {address}: {len(times) or 'no'} answer to {count}")
     return times
 
 
@@ -93,12 +101,13 @@ def round_trip(inside: Namespace, address: str, count: int, interval_s: float) -
     return statistics.median(round_trips(inside, address, count, interval_s))
 
 
-def loaded(joined: Joined, seconds: float) -> list[float]:
-    """Return a hundred round trips a second, in ms, while TCP runs. Raises BenchmarkError."""
+def loaded(joined: Joined, seconds: float) -> tuple[list[float], int]:
+    """Return round trips in ms while TCP runs, and of how many pings. Raises BenchmarkError."""
     whole = max(1, round(seconds))
+    count = whole * LOADED_PINGS_PER_S
     with _streaming(joined, whole + 1):
         time.sleep(_RAMP_S)
-        return round_trips(joined.left, joined.v4, max(20, int(whole / 0.01)), 0.01)
+        return round_trips(joined.left, joined.v4, count, 1 / LOADED_PINGS_PER_S), count
 
 
 @contextmanager
@@ -107,6 +116,8 @@ def _streaming(joined: Joined, seconds: int) -> Iterator[None]:
     try:
         yield
         stream.process.wait(seconds + PATIENCE_S)
+    except subprocess.TimeoutExpired as error:
+        raise BenchmarkError(f"iperf3 to {joined.v4}: its stream did not end") from error
     finally:
         stream.stop()
 

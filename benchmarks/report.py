@@ -136,6 +136,11 @@ class Ratio:
         )
 
 
+def in_rounds(number: int) -> str:
+    """Return how many rounds, for people."""
+    return f"{number} round{'s' * (number != 1)}"
+
+
 def limit(name: str, allowed: float, over: Series, **places: str) -> Ratio:
     """Return a goal for a figure itself: at most ``allowed`` in its own unit."""
     under = Series("allowed", over.unit, [allowed] * len(over.values), absent=over.absent)
@@ -196,7 +201,7 @@ class Report:
         """Return this report with the figures that only another one of its benchmark has."""
         figures, ratios = ({one.name for one in ones} for ones in (self.series, self.ratios))
         more = [one for one in other.series if one.name not in figures]
-        said = f"{len(more)} of the figures are of {other.rounds} rounds of {other.seconds:g} s"
+        said = f"{len(more)} of the figures are of {in_rounds(other.rounds)} of {other.seconds:g} s"
         return replace(
             self,
             series=[*self.series, *more],

@@ -193,89 +193,121 @@ class Batches:
         ]
 
 
-def run(course: Course) -> Report:
-    """Run all contestants. Raises BenchmarkError."""
-    seconds = course.seconds
-    echo = Series("bare gRPC echo, 64 bytes", "us")
-    one = Series("ours, one frame of 64 bytes, write then read", "us")
-    ours = {
-        (vector, size): Series(f"ours, vectors of {vector} x {size} bytes", "frames/s")
-        for vector in VECTORS
-        for size in SIZES
-    }
-    longest, writes, reads = streams.LONGEST_VECTOR, streams.WRITES, streams.READS
-    pipelined = {
-        vector: Series(
-            f"ours, {writes} writes, {reads} reads of {vector} x 64 bytes at a time", "frames/s"
-        )
-        for vector in PIPELINED
-    }
-    fastest = Series(f"ours, a stream of vectors of {longest} x 64 bytes", "frames/s")
-    fallback = Series(f"ours, Python only, a stream of vectors of {longest} x 64 bytes", "frames/s")
-    vde = {size: Series(f"vde_switch, {size} bytes, sendmmsg of 256", "frames/s") for size in SIZES}
-    batches = Batches()
-    with Crew() as crew:
-        contest = Rpc(crew)
+class Figures:
+    """All that is measured, and how it compares."""
+
+    def __init__(self) -> None:
+        longest, pipe = streams.LONGEST_VECTOR, f"{streams.WRITES} writes, {streams.READS} reads"
+        self.echo = Series("bare gRPC echo, 64 bytes", "us")
+        self.one = Series("ours, one frame of 64 bytes, write then read", "us")
+        self.batches = Batches()
+        self.ours = {
+            (vector, size): Series(f"ours, vectors of {vector} x {size} bytes", "frames/s")
+            for vector in VECTORS
+            for size in SIZES
+        }
+        self.pipelined = {
+            vector: Series(f"ours, {pipe} of {vector} x 64 bytes at a time", "frames/s")
+            for vector in PIPELINED
+        }
+        stream = f"a stream of vectors of {longest} x 64 bytes"
+        self.fastest = Series(f"ours, {stream}", "frames/s")
+        self.fallback = Series(f"ours, Python only, {stream}", "frames/s")
+        self.vde = {
+            size: Series(f"vde_switch, {size} bytes, sendmmsg of 256", "frames/s") for size in SIZES
+        }
+
+    def turns(self, contest: Rpc, seconds: float) -> list[Turn]:
+        """Return what is measured in a round, one after the other."""
+        longest, echo, one = streams.LONGEST_VECTOR, self.echo, self.one
         turns = [
-            Turn("batches", batches.series, lambda: batches.run(contest, seconds)),
+            Turn("batches", self.batches.series, lambda: self.batches.run(contest, seconds)),
             Turn("the echo", [echo], lambda: _call_time(contest.echo, echo, seconds)),
             Turn("single frames", [one], lambda: _call_time(contest.pair, one, seconds)),
-            contest.fastest.turn(fastest, 64, longest, seconds),
-            contest.fallback.turn(fallback, 64, longest, seconds),
+            contest.fastest.turn(self.fastest, 64, longest, seconds),
+            contest.fallback.turn(self.fallback, 64, longest, seconds),
         ]
         for size in SIZES:
             if contest.vde:
-                turns.append(contest.vde.turn(vde[size], size, 256, seconds))
+                turns.append(contest.vde.turn(self.vde[size], size, 256, seconds))
             turns += [
-                contest.ours.turn(ours[vector, size], size, vector, seconds) for vector in VECTORS
+                contest.ours.turn(self.ours[vector, size], size, vector, seconds)
+                for vector in VECTORS
             ]
+        under_way = {"writes": streams.WRITES, "reads": streams.READS}
         turns += [
-            contest.ours.turn(series, 64, vector, seconds, writes=writes, reads=reads)
-            for vector, series in pipelined.items()
+            contest.ours.turn(series, 64, vector, seconds, **under_way)
+            for vector, series in self.pipelined.items()
         ]
-        for _ in course.each_round():
-            for turn in turns:
-                turn.measure()
-        for series in vde.values():
-            series.absent = series.absent or contest.vde_missing
-    carried = (*ours.values(), *pipelined.values(), fastest, fallback)
-    lost = sum(series.lost or 0 for series in carried)
-    return course.report(
-        series=[echo, one, *batches.series, *carried, *vde.values()],
-        ratios=[
-            Ratio("one frame written and read, in echoes", one, echo, at_most=ECHOES_AT_MOST),
-            *batches.ratios,
+        return turns
+
+    @property
+    def carried(self) -> list[Series]:
+        """The rates of ours, which must lose nothing."""
+        return [*self.ours.values(), *self.pipelined.values(), self.fastest, self.fallback]
+
+    @property
+    def series(self) -> list[Series]:
+        """All figures, those that are alike together."""
+        return [self.echo, self.one, *self.batches.series, *self.carried, *self.vde.values()]
+
+    @property
+    def ratios(self) -> list[Ratio]:
+        """What is wanted of them, and what else is of interest."""
+        longest, small = streams.LONGEST_VECTOR, self.vde[64]
+        by_calls = [
+            Ratio(f"{vector} x 64 bytes against vde", self.ours[vector, 64], small, VDE_AT_LEAST)
+            for vector in (longest, 256)
+        ]
+        several = [
+            Ratio(f"several calls of {vector} x 64 bytes at a time against vde", series, small)
+            for vector, series in self.pipelined.items()
+        ]
+        return [
             Ratio(
-                f"{longest} x 64 bytes against vde",
-                ours[longest, 64],
-                vde[64],
-                at_least=VDE_AT_LEAST,
+                "one frame written and read, in echoes", self.one, self.echo, None, ECHOES_AT_MOST
             ),
-            Ratio("256 x 64 bytes against vde", ours[256, 64], vde[64], at_least=VDE_AT_LEAST),
-            *[
-                Ratio(
-                    f"several calls of {vector} x 64 bytes at a time against vde", series, vde[64]
-                )
-                for vector, series in pipelined.items()
-            ],
+            *self.batches.ratios,
+            *by_calls,
+            *several,
             Ratio(
                 "the fastest way against vde, 64 bytes",
-                fastest,
-                vde[64],
-                at_least=FASTEST_OF_VDE_AT_LEAST,
+                self.fastest,
+                small,
+                FASTEST_OF_VDE_AT_LEAST,
             ),
             Ratio(
                 "the fastest way, Python only, against vde, 64 bytes",
-                fallback,
-                vde[64],
-                at_least=FALLBACK_OF_VDE_AT_LEAST,
+                self.fallback,
+                small,
+                FALLBACK_OF_VDE_AT_LEAST,
             ),
-            lossless("the fastest way, frames that arrived, of those sent", fastest),
-            Ratio("64 x 64 bytes against vde", ours[64, 64], vde[64]),
-            Ratio("256 x 1500 bytes against vde", ours[256, 1500], vde[1500]),
-            Ratio("64 x 1500 bytes against vde", ours[64, 1500], vde[1500]),
-        ],
-        notes=[_losses(lost, contest.ours.drops + contest.fastest.drops + contest.fallback.drops)],
+            lossless("the fastest way, frames that arrived, of those sent", self.fastest),
+            Ratio("64 x 64 bytes against vde", self.ours[64, 64], small),
+            *(
+                Ratio(f"{vector} x 1500 bytes against vde", self.ours[vector, 1500], self.vde[1500])
+                for vector in (256, 64)
+            ),
+        ]
+
+
+def run(course: Course) -> Report:
+    """Run all contestants. Raises BenchmarkError."""
+    figures = Figures()
+    with Crew() as crew:
+        contest = Rpc(crew)
+        turns = figures.turns(contest, course.seconds)
+        for _ in course.each_round():
+            for turn in turns:
+                turn.measure()
+        for series in figures.vde.values():
+            series.absent = series.absent or contest.vde_missing
+    lost = sum(series.lost or 0 for series in figures.carried)
+    drops = contest.ours.drops + contest.fastest.drops + contest.fallback.drops
+    return course.report(
+        series=figures.series,
+        ratios=figures.ratios,
+        notes=[_losses(lost, drops)],
         failures=failures(turns),
     )
 

@@ -91,9 +91,10 @@ def _idle(contestant: Place, joined: Joined, _seconds: float) -> None:
 
 
 def _loaded(contestant: Place, joined: Joined, seconds: float) -> None:
-    times = loaded(joined, seconds)
+    times, sent = loaded(joined, seconds)
     contestant["loaded"].add(statistics.median(times))
     contestant["loaded99"].add(statistics.quantiles(times, n=100)[98])
+    contestant["loaded99"].count(sent, sent - len(times))
 
 
 def _connections(contestant: Place, joined: Joined, seconds: float) -> None:

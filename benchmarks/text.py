@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.report import Ratio, Report, Series
+from benchmarks.report import Ratio, Report, Series, in_rounds
 
 VERDICTS = {True: "met", False: "MISSED", None: ""}
 
@@ -13,7 +13,7 @@ def render(report: Report) -> str:
     """Return a report as text: the machine, the figures, the ratios."""
     head = ", ".join(f"{key} {value}" for key, value in report.machine.items())
     head += f", load before {report.load_before:.2f}"
-    about = f"{report.benchmark}: {report.rounds} rounds, {report.seconds:g} s a figure"
+    about = f"{report.benchmark}: {in_rounds(report.rounds)}, {report.seconds:g} s a figure"
     lines = [about, head, ""]
     lines += table(("figure", "median", "spread", "unit", "lost"), _figures(report.series))
     lines += [""]
