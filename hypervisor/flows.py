@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
+from hypervisor.engine.drops import LINK_ERROR
 from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import Open
 from hypervisor.guard import Guard, Templates
@@ -80,8 +81,10 @@ class Flow:
 class CompiledTable(Protocol):
     """A copy of a table that compiled code looks flows up in, and counts in."""
 
-    def fold(self) -> Iterable[tuple[Flow, int, int]]:
-        """Return what flows have carried since the last time: (flow, frames, bytes)."""
+    def fold(self) -> Iterable[tuple[Flow, int, int, int, int]]:
+        """Return what flows have carried since the last time: (flow, frames, bytes), and how many
+        frames and bytes beside these were not taken, which nobody has been told of.
+        """
         ...
 
     def forget(self) -> None:
@@ -105,9 +108,13 @@ class FlowTable(dict[bytes, Flow]):
     def fold(self, engine: Engine) -> None:
         """Enter what the flows have carried since the last time into the books."""
         if self.compiled is not None:
-            for flow, frames, size_bytes in self.compiled.fold():
-                flow.frames += frames
-                flow.bytes += size_bytes
+            for flow, frames, size_bytes, lost_frames, lost_bytes in self.compiled.fold():
+                # It may be a flow that is forgotten, and was in the middle of a write then.
+                engine.count_direct(
+                    flow.sender, flow.receiver, frames + lost_frames, size_bytes + lost_bytes
+                )
+                if lost_frames:
+                    engine.count_lost(flow.receiver, {LINK_ERROR: lost_frames}, lost_bytes)
         for flow in self.values():
             if flow.frames:
                 engine.count_direct(flow.sender, flow.receiver, flow.frames, flow.bytes)

@@ -26,8 +26,8 @@ from hypervisor.infos import MemberInfo
 from hypervisor.interconnect import Interconnect
 from hypervisor.lease_book import LeaseBook
 from hypervisor.links.base import Link, PatientLink
-from hypervisor.links.burst import DataPath
 from hypervisor.links.carrier import Carrier
+from hypervisor.links.data_path import DataPath
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.outlet import Outlet
 from hypervisor.links.patient import PatientCarrier
@@ -287,6 +287,7 @@ class Runtime:
             if lane.timer is not None:
                 lane.timer.cancel()
         await self._loop.run_in_executor(None, self._helpers.shutdown)
+        self._path.stop()
 
     # --- what the core leaves behind ----------------------------------------------------------
 
@@ -370,7 +371,7 @@ class Runtime:
                 carrier.look()
 
     def _close_later(self, link: Link) -> None:
-        self._helpers.submit(link.close)
+        self._helpers.submit(self._path.close, link)
 
     def _touch_leases(self) -> None:
         self._touch_timer = self._loop.call_later(TOUCH_S, self._touch_leases)

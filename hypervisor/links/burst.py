@@ -23,16 +23,15 @@ them equal. The compiled one is built if it can be, see docs/ARCHITECTURE.md.
 from __future__ import annotations
 
 import enum
-import importlib
 import time
 from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from hypervisor.batches import BatchWork
 from hypervisor.flows import Flow, FlowTable
 from hypervisor.guard import PLENTY
 from hypervisor.links.base import Link, LinkGone
+from hypervisor.links.lane import Lane
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.sink import CompiledSink, Sink, ThreadedSink
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
@@ -252,29 +251,34 @@ class CompiledBurst:
         mtu: int,
         compiled: ModuleType,
         limit_s: float = BURST_S,
+        lane: Lane | None = None,
     ) -> None:
+        """``lane`` is where the burst may be given to."""
         self._link = link
-        self._burst = compiled.Burst(link.shared, mtu, limit_s)
-        self.begin = self._burst.begin
-        self.take_spent = self._burst.take_spent
-        self.peek = self._burst.peek
-        self.take = self._burst.take
+        #: For a lane.
+        self.compiled = compiled.Burst(link.shared, mtu, limit_s, lane and lane.compiled)
+        self.begin = self.compiled.begin
+        self.take_spent = self.compiled.take_spent
+        self.peek = self.compiled.peek
+        self.take = self.compiled.take
         flows.compiled = self
 
     def run(self) -> Outcome:
         """See :class:`Burst`."""
-        what, flow, sunk, number, size = self._burst.run()
-        if what < What.UNWRITTEN:
-            return what, flow, sunk, None, size
-        why: str | LinkGone | None = None
+        what, flow, sunk, number, size = self.compiled.run()
+        return what, flow, sunk, self.reason(what, flow, number), size
+
+    def reason(self, what: int, flow: Flow | None, number: int) -> str | LinkGone | None:
+        """Judge the errno of a failed read, or of a failed write to ``flow``; None: it goes on."""
         try:
             if what == What.UNREAD:
                 self._link.read_failed(number)
-            else:
-                why = flow.link.link.write_failed(number)
+            elif what == What.UNWRITTEN and flow is not None:
+                why: str = flow.link.link.write_failed(number)
+                return why
         except LinkGone as error:
-            why = error
-        return what, flow, sunk, why, size
+            return error
+        return None
 
     def learn(self, addresses: bytes, flow: Flow) -> bool:
         """See :class:`Burst`."""
@@ -284,58 +288,14 @@ class CompiledBurst:
             return False
         templates = None if flow.templates is None else flow.templates.packed()
         compiled = sink.compiled if isinstance(sink, CompiledSink) else None
-        self._burst.learn(addresses, flow, flow.refuses, templates, compiled, link.shared)
+        self.compiled.learn(addresses, flow, flow.refuses, templates, compiled, link.shared)
         return True
 
-    def fold(self) -> Iterable[tuple[Flow, int, int]]:
+    def fold(self) -> Iterable[tuple[Flow, int, int, int, int]]:
         """See :class:`hypervisor.flows.CompiledTable`."""
-        folded: list[tuple[Flow, int, int]] = self._burst.fold()
+        folded: list[tuple[Flow, int, int, int, int]] = self.compiled.fold()
         return folded
 
     def forget(self) -> None:
         """See :class:`hypervisor.flows.CompiledTable`."""
-        self._burst.forget()
-
-
-class DataPath:
-    """Makes the burst loops and sinks of one runtime: compiled ones, if there is such code.
-
-    ``batches`` is what the networks are to ask of whole batches.
-    """
-
-    def __init__(self, *, compiled: bool = True) -> None:
-        """Load the compiled module unless it is not wanted; :attr:`slower` says if it is not there.
-
-        Raises nothing: without it everything works, small frames and strangers' TAPs more slowly.
-        """
-        #: Why Python does what compiled code would do faster, in words; "" if it does not.
-        self.slower = ""
-        self._compiled: Any = None
-        self.batches = BatchWork()
-        if not compiled:
-            self.slower = "the compiled data path was switched off"
-            return
-        try:
-            module = importlib.import_module("hypervisor.links._burst")
-            self.batches = BatchWork(module.run_end, module.suspects)
-        except ImportError as error:
-            self.slower = f"the compiled data path was not built: {error}"
-        except AttributeError as error:
-            self.slower = f"the compiled data path is older than the program: {error}"
-        else:
-            self._compiled = module
-
-    def __str__(self) -> str:
-        return f"Python, which is slower: {self.slower}" if self.slower else "compiled"
-
-    def sink(self, link: Link, name: str) -> Sink:
-        """Return a sink for a link whose owner is not trusted."""
-        if self._compiled is not None and isinstance(link, LentTap):
-            return CompiledSink(link, self._compiled.Sink(link.fileno(), link.vnet_header))
-        return ThreadedSink(link, name=name)
-
-    def burst(self, link: Link, flows: FlowTable, mtu: int) -> Burst:
-        """Return the burst loop of a link."""
-        if self._compiled is not None and isinstance(link, LentTap) and link.vnet_header:
-            return CompiledBurst(link, flows, mtu, self._compiled)
-        return PythonBurst(link, flows, mtu)
+        self.compiled.forget()

@@ -3,7 +3,8 @@
 Reading   when the descriptor polls readable, in bursts small enough to stay in the processor's
           cache: a :class:`~hypervisor.links.burst.Burst` passes on what is of known flows, the
           rest is read into Python and takes the long way. It pauses while the open's TX slots are
-          full (the lender's kernel then drops and counts at its own queue).
+          full (the lender's kernel then drops and counts at its own queue). While all its frames
+          are of known flows, a :class:`~hypervisor.links.lane.Lane` does the same in its place.
 Writing   *inline* for links whose owner is trusted: the receiver's network stack runs inside our
           write(). For all others a :class:`~hypervisor.links.sink.Sink` writes, fed by the bounded
           RX slots.
@@ -23,7 +24,8 @@ from hypervisor.engine.opens import Open
 from hypervisor.flows import Flow
 from hypervisor.guard import room, spend
 from hypervisor.links.base import Batch, Link, LinkGone
-from hypervisor.links.burst import BURST_BYTES, BURST_FRAMES, DataPath, Sunk, What
+from hypervisor.links.burst import BURST_BYTES, BURST_FRAMES, CompiledBurst, Sunk, What
+from hypervisor.links.data_path import DataPath
 from hypervisor.links.sink import NOTHING, Sink
 from hypervisor.network import Network
 from hypervisor.nic import Handle
@@ -33,6 +35,10 @@ from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 BURSTS = 8
 #: Finished frames keep their RX slots until they are collected, so many at a time.
 COLLECT_FRAMES = 16
+#: Who comes back from the lane sooner than this, in seconds, stays for a number of bursts that
+#: doubles each time: going and coming costs more than a few frames.
+BRIEF_S = 0.01
+MOST_STAYS = 255
 #: A sink wakes the loop for held senders after this many frames: a wake costs more than a frame.
 WAKE_FRAMES = 16
 
@@ -62,6 +68,7 @@ class Carrier:
         self._find = find
         self._flows = network.flows_of(handle)
         self._burst = path.burst(link, self._flows, network.mtu)
+        self._lane = path.lane if isinstance(self._burst, CompiledBurst) else None
         self._settle = settle
         self._close_later = close_later
         self._loop = asyncio.get_running_loop()
@@ -70,6 +77,10 @@ class Carrier:
             self._loop.add_reader(self.sink.fileno(), self._woken)
         #: Whose sink got frames of known flows the last time: it will be so again.
         self._sunk_to: Carrier | None = None
+        # With the lane; since when; how many bursts to stay before the next time.
+        self._carried = False
+        self._left_s = 0.0
+        self._stays = self._stays_left = 0
         self._reading = False
         self._stopped = False
 
@@ -79,7 +90,7 @@ class Carrier:
 
     def resume(self) -> None:
         """Read again after a pause."""
-        if not self._reading and not self._stopped:
+        if not self._reading and not self._stopped and not self._carried:
             self._reading = True
             self._loop.add_reader(self.link.fileno(), self._readable)
 
@@ -91,7 +102,12 @@ class Carrier:
     # --- in -----------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        """The link polls readable: bring its frames in, and those that answer them.
+        """The link polls readable: bring its frames in, or have the lane do that."""
+        if not self._may_leave() or not self._leave():
+            self._bring_in()
+
+    def _bring_in(self) -> None:
+        """Bring in what the link has, and what answers that.
 
         Writing into a TAP runs the receiver's stack, whose answer is often there when write()
         returns: looking at once saves a turn of the loop for every round trip. The first small
@@ -120,7 +136,7 @@ class Carrier:
 
         With ``only_one`` a small frame that was passed on inline ends the burst.
         """
-        if self._stopped:
+        if self._stopped or self._carried:
             return None
         if not self._network.can_ingress(self._handle):
             self._pause()
@@ -143,9 +159,12 @@ class Carrier:
             if what <= What.ANSWERED:
                 answering = None if flow is None else flow.link
                 break
-            if (what == What.UNKNOWN and self._learn(burst.peek())) or (
-                what == What.NO_ROOM and flow is not None and flow.link.grant(size)
-            ):
+            if what == What.UNKNOWN and self._learn(burst.peek()):
+                if self._may_leave() and self._leave():
+                    answering = None
+                    break
+                continue
+            if what == What.NO_ROOM and flow is not None and flow.link.grant(size):
                 continue
             if what <= What.NO_ROOM:
                 self._take_long_way(burst.take())
@@ -185,6 +204,57 @@ class Carrier:
             return False
         flow.link = self._find(flow.receiver)
         return self._burst.learn(addresses, flow)
+
+    # --- with the lane ------------------------------------------------------------------------
+
+    def _may_leave(self) -> bool:
+        """Whether the lane would get on with the next frames, as far as can be seen from here.
+
+        What this sender has sent by the long way must be on its way: nothing overtakes it.
+        """
+        if self._lane is None or not self._flows or self._handle.nic.metered:
+            return False
+        if self._stays_left:
+            self._stays_left -= 1
+            return False
+        to = self._sunk_to
+        return not self._handle.open.tx_used and (
+            to is None or to.sink is None or to._stopped or to.sink.ready
+        )
+
+    def _leave(self) -> bool:
+        """Have the lane carry what comes, and what is in the hand; False if it cannot."""
+        assert self._lane is not None
+        assert isinstance(self._burst, CompiledBurst)
+        self._pause()
+        if not self._lane.give(self._burst, self):
+            self.resume()
+            return False
+        self._carried = True
+        self._left_s = self._clock()
+        return True
+
+    def come_back(self, what: int, flow: Flow | None, number: int, size: int) -> None:
+        """See :class:`~hypervisor.links.lane.Passenger`."""
+        assert isinstance(self._burst, CompiledBurst)
+        self._carried = False
+        if self._stopped:
+            return
+        brief = self._clock() - self._left_s < BRIEF_S
+        self._stays = min(2 * self._stays + 1, MOST_STAYS) if brief else 0
+        self._stays_left = self._stays
+        why = self._burst.reason(what, flow, number)
+        if what == What.UNREAD and isinstance(why, LinkGone):
+            self._gone(str(why))
+            return
+        if what == What.UNWRITTEN and flow is not None and why is not None:
+            self._unwritten(flow, size - VNET_HEADER_BYTES, why)
+        elif what == What.NO_ROOM and flow is not None:
+            self._sunk_to = flow.link
+        self.resume()
+        self._bring_in()
+
+    # --- the books of a burst -----------------------------------------------------------------
 
     def _account(self, sunk: Sunk, granted: dict[Carrier, None]) -> None:
         for flow, frames, size_bytes in sunk:
@@ -314,6 +384,9 @@ class Carrier:
             return
         # The readers go first: closed numbers are used again, and epoll remembers the file.
         self._pause()
+        if self._carried and self._lane is not None and isinstance(self._burst, CompiledBurst):
+            self._lane.recall(self._burst)
+            self._carried = False
         self._stopped = True
         if self.sink is None:
             self._close_later(self.link)

@@ -85,6 +85,11 @@ class Sink(Protocol):
         """How many frames were offered or put and not collected yet."""
         ...
 
+    @property
+    def ready(self) -> bool:
+        """Whether a lane may write past the thread: it has nothing to do, and no slow receiver."""
+        ...
+
     def offer(self, frames: Sequence[Outgoing]) -> None:
         """Hand frames over, to be written after all earlier ones; never blocks.
 
@@ -157,6 +162,12 @@ class CompiledSink:
         waiting: int = self.compiled.waiting
         return waiting
 
+    @property
+    def ready(self) -> bool:
+        """See :class:`Sink`."""
+        ready: bool = self.compiled.ready
+        return ready
+
     def collect(self) -> Finished:
         """See :class:`Sink`."""
         finished = self.compiled.collect()
@@ -212,6 +223,11 @@ class ThreadedSink:
     def waiting(self) -> int:
         """See :class:`Sink`."""
         return self._offered - self._collected
+
+    @property
+    def ready(self) -> bool:
+        """See :class:`Sink`. There is no lane without compiled code."""
+        return False
 
     def offer(self, frames: Sequence[Outgoing]) -> None:
         """See :class:`Sink`."""

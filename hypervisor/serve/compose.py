@@ -17,7 +17,7 @@ from hypervisor.config.model import (
 from hypervisor.engine.quotas import Limits
 from hypervisor.forwarding import RouteTable
 from hypervisor.gateway.plan import GATEWAY_DEVICE, GATEWAY_OWNER
-from hypervisor.links.burst import DataPath
+from hypervisor.links.data_path import DataPath
 from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.mach.policy import DevicePolicy, Rule
 from hypervisor.network import Network, NetworkOptions

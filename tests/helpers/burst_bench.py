@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from hypervisor.guard import Guard, GuardPolicy, Templates, room, spend
 from hypervisor.links.base import Link, LinkGone
-from hypervisor.links.burst import Burst, CompiledBurst, DataPath, PythonBurst, What
+from hypervisor.links.burst import Burst, CompiledBurst, PythonBurst, What
+from hypervisor.links.data_path import DataPath
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.sink import Sink
 from hypervisor.mach.policy import Rule

@@ -10,7 +10,7 @@ from typing import Any
 from hypervisor.engine.audit import Census, audit
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import D_READ, D_WRITE
-from hypervisor.links.burst import DataPath
+from hypervisor.links.data_path import DataPath
 from hypervisor.mach.probes import LONGEST_S
 from hypervisor.network import Network, NetworkOptions
 from hypervisor.nic import Handle

@@ -16,7 +16,7 @@ import pytest
 
 from hypervisor.kernel import tap
 from hypervisor.links.base import Link, LinkGone
-from hypervisor.links.burst import DataPath
+from hypervisor.links.data_path import DataPath
 from hypervisor.links.lent_tap import MAX_ERRORS, LentTap
 from hypervisor.links.memory import MemoryLink
 from hypervisor.links.sink import CompiledSink, Finished, Sink, ThreadedSink

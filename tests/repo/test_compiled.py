@@ -13,7 +13,8 @@ import pytest
 
 from hypervisor.batches import BatchWork
 from hypervisor.flows import FlowTable
-from hypervisor.links.burst import DataPath, PythonBurst
+from hypervisor.links.burst import PythonBurst
+from hypervisor.links.data_path import DataPath
 from hypervisor.links.memory import MemoryLink
 from hypervisor.links.sink import ThreadedSink
 from tests.helpers.data_paths import MODULE, OTHER_BUILD, SOURCES, STRICT, build

@@ -12,6 +12,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -73,19 +74,170 @@ PyObject *batches_run_end(PyObject *module, PyObject *arguments);
 
 /* --- sink.c --------------------------------------------------------------------------------- */
 
+enum { LINK_DOWN, LINK_ERROR, LINK_GONE, REASONS };
+
+/* What a sink has finished, all told; see hypervisor.links.sink.Finished. */
+struct finished {
+    uint64_t stored, express_frames, express_bytes, dropped_bytes, drops[REASONS];
+};
+
 struct sink;
 
+struct sink *sink_make(int fd, bool vnet_header, int pace_fd); /* NULL and errno */
+void sink_release(struct sink *sink);
+
 /* In the thread of the loop only, the GIL not needed. */
-bool sink_has_room(const struct sink *sink, size_t size); /* within what grant() allowed */
-void sink_put(struct sink *sink, struct frame *frame);    /* takes the frame over */
+bool sink_has_room(const struct sink *sink, size_t size); /* within what was granted */
+void sink_grant(struct sink *sink, unsigned frames, uint64_t size_bytes);
+void sink_append(struct sink *sink, struct frame *frame); /* takes the frame over */
+void sink_put(struct sink *sink, struct frame *frame);    /* the same, within what was granted */
 void sink_signal(struct sink *sink);                      /* there is something to write */
 void sink_revoke(struct sink *sink);                      /* nothing is granted any more */
+bool sink_vnet_header(const struct sink *sink);
+int sink_wake_fd(const struct sink *sink);
+int sink_gone(const struct sink *sink);
+uint64_t sink_waiting(const struct sink *sink);
+bool sink_news(const struct sink *sink); /* something is finished and not collected */
+/* `unwritten` has all that is not finished count as lost; returns how many frames were collected. */
+uint64_t sink_collect(struct sink *sink, bool unwritten, struct finished *finished);
+bool sink_want(struct sink *sink, uint64_t wanted);
+void sink_stop(struct sink *sink, bool close_fd);
+bool sink_join(struct sink *sink, double timeout_s); /* waits: without the GIL */
+
+/* In a thread of the lane: write past the thread of the sink, while that has nothing to do. */
+bool sink_begin_direct(struct sink *sink, int64_t now_ns); /* false: not now */
+ssize_t sink_write_direct(struct sink *sink, const struct frame *frame);
+void sink_end_direct(struct sink *sink, bool slow); /* `slow`: it took far more than it should */
+void sink_demote(struct sink *sink, int64_t now_ns); /* for a while, its own thread has to write */
+int sink_fd(const struct sink *sink);
+bool sink_is_ready(const struct sink *sink, int64_t now_ns); /* a lane could begin */
+
+/* --- sink_object.c -------------------------------------------------------------------------- */
 
 extern PyTypeObject SinkType;
 struct sink *sink_of(PyObject *object); /* borrowed from a SinkType */
 
+/* --- flows.c: the table of a burst ---------------------------------------------------------- */
+
+/* What LentTap shares with whoever reads and writes its descriptor besides it. */
+struct tap {
+    int fd; /* -1 once closed */
+    int write_errors, read_errors; /* in a row */
+};
+
+struct flow {
+    struct flow *next; /* in the same bucket */
+    unsigned char addresses[ADDRESSES_BYTES];
+    int refuses;         /* offloads that the receiver does not take */
+    PyObject *templates; /* bytes, or NULL: all frames with these addresses are of the flow */
+    PyObject *flow;      /* hypervisor.flows.Flow */
+    PyObject *sink;      /* a SinkType, or NULL: the TAP is written at once */
+    Py_buffer tap;       /* a struct tap, if there is no sink */
+    /* Passed on without being stored, and not folded; without offload headers. Of these, what was
+       not taken by a receiver whose sender had gone on without waiting. */
+    _Atomic uint64_t frames, bytes, lost_frames, lost_bytes;
+    uint32_t sunk_frames; /* given to the sink in this run() */
+    uint64_t sunk_bytes;  /* with offload headers */
+    unsigned pins;        /* writes of a lane under way; under its lock */
+};
+
+struct table {
+    struct flow **buckets;
+    size_t buckets_count, flows_count;
+    struct flow *pinned; /* forgotten, and still in use */
+};
+
+struct flow *table_find(const struct table *table, const unsigned char *addresses);
+int table_add(struct table *table, struct flow *flow); /* -1 without memory */
+/* Empty the table; returns what is to be freed, without a lock. What is pinned is not among it. */
+struct flow *table_forget(struct table *table);
+void flow_free(struct flow *flow); /* with the GIL and without a lock: it may run anything */
+void flows_free(struct flow *first);
+int tap_view(PyObject *shared, Py_buffer *view); /* a struct tap; -1 and an exception */
+
 /* --- burst.c -------------------------------------------------------------------------------- */
 
+/* Why a run came back; hypervisor/links/burst.py says what each means. */
+enum outcome { EMPTY, FULL, ANSWERED, UNKNOWN, UNFIT, NO_ROOM, UNWRITTEN, UNREAD };
+
+enum {
+    BURST_FRAMES = 64,
+    BURST_BYTES = 256 << 10,
+};
+
+#define PLENTY (INT64_C(1) << 40) /* hypervisor.guard.quota: no limit */
+
+struct lane;
+
+/* One sender's frames on their way in. Whoever has it, the loop or a lane, is alone with it, but
+   for the table, which is the loop's to change, under the lock of the lane. */
+struct burst {
+    struct lane *lane; /* or NULL: nobody but the loop ever has it */
+    struct tap *tap;
+    unsigned mtu;
+    struct table table;
+    struct frame *pending; /* in the hand: read, and nobody has taken it yet */
+    /* This burst, since burst_begin(). */
+    int frames_left;
+    ssize_t bytes_left;
+    int64_t due_frames, due_bytes;     /* what quotas let pass on */
+    int64_t spent_frames, spent_bytes; /* passed on, since Python asked; on the wire */
+    int64_t until_ns;
+    bool only_one;
+    struct flow *last;                   /* the last one written here */
+    struct flow *sunk[BURST_FRAMES + 1]; /* a burst, and a frame left in the hand before it */
+    int sunk_count;
+};
+
+int64_t now_ns(void);
+void burst_begin(struct burst *burst, int64_t limit_ns);
+/* Read the next frame into the hand: ANSWERED, or FULL, EMPTY, UNREAD and an errno. */
+enum outcome burst_read(struct burst *burst, int *number);
+/* Go on until there is a reason to come back; with `in_hand` from the frame that is there. */
+enum outcome burst_run(struct burst *burst, bool in_hand, int *number);
+/* Find the flow of the frame in the hand: EMPTY, or UNKNOWN, UNFIT. */
+enum outcome burst_judge(const struct burst *burst, struct flow **flow);
+
+/* --- burst_object.c -------------------------------------------------------------------------- */
+
 extern PyTypeObject BurstType;
+struct burst *burst_of(PyObject *object); /* borrowed from a BurstType */
+
+/* --- lane.c --------------------------------------------------------------------------------- */
+
+/* Why a sender came back to the loop. `flow` is pinned if there is one; give it back by
+   lane_unpin(). */
+struct returned {
+    PyObject *owner, *burst; /* references that are the caller's now */
+    enum outcome outcome;
+    struct flow *flow;
+    int number;
+    size_t size;
+};
+
+struct lane *lane_make(void); /* NULL and errno */
+void lane_stop(struct lane *lane);
+void lane_hold(struct lane *lane);
+void lane_release(struct lane *lane);
+void lane_lock(struct lane *lane);
+void lane_unlock(struct lane *lane);
+void lane_unpin(struct lane *lane, struct flow *flow); /* takes the lock */
+void lane_adopt_pinned(struct lane *lane, struct flow *first); /* under the lock */
+struct flow *lane_sweep(struct lane *lane); /* takes the lock; to be freed with the GIL */
+
+int lane_wake_fd(const struct lane *lane);
+/* Let the lane carry a sender from now on; -1 and errno. */
+int lane_give(struct lane *lane, struct burst *burst, PyObject *owner, PyObject *burst_object);
+bool lane_next_returned(struct lane *lane, struct returned *returned);
+/* Take a sender back, wherever it is; false if the lane does not have it. */
+bool lane_recall(struct lane *lane, const struct burst *burst, struct returned *returned);
+void lane_await_writes(struct lane *lane, int fd); /* waits: without the GIL */
+bool lane_join(struct lane *lane, double timeout_s); /* the same, for all threads after lane_stop() */
+uint64_t lane_handovers(struct lane *lane); /* how often a write did not come to an end */
+
+/* --- lane_object.c -------------------------------------------------------------------------- */
+
+extern PyTypeObject LaneType;
+struct lane *lane_of(PyObject *object); /* borrowed from a LaneType */
 
 #endif

@@ -40,7 +40,7 @@ static PyMethodDef functions[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "hypervisor.links._burst",
-    .m_doc = "The compiled burst loop and sink, see hypervisor/links/burst.py and sink.py; and what "
+    .m_doc = "The compiled burst loop, sink and lane, see hypervisor/links/burst.py, sink.py and lane.py; and what "
              "hypervisor/batches.py asks of whole batches.",
     .m_size = -1,
     .m_methods = functions,
@@ -51,7 +51,8 @@ PyMODINIT_FUNC PyInit__burst(void)
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL)
         return NULL;
-    if (PyModule_AddType(module, &SinkType) < 0 || PyModule_AddType(module, &BurstType) < 0) {
+    if (PyModule_AddType(module, &SinkType) < 0 || PyModule_AddType(module, &BurstType) < 0
+        || PyModule_AddType(module, &LaneType) < 0) {
         Py_DECREF(module);
         return NULL;
     }

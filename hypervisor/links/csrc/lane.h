@@ -1,0 +1,63 @@
+/* What the two halves of a lane share: lane.c, which knows the senders, and lane_workers.c. */
+
+#ifndef HYPERVISOR_LANE_H
+#define HYPERVISOR_LANE_H
+
+#include "burst.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#define WAKE UINT64_MAX /* epoll's data for wake_in */
+
+struct worker {
+    struct worker *next;
+    struct lane *lane;
+    clockid_t clock; /* its processor time */
+    /* The write under way, if there is one. */
+    struct flow *flow;
+    int fd;
+    uint64_t writes;
+    int64_t began_ns;
+};
+
+struct slot {
+    struct burst *burst; /* NULL: free */
+    PyObject *burst_object, *owner;
+    uint32_t generation;
+    bool returned;
+    struct returned why;
+    int next; /* free, returned, or to be looked at without being polled; -1: the last */
+};
+
+struct lane {
+    atomic_int holders; /* its Python object, bursts, and threads */
+    int epoll_fd, timer_fd;
+    int wake_in;  /* the runner has something to look at */
+    int wake_out; /* the loop has */
+
+    pthread_mutex_t lock;
+    pthread_cond_t written;
+    struct worker *workers, *runner, *watch;
+    int workers_count, awaiting;
+    bool stopping;
+    bool armed, active; /* the timer is set; there was a write since its last tick */
+    uint64_t handovers;
+    struct slot *slots;
+    int slots_count, free_slots, given, returned;
+    struct flow *pinned; /* of bursts that are no more */
+};
+
+static inline int lane_index_of(const struct lane *lane, const struct slot *slot)
+{
+    return (int)(slot - lane->slots);
+}
+
+/* All of these under the lock. */
+struct slot *lane_slot_of(struct lane *lane, uint64_t data); /* NULL: it is not there any more */
+void lane_give_back(struct lane *lane, struct slot *slot, const struct returned *why);
+int lane_start_worker(struct lane *lane, struct worker **role); /* 0, or an errno */
+void lane_set_timer(struct lane *lane, int64_t in_ns);
+void lane_ring(int fd);
+
+#endif

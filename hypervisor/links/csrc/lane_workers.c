@@ -1,0 +1,308 @@
+/* The threads of a lane: one carries the frames of known flows from TAP to TAP, one watches it.
+
+   The lock is held but for waiting and for writes.
+
+   A write runs the stack of whoever gets the frame. For owners who are trusted that is his right.
+   All others' have a sink (sink.c), which is written past while it has nothing to do; should that
+   write not come to an end, the watch goes on in the runner's place and leaves it behind with that
+   one frame. Whoever has done so is left to the thread of his own sink for a while, as is one whose
+   writes are often slow. So nobody's stack can hold others up for long, and none can do so often.
+
+   Both go by the processor time that a write has used: a thread that was merely put aside by the
+   kernel's scheduler is nobody's fault. And a write of anybody's may do the soft interrupts of the
+   whole processor before it returns, for which Linux allows two milliseconds. */
+
+#include "lane.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+enum {
+    EVENTS = 64,       /* senders of one look; the rest at the next */
+    MOST_WORKERS = 10, /* eight of them left behind; then strangers are written by their sinks */
+    STACK_BYTES = 128 << 10,
+};
+static const int64_t burst_ns = 1000 * 1000;      /* then it is the next sender's turn */
+static const int64_t tick_ns = 2 * 1000 * 1000;   /* of the watch */
+static const int64_t burnt_ns = 3 * 1000 * 1000;  /* of the processor, since a tick: too slow */
+static const int64_t stuck_ns = 20 * 1000 * 1000; /* in a write, whatever it does there */
+static const int64_t slow_ns = 100 * 1000;        /* a write that took more of the processor */
+
+static void *worker_main(void *argument);
+
+/* Start a worker, which becomes what `role` points to; under the lock. */
+int lane_start_worker(struct lane *lane, struct worker **role)
+{
+    pthread_attr_t attributes;
+    pthread_t thread;
+    sigset_t all, before;
+    struct worker *worker = calloc(1, sizeof *worker);
+    if (worker == NULL)
+        return ENOMEM;
+    worker->lane = lane;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    /* Signals are for the threads that Python knows. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(&thread, &attributes, worker_main, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (failed) {
+        free(worker);
+        return failed;
+    }
+    lane_hold(lane);
+    worker->next = lane->workers;
+    lane->workers = worker;
+    lane->workers_count++;
+    *role = worker;
+    return 0;
+}
+
+void lane_set_timer(struct lane *lane, int64_t in_ns)
+{
+    struct itimerspec when = {.it_value = {.tv_nsec = in_ns}};
+    timerfd_settime(lane->timer_fd, 0, &when, NULL);
+}
+
+/* --- the runner ----------------------------------------------------------------------------- */
+
+static int64_t clock_ns(clockid_t clock)
+{
+    struct timespec now = {0};
+    clock_gettime(clock, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* What is known of the processor time of one burst. */
+struct meter {
+    int64_t cpu_ns, at_ns;
+};
+
+/* Whether the write since `began` has used too much of the processor. Asking for processor time is
+   a system call, so it is done when a burst first comes by a sink, and after writes that took long
+   by the wall's clock, which costs nothing. */
+static bool was_slow(struct meter *meter, int64_t began, int64_t ended)
+{
+    if (ended - began <= slow_ns)
+        return false;
+    int64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    bool slow = cpu - meter->cpu_ns - (began - meter->at_ns) > slow_ns;
+    *meter = (struct meter){cpu, ended};
+    return slow;
+}
+
+/* Write the frame in the hand where its flow leads, and leave its buffer there; 0, or an errno. The
+   lock is given away meanwhile: if the sender is not this worker's any more, returns -1. */
+static int write_on(struct worker *worker, uint64_t data, struct flow *flow, struct meter *meter)
+{
+    struct lane *lane = worker->lane;
+    struct burst *burst = lane_slot_of(lane, data)->burst;
+    struct frame *frame = burst->pending;
+    struct sink *sink = flow->sink == NULL ? NULL : sink_of(flow->sink);
+    size_t size = frame->size - VNET_HEADER_BYTES;
+    burst->pending = NULL;
+    worker->flow = flow;
+    worker->fd = sink == NULL ? ((struct tap *)flow->tap.buf)->fd : sink_fd(sink);
+    worker->writes++;
+    worker->began_ns = now_ns();
+    flow->pins++;
+    lane->active = true;
+    if (sink != NULL && !lane->armed) {
+        lane->armed = true;
+        lane_set_timer(lane, tick_ns);
+    }
+    lane_unlock(lane);
+    ssize_t put = sink == NULL ? frame_write(worker->fd, frame) : sink_write_direct(sink, frame);
+    int number = put < 0 ? errno : 0;
+    bool slow = sink != NULL && was_slow(meter, worker->began_ns, now_ns());
+    lane_lock(lane);
+    if (sink != NULL)
+        sink_end_direct(sink, slow);
+    worker->flow = NULL;
+    flow->pins--;
+    if (lane->awaiting > 0)
+        pthread_cond_broadcast(&lane->written);
+    bool mine = lane->runner == worker && lane_slot_of(lane, data) != NULL;
+    if (number == 0) {
+        atomic_fetch_add_explicit(&flow->frames, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&flow->bytes, size, memory_order_relaxed);
+    } else if (!mine) {
+        atomic_fetch_add_explicit(&flow->lost_frames, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&flow->lost_bytes, size, memory_order_relaxed);
+    }
+    if (mine)
+        burst->pending = frame;
+    else
+        frame_free(frame);
+    return mine ? number : -1;
+}
+
+/* Get leave to write to the receiver of a flow: EMPTY, or NO_ROOM. */
+static enum outcome begin_write(struct lane *lane, const struct flow *flow, struct meter *meter)
+{
+    if (flow->sink == NULL)
+        return EMPTY;
+    int64_t at_ns = now_ns();
+    if (lane->watch == NULL || !sink_begin_direct(sink_of(flow->sink), at_ns))
+        return NO_ROOM;
+    if (meter->at_ns == 0)
+        *meter = (struct meter){clock_ns(CLOCK_THREAD_CPUTIME_ID), at_ns};
+    return EMPTY;
+}
+
+/* Carry a burst of one sender's frames, and give him back if the loop has to decide. */
+static void carry(struct worker *worker, uint64_t data)
+{
+    struct lane *lane = worker->lane;
+    struct slot *slot = lane_slot_of(lane, data);
+    struct returned why = {.outcome = EMPTY};
+    struct meter meter = {0};
+    if (slot == NULL)
+        return;
+    struct burst *burst = slot->burst;
+    bool in_hand = burst->pending != NULL;
+    burst_begin(burst, burst_ns);
+    do {
+        if (!in_hand && (why.outcome = burst_read(burst, &why.number)) != ANSWERED)
+            break;
+        in_hand = false;
+        struct flow *flow;
+        why.outcome = burst_judge(burst, &flow);
+        if (why.outcome == EMPTY)
+            why.outcome = begin_write(lane, flow, &meter);
+        if (why.outcome == NO_ROOM)
+            why.flow = flow;
+        if (why.outcome != EMPTY)
+            break;
+        uint32_t size = burst->pending->size;
+        int number = write_on(worker, data, flow, &meter);
+        if (number < 0)
+            return;
+        if (number > 0)
+            why = (struct returned){.outcome = UNWRITTEN, .flow = flow, .number = number,
+                                    .size = size};
+    } while (why.outcome == EMPTY && now_ns() < burst->until_ns);
+    if (why.outcome == EMPTY || why.outcome == FULL || why.outcome == UNWRITTEN) {
+        frame_free(burst->pending);
+        burst->pending = NULL;
+    }
+    if (why.outcome == EMPTY || why.outcome == FULL)
+        return;
+    if (why.flow != NULL)
+        why.flow->pins++;
+    lane_give_back(lane, lane_slot_of(lane, data), &why);
+}
+
+static void carry_given(struct worker *worker)
+{
+    struct lane *lane = worker->lane;
+    uint64_t count;
+    ssize_t got = read(lane->wake_in, &count, sizeof count);
+    (void)got;
+    while (lane->given >= 0 && lane->runner == worker && !lane->stopping) {
+        int index = lane->given;
+        lane->given = lane->slots[index].next;
+        carry(worker, (uint64_t)lane->slots[index].generation << 32 | (uint32_t)index);
+    }
+}
+
+static void run(struct worker *worker)
+{
+    struct lane *lane = worker->lane;
+    struct epoll_event events[EVENTS];
+    while (lane->runner == worker && !lane->stopping) {
+        lane_unlock(lane);
+        int count = epoll_wait(lane->epoll_fd, events, EVENTS, -1);
+        lane_lock(lane);
+        for (int i = 0; i < count && lane->runner == worker && !lane->stopping; i++) {
+            if (events[i].data.u64 == WAKE)
+                carry_given(worker);
+            else
+                carry(worker, events[i].data.u64);
+        }
+    }
+}
+
+/* --- the watch ------------------------------------------------------------------------------ */
+
+/* Go on in the runner's place, which is in a write that does not end. */
+static void replace(struct worker *worker, struct worker *runner)
+{
+    struct lane *lane = worker->lane;
+    sink_demote(sink_of(runner->flow->sink), now_ns());
+    lane->handovers++;
+    lane->runner = worker;
+    lane->watch = NULL;
+    if (lane->workers_count < MOST_WORKERS)
+        lane_start_worker(lane, &lane->watch);
+}
+
+static void keep_watch(struct worker *worker)
+{
+    struct lane *lane = worker->lane;
+    uint64_t seen = 0, ticks;
+    int64_t used_ns = 0; /* when this write was seen first */
+    while (lane->watch == worker && !lane->stopping) {
+        lane_unlock(lane);
+        ssize_t got = read(lane->timer_fd, &ticks, sizeof ticks);
+        (void)got;
+        lane_lock(lane);
+        struct worker *runner = lane->runner;
+        bool writing = runner != NULL && runner->flow != NULL;
+        if (writing && runner->flow->sink != NULL) {
+            int64_t so_far_ns = clock_ns(runner->clock);
+            if (runner->writes != seen) {
+                seen = runner->writes;
+                used_ns = so_far_ns;
+            }
+            if (so_far_ns - used_ns > burnt_ns || now_ns() - runner->began_ns > stuck_ns)
+                replace(worker, runner);
+        }
+        if (writing || lane->active)
+            lane_set_timer(lane, tick_ns);
+        else
+            lane->armed = false;
+        lane->active = false;
+    }
+}
+
+static void *worker_main(void *argument)
+{
+    struct worker *worker = argument;
+    struct lane *lane = worker->lane;
+    lane_lock(lane);
+    pthread_getcpuclockid(pthread_self(), &worker->clock);
+    while (!lane->stopping) {
+        if (lane->runner == worker) {
+            run(worker);
+        } else if (lane->watch == worker || lane->watch == NULL) {
+            /* Who was left behind may be needed when he is back. */
+            lane->watch = worker;
+            keep_watch(worker);
+        } else {
+            break;
+        }
+    }
+    if (lane->runner == worker)
+        lane->runner = NULL;
+    if (lane->watch == worker)
+        lane->watch = NULL;
+    struct worker **place = &lane->workers;
+    while (*place != worker)
+        place = &(*place)->next;
+    *place = worker->next;
+    lane->workers_count--;
+    pthread_cond_broadcast(&lane->written);
+    lane_unlock(lane);
+    lane_release(lane);
+    free(worker);
+    return NULL;
+}
