@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from typing import Any
 
+from hypervisor.flows import Flow, FlowTable
 from hypervisor.guard import Guard, GuardPolicy, Templates, room, spend
-from hypervisor.links.base import Link, LinkGone
+from hypervisor.links.base import LinkGone
 from hypervisor.links.burst import Burst, CompiledBurst, PythonBurst, What
 from hypervisor.links.data_path import DataPath
 from hypervisor.links.lent_tap import LentTap
-from hypervisor.links.sink import Sink
+from hypervisor.links.sink import CompiledSink, Sink
 from hypervisor.mach.policy import Rule
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 from tests.helpers.core import World
@@ -35,15 +37,28 @@ RECEIVERS = (("inline", CSUM | TSO4 | TSO6 | 8, True), ("poor", CSUM, True), ("s
 class Place:
     """One receiver: its open, its link, and the far end that gets its frames."""
 
-    def __init__(self, world: World, name: str, accepts: int, direct: bool, path: DataPath) -> None:
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        accepts: int,
+        direct: bool,
+        path: DataPath,
+        pace_fd: int = -1,
+    ) -> None:
         self.name = name
         self.port = world.open("eth0", owner=f"uid:{name}")
         world.network.attach(
             self.port.handle, "tap", world.now, vnet_header=True, accepts=accepts, direct=direct
         )
         self.far, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.link: Link = LentTap(near.detach(), name, vnet_header=True)
-        self.sink: Sink | None = None if direct else path.sink(self.link, name)
+        self.link = LentTap(near.detach(), name, vnet_header=True)
+        self.sink: Sink | None = None
+        if pace_fd >= 0:
+            held = compiled().Sink(self.link.fileno(), True, pace_fd=pace_fd)
+            self.sink = CompiledSink(self.link, held)
+        elif not direct:
+            self.sink = path.sink(self.link, name)
         self.received: list[bytes] = []
 
     def receive(self) -> None:
@@ -78,8 +93,9 @@ class Bench:
         templates: Templates | None,
         only_one: bool,
         rates: tuple[int, int] = (0, 0),
+        pace_fd: int = -1,
     ) -> None:
-        path = DataPath(compiled=way == "compiled")
+        path = DataPath(compiled=way != "python")
         # What the sender may bring in a second, in frames and bytes.
         policy = {"frames_per_s": rates[0], "bytes_per_s": rates[1]}
         rules = (Rule("test", policy, owner="uid:sender"),) if any(rates) else ()
@@ -87,20 +103,23 @@ class Bench:
         self.network = self.world.network
         self.only_one = only_one
         self.sender = Place(self.world, "sender", 15, True, path)
-        self.receivers = [Place(self.world, *one, path) for one in RECEIVERS]
+        self.receivers = [
+            Place(self.world, *one, path, -1 if one[2] else pace_fd) for one in RECEIVERS
+        ]
         self.places = {place.port.handle.open: place for place in self.receivers}
         self.sender.port.handle.nic.guard = Formed(self.sender.port.mac, templates)
         #: What the burst loop left to others, in order.
         self.record: list[tuple[object, ...]] = []
         flows = self.network.flows_of(self.sender.port.handle)
-        link = self.sender.link
-        assert isinstance(link, LentTap)
-        mtu = self.network.mtu
+        link, mtu = self.sender.link, self.network.mtu
         self.burst: Burst
         if way == "compiled":
-            self.burst = CompiledBurst(link, flows, mtu, compiled(), FOREVER_S)
+            self.burst = self.make_compiled(link, flows, mtu)
         else:
             self.burst = PythonBurst(link, flows, mtu, FOREVER_S)
+
+    def make_compiled(self, link: LentTap, flows: FlowTable, mtu: int) -> CompiledBurst:
+        return CompiledBurst(link, flows, mtu, compiled(), FOREVER_S)
 
     def destinations(self) -> list[bytes]:
         """The receivers' addresses, then one of nobody and one of all."""
@@ -132,14 +151,21 @@ class Bench:
                 break
             elif what == What.UNWRITTEN:
                 assert flow is not None
-                reason = "link_gone" if isinstance(why, LinkGone) else str(why)
-                self.network.lost(flow, size - VNET_HEADER_BYTES, reason)
-                self.record.append((what, flow.link.name, size, str(why)))
+                self.lose(flow, size, why)
             elif what == What.NO_ROOM:
                 assert flow is not None
                 self.grant_or_take(self.places[flow.receiver], size)
             elif what != What.UNKNOWN or not self.learn(self.burst.peek()):
                 self.record.append((what, self.burst.take()))
+        self.gather()
+
+    def lose(self, flow: Flow, size: int, why: object) -> None:
+        reason = "link_gone" if isinstance(why, LinkGone) else str(why)
+        self.network.lost(flow, size - VNET_HEADER_BYTES, reason)
+        self.record.append((What.UNWRITTEN, flow.link.name, size, str(why)))
+
+    def gather(self) -> None:
+        """See what receivers have got, when their sinks are done."""
         for place in self.receivers:
             self.finish(place)
             place.receive()
@@ -217,3 +243,64 @@ class Bench:
     def close(self) -> None:
         for place in (self.sender, *self.receivers):
             place.close()
+
+
+class LaneBench(Bench):
+    """The same, with a lane that carries what the loop of :class:`Bench` would pass on."""
+
+    def __init__(
+        self, templates: Templates | None, pace_fd: int = -1, lane: object | None = None
+    ) -> None:
+        """``lane`` is somebody else's, if several benches share one."""
+        self.lane: Any = lane or compiled().Lane()
+        self.burst: CompiledBurst
+        super().__init__("compiled", templates, only_one=False, pace_fd=pace_fd)
+
+    def make_compiled(self, link: LentTap, flows: FlowTable, mtu: int) -> CompiledBurst:
+        burst = CompiledBurst(link, flows, mtu, compiled(), FOREVER_S)
+        burst.compiled = compiled().Burst(link.shared, mtu, FOREVER_S, self.lane)
+        burst.begin = burst.compiled.begin
+        burst.peek, burst.take = burst.compiled.peek, burst.compiled.take
+        return burst
+
+    def drive(self) -> None:
+        """Have the lane carry what is there; see to what it gives back."""
+        while self.carry():
+            pass
+        self.gather()
+
+    def carry(self) -> bool:
+        """Give the sender to the lane until he comes back or has nothing more; False then."""
+        self.lane.give(self.burst.compiled, self)
+        while not readable(self.lane.fileno(), 0):
+            if not readable(self.sender.link.fileno(), 0) and self.take_back():
+                return False
+        os.eventfd_read(self.lane.fileno())
+        for _, what, flow, number, size in self.lane.take_returned():
+            self.decide(What(what), flow, number, size)
+        return True
+
+    def take_back(self) -> bool:
+        """Recall a sender who has nothing more to send; False if he has come back meanwhile."""
+        # What is still being written was read before, so afterwards there is no more to be seen.
+        for place in (self.sender, *self.receivers):
+            self.lane.await_writes(place.link.fileno())
+        if readable(self.sender.link.fileno(), 0) or readable(self.lane.fileno(), 0):
+            return False
+        return bool(self.lane.recall(self.burst.compiled))
+
+    def decide(self, what: What, flow: Flow | None, number: int, size: int) -> None:
+        """What a carrier does with a sender that came back."""
+        if what == What.UNWRITTEN:
+            assert flow is not None
+            self.lose(flow, size, self.burst.reason(what, flow, number))
+        elif what == What.NO_ROOM:
+            assert flow is not None
+            self.record.append((what, self.burst.take()))
+        elif what != What.UNKNOWN or not self.learn(self.burst.peek()):
+            self.record.append((what, self.burst.take()))
+
+    def close(self) -> None:
+        self.lane.recall(self.burst.compiled)
+        super().close()
+        self.lane.stop()

@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -270,6 +271,14 @@ def readable(descriptor: HasFileno | int, timeout_s: float = 20.0) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(timeout_s * 1000))
+
+
+def no_more_threads_than(before: set[str]) -> None:
+    """Wait for threads to leave the kernel's list, which they do after their last word."""
+    until = time.monotonic() + 5
+    while set(os.listdir("/proc/self/task")) - before:
+        assert time.monotonic() < until, "a thread was left behind"
+        os.sched_yield()
 
 
 def open_descriptors() -> set[str]:

@@ -25,6 +25,7 @@ from tests.helpers.kernel_objects import (
     Lent,
     ethernet,
     lent_tap,
+    no_more_threads_than,
     open_descriptors,
     readable,
     slow_down,
@@ -45,14 +46,6 @@ def rings(sink: Sink, timeout_s: float = HELD_S) -> int:
 
 def silent(sink: Sink, for_s: float = 0.02) -> bool:
     return not readable(sink.fileno(), for_s)
-
-
-def no_more_threads_than(before: set[str]) -> None:
-    """Wait for threads to leave the kernel's list, which they do after their last word."""
-    until = time.monotonic() + 5
-    while set(os.listdir("/proc/self/task")) - before:
-        assert time.monotonic() < until, "a thread was left behind"
-        os.sched_yield()
 
 
 class Gate(Protocol):

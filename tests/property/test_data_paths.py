@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypervisor.guard import Template, Templates
 from hypervisor.wire.offload import quick_check
 from tests.helpers import packets
-from tests.helpers.burst_bench import Bench
+from tests.helpers.burst_bench import Bench, LaneBench
 from tests.helpers.data_paths import PATHS, compiled
 
 MTU = 1500
@@ -98,8 +98,10 @@ def test_both_paths_do_the_same(
     rates: tuple[int, int],
 ) -> None:
     seen = []
-    for way in PATHS:
-        bench = Bench(way, templates, only_one, rates)
+    # A lane does not carry who has quotas; a sink whose link breaks tells of it in its own time.
+    lane = ("lane",) if "compiled" in PATHS and not any(rates) and cut != 2 else ()
+    for way in PATHS + lane:
+        bench = Bench(way, templates, only_one, rates) if way != "lane" else LaneBench(templates)
         try:
             number = 0
             for index, burst in enumerate(bursts):
@@ -112,7 +114,7 @@ def test_both_paths_do_the_same(
             seen.append((bench.record, received, bench.books()))
         finally:
             bench.close()
-    assert seen[0] == seen[1]
+    assert all(each == seen[0] for each in seen)
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)

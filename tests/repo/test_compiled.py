@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 SANITIZERS = ("-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined")
 #: Enough to come by every function: sinks on sockets and real TAPs, bursts to all receivers.
 SANITIZED = (
+    "tests/integration/test_lane.py",
     "tests/integration/test_tap_sink.py",
     "tests/property/test_batches.py",
     "tests/property/test_data_paths.py::test_nearly_all_of_a_bulk_transfer_is_passed_on_where_it_lies",

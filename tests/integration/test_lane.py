@@ -1,0 +1,255 @@
+"""The lane carries known flows by itself, and is held up by nobody."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from hypervisor.links.burst import What
+from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
+from tests.helpers.burst_bench import LaneBench
+from tests.helpers.data_paths import NOT_BUILT
+from tests.helpers.kernel_objects import no_more_threads_than, open_descriptors, readable
+from tests.helpers.packets import plain
+
+pytestmark = pytest.mark.skipif(bool(NOT_BUILT), reason=NOT_BUILT)
+
+INLINE, POOR, SUNK = range(3)
+
+
+class Paced(LaneBench):
+    """A bench whose stranger takes a frame when the test lets him, and not before."""
+
+    def __init__(self, lane: object | None = None) -> None:
+        self.pace, self._paced = socket.socketpair()
+        self.pace.settimeout(5)
+        super().__init__(None, pace_fd=self._paced.fileno(), lane=lane)
+        self.number = 0
+
+    def frame(self, whom: int) -> bytes:
+        self.number += 1
+        to = self.destinations()[whom]
+        return plain(to, self.sender.port.mac, self.number, 60).behind_header().raw
+
+    def send(self, whom: int, count: int = 1) -> None:
+        for _ in range(count):
+            self.sender.far.send(self.frame(whom))
+
+    def know(self, whom: int) -> None:
+        """Have the lane know the flow to a receiver before anything is sent."""
+        assert self.learn(self.frame(whom)[VNET_HEADER_BYTES:][:12])
+
+    def entered(self) -> None:
+        """Wait until a write to the stranger has begun."""
+        assert self.pace.recv(1) == b"\0"
+
+    def let(self) -> None:
+        self.pace.sendall(b"\0")
+
+    def numbers(self, whom: int) -> list[int]:
+        self.receivers[whom].receive()
+        return [int.from_bytes(frame[26:30]) for frame in self.receivers[whom].received]
+
+    def wait_for(self, whom: int, count: int) -> None:
+        place = self.receivers[whom]
+        while len(place.received) < count:
+            assert readable(place.far), "a frame did not arrive"
+            place.receive()
+
+    def give(self) -> None:
+        self.lane.give(self.burst.compiled, self)
+
+    def back(self) -> tuple[What, int]:
+        """Wait until the sender comes back; return why, and the length of the frame in the hand."""
+        assert readable(self.lane.fileno()), "the sender did not come back"
+        os.eventfd_read(self.lane.fileno())
+        ((_, what, _, _, _),) = self.lane.take_returned()
+        return What(what), len(self.burst.take())
+
+    def close(self) -> None:
+        # Whatever is still held ends with its gate.
+        self.pace.close()
+        super().close()
+        self._paced.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Paced]:
+    made = Paced()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_frames_of_known_flows_are_carried_without_the_loop_compiled(bench: Paced) -> None:
+    for whom in (INLINE, SUNK):
+        bench.know(whom)
+    bench.give()
+    bench.send(INLINE, 100)
+    bench.wait_for(INLINE, 100)
+    for _ in range(3):
+        bench.send(SUNK)
+        bench.entered()
+        bench.let()
+    bench.wait_for(SUNK, 3)
+    assert bench.lane.recall(bench.burst.compiled)
+    assert not bench.lane.recall(bench.burst.compiled)
+    bench.books()
+    assert bench.network.engine.frames_switched == 103
+    assert bench.lane.handovers == 0
+
+
+def test_a_write_that_does_not_end_holds_nobody_else_up_compiled(bench: Paced) -> None:
+    for whom in (INLINE, SUNK):
+        bench.know(whom)
+    bench.give()
+    bench.send(SUNK)
+    bench.entered()
+    # From here on the stranger's stack has our thread; the watch sees to it that we have another.
+    bench.send(INLINE, 50)
+    bench.wait_for(INLINE, 50)
+    assert bench.lane.handovers == 1
+    # What is for him meanwhile is for the loop to decide: his sink gets it behind the other.
+    bench.send(SUNK)
+    what, size = bench.back()
+    assert (what, size) == (What.NO_ROOM, 72)
+    sink = bench.receivers[SUNK].sink
+    assert sink is not None
+    assert not sink.ready
+    sink.offer([(bench.frame(SUNK), VNET_HEADER_BYTES)])
+    assert not readable(bench.pace, 0.02), "the sink wrote beside a write that had not ended"
+    bench.let()
+    bench.entered()
+    bench.let()
+    bench.wait_for(SUNK, 2)
+    assert bench.numbers(SUNK) == sorted(bench.numbers(SUNK))
+    # He was too slow: for a while it is his own thread that has to wait for him.
+    assert not sink.ready
+
+
+def test_changes_do_not_wait_for_a_write_that_does_not_end_compiled(bench: Paced) -> None:
+    for whom in (INLINE, SUNK):
+        bench.know(whom)
+    bench.give()
+    bench.send(SUNK)
+    bench.entered()
+    bench.network.forget_flows()
+    assert bench.books()["engine"][:2] == (0, 0)  # type: ignore[index]
+    bench.send(INLINE)
+    assert bench.back()[0] is What.UNKNOWN
+    bench.let()
+    bench.wait_for(SUNK, 1)
+    bench.lane.await_writes(bench.receivers[SUNK].link.fileno())
+    # The frame is counted, though its flow was forgotten while it was written.
+    assert bench.books()["engine"][:2] == (1, 60)  # type: ignore[index]
+
+
+def test_a_frame_that_is_not_taken_after_all_is_counted_as_lost_compiled(bench: Paced) -> None:
+    for whom in (INLINE, SUNK):
+        bench.know(whom)
+    bench.give()
+    bench.send(SUNK)
+    bench.entered()
+    bench.send(INLINE)
+    bench.wait_for(INLINE, 1)
+    bench.cut(SUNK)
+    bench.let()
+    bench.lane.await_writes(bench.receivers[SUNK].link.fileno())
+    assert bench.lane.recall(bench.burst.compiled)
+    books = bench.books()
+    assert books["engine"] == (2, 120, 2, 1, {"link_error": 1})
+
+
+def test_a_sender_may_be_recalled_and_freed_in_the_middle_of_a_write_compiled(
+    bench: Paced,
+) -> None:
+    bench.know(SUNK)
+    bench.give()
+    bench.send(SUNK)
+    bench.entered()
+    assert bench.lane.recall(bench.burst.compiled)
+    bench.network.forget_flows()
+    handle = bench.sender.port.handle
+    flows = bench.network.flows_of(handle)
+    flows.compiled = None
+    bench.burst = bench.make_compiled(bench.sender.link, flows, bench.network.mtu)
+    bench.let()
+    bench.wait_for(SUNK, 1)
+    bench.know(INLINE)
+    bench.give()
+    bench.send(INLINE)
+    bench.wait_for(INLINE, 1)
+
+
+def test_when_too_many_writes_do_not_end_strangers_are_left_to_their_sinks_compiled() -> None:
+    first = Paced()
+    benches = [first] + [Paced(first.lane) for _ in range(9)]
+    *stuck, last = benches
+    try:
+        for bench in stuck:
+            bench.know(SUNK)
+            bench.give()
+            bench.send(SUNK)
+            bench.entered()
+        for whom in (INLINE, SUNK):
+            last.know(whom)
+        last.give()
+        last.send(INLINE)
+        last.wait_for(INLINE, 1)
+        assert last.lane.handovers == len(stuck)
+        last.send(SUNK)
+        assert last.back()[0] is What.NO_ROOM
+        # One thread that is free again is enough to watch, and then strangers are as before.
+        stuck[0].let()
+        stuck[0].wait_for(SUNK, 1)
+        while True:
+            last.give()
+            last.send(SUNK)
+            if readable(last.pace, 0.05):
+                break
+            assert last.back()[0] is What.NO_ROOM
+        last.entered()
+        last.let()
+        last.wait_for(SUNK, 1)
+    finally:
+        for bench in benches:
+            bench.close()
+
+
+def test_a_link_is_closed_when_no_write_to_it_is_under_way_compiled(bench: Paced) -> None:
+    bench.know(SUNK)
+    bench.give()
+    bench.send(SUNK)
+    bench.entered()
+    place = bench.receivers[SUNK]
+    assert place.sink is not None
+    finished = place.sink.stop()
+    assert finished == (0, {})
+    assert not place.sink.join(0.01), "the TAP was closed under a write"
+    bench.let()
+    assert place.sink.join(5)
+    assert len(place.far.recv(2048)) == 72
+    place.far.close()
+
+
+def test_a_lane_leaves_no_thread_and_no_descriptor_compiled() -> None:
+    gc.collect()
+    before = open_descriptors()
+    threads = set(os.listdir("/proc/self/task"))
+    bench = Paced()
+    bench.know(INLINE)
+    bench.give()
+    bench.send(INLINE)
+    bench.wait_for(INLINE, 1)
+    lane = bench.lane
+    bench.close()
+    assert lane.join(5)
+    del bench, lane
+    gc.collect()
+    assert open_descriptors() == before
+    no_more_threads_than(threads)
