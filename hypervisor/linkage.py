@@ -321,10 +321,10 @@ class Linkage(Rooms):
         """Frames of a flow, offload headers included in their bytes, wait at a link's sink."""
         self.engine.store_express(flow.sender, flow.receiver, frames, size_bytes)
 
-    def lost(self, flow: Flow, size_bytes: int, reason: str) -> None:
-        """A flow's frame was not taken by the direct link that it was written to."""
-        self.engine.count_direct(flow.sender, flow.receiver, 1, size_bytes)
-        self.engine.count_lost(flow.receiver, {reason: 1}, size_bytes)
+    def lost(self, flow: Flow, size_bytes: int, reason: str, frames: int = 1) -> None:
+        """A flow's ``frames`` were not taken by the direct link that they were written to."""
+        self.engine.count_direct(flow.sender, flow.receiver, frames, size_bytes)
+        self.engine.count_lost(flow.receiver, {reason: frames}, size_bytes)
 
     def can_ingress(self, handle: Handle) -> bool:
         """Tell whether the open has a free TX slot, so that reading its link makes sense."""

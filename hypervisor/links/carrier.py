@@ -234,7 +234,9 @@ class Carrier:
         self._left_s = self._clock()
         return True
 
-    def come_back(self, what: int, flow: Flow | None, number: int, size: int) -> None:
+    def come_back(
+        self, what: int, flow: Flow | None, number: int, frames: int, size_bytes: int
+    ) -> None:
         """See :class:`~hypervisor.links.lane.Passenger`."""
         assert isinstance(self._burst, CompiledBurst)
         self._carried = False
@@ -248,7 +250,7 @@ class Carrier:
             self._gone(str(why))
             return
         if what == What.UNWRITTEN and flow is not None and why is not None:
-            self._unwritten(flow, size - VNET_HEADER_BYTES, why)
+            self._unwritten(flow, size_bytes, why, frames)
         elif what == What.NO_ROOM and flow is not None:
             self._sunk_to = flow.link
         self.resume()
@@ -262,13 +264,13 @@ class Carrier:
             self._sunk_to = flow.link
             granted[flow.link] = None
 
-    def _unwritten(self, flow: Flow, size_bytes: int, why: str | LinkGone) -> None:
-        """A frame of a known flow was not taken by the link it was written to."""
+    def _unwritten(self, flow: Flow, size_bytes: int, why: str | LinkGone, frames: int = 1) -> None:
+        """Frames of a known flow were not taken by the link they were written to."""
         if isinstance(why, LinkGone):
-            self._network.lost(flow, size_bytes, LINK_GONE)
+            self._network.lost(flow, size_bytes, LINK_GONE, frames)
             flow.link._gone(str(why))
         else:
-            self._network.lost(flow, size_bytes, why)
+            self._network.lost(flow, size_bytes, why, frames)
 
     # --- out ----------------------------------------------------------------------------------
 

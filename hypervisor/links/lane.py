@@ -3,8 +3,9 @@
 A :class:`~hypervisor.links.carrier.Carrier` whose frames are all of known flows gives its burst
 loop to the lane, which polls the TAP from then on, and gets it back together with the first frame
 that it has to decide about. What the lane passes on is never stored: it is read from the one TAP
-and written to the other, and counted in its flow. Tables are still the loop's to change at any
-time: forgetting all flows brings every sender back.
+and written to the other, and counted in its flow. Segments of one TCP connection that are there
+already become one large frame on the way, if the receiver takes such (csrc/gro.c). Tables are
+still the loop's to change at any time: forgetting all flows brings every sender back.
 
 Writing to a TAP runs its owner's network stack. That of a stranger must not stall others, so every
 stranger's TAP keeps a :class:`~hypervisor.links.sink.Sink`; the lane writes past the sink's thread
@@ -32,12 +33,14 @@ JOIN_S = 1.0
 class Passenger(Protocol):
     """Who gives senders to a lane."""
 
-    def come_back(self, what: int, flow: Flow | None, number: int, size: int) -> None:
+    def come_back(
+        self, what: int, flow: Flow | None, number: int, frames: int, size_bytes: int
+    ) -> None:
         """Take the sender back.
 
         ``what`` says why (:class:`hypervisor.links.burst.What`), with the errno of a failed read or
-        write; the frame in question is in the hand, unless it could not be written: then it is
-        lost, and had ``size`` bytes, offload header included.
+        write. A frame that somebody has to decide about is in the hand; those that could not be
+        written are lost, ``frames`` of ``size_bytes`` on the wire.
         """
         ...
 
@@ -97,5 +100,5 @@ class Lane:
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.compiled.fileno())
-        for passenger, what, flow, number, size in self.compiled.take_returned():
-            passenger.come_back(what, flow, number, size)
+        for passenger, what, flow, number, frames, size_bytes in self.compiled.take_returned():
+            passenger.come_back(what, flow, number, frames, size_bytes)

@@ -274,10 +274,11 @@ class LaneBench(Bench):
         self.lane.give(self.burst.compiled, self)
         while not readable(self.lane.fileno(), 0):
             if not readable(self.sender.link.fileno(), 0) and self.take_back():
-                return False
+                return self.in_hand()
         os.eventfd_read(self.lane.fileno())
-        for _, what, flow, number, size in self.lane.take_returned():
-            self.decide(What(what), flow, number, size)
+        for _, what, flow, number, frames, size_bytes in self.lane.take_returned():
+            assert frames <= 1, "sockets have nothing to lose several frames by"
+            self.decide(What(what), flow, number, size_bytes + VNET_HEADER_BYTES)
         return True
 
     def take_back(self) -> bool:
@@ -288,6 +289,13 @@ class LaneBench(Bench):
         if readable(self.sender.link.fileno(), 0) or readable(self.lane.fileno(), 0):
             return False
         return bool(self.lane.recall(self.burst.compiled))
+
+    def in_hand(self) -> bool:
+        """Whether there is a frame that the lane was given and has not come to look at."""
+        try:
+            return bool(self.burst.peek())
+        except RuntimeError:
+            return False
 
     def decide(self, what: What, flow: Flow | None, number: int, size: int) -> None:
         """What a carrier does with a sender that came back."""

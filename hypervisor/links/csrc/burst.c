@@ -67,12 +67,7 @@ enum outcome burst_read(struct burst *burst, int *number)
         *number = errno;
         frame_free(burst->pending);
         burst->pending = NULL;
-        if (*number != EAGAIN)
-            return UNREAD;
-        /* A deleted TAP polls as in error before its reads say so. */
-        struct pollfd error = {.fd = tap->fd};
-        *number = EBADFD;
-        return poll(&error, 1, 0) > 0 ? UNREAD : EMPTY;
+        return *number == EAGAIN ? EMPTY : UNREAD;
     }
     tap->read_errors = 0;
     burst->frames_left--;
@@ -144,11 +139,22 @@ static enum outcome pass_on(struct burst *burst, int *number)
     return now_ns() < burst->until_ns ? EMPTY : FULL;
 }
 
+/* A deleted TAP polls as in error before its reads say so. */
+static bool is_deleted(const struct tap *tap)
+{
+    struct pollfd error = {.fd = tap->fd};
+    return poll(&error, 1, 0) > 0;
+}
+
 enum outcome burst_run(struct burst *burst, bool in_hand, int *number)
 {
     for (;;) {
         if (!in_hand) {
             enum outcome outcome = burst_read(burst, number);
+            if (outcome == EMPTY && is_deleted(burst->tap)) {
+                *number = EBADFD;
+                return UNREAD;
+            }
             if (outcome != ANSWERED)
                 return outcome;
         }

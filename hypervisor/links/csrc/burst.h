@@ -58,6 +58,38 @@ ssize_t frame_write(int fd, const struct frame *frame);
    128 bytes can be read from `head`, whatever `size` is. */
 int quick_check(const unsigned char *head, size_t size, unsigned mtu);
 
+/* Tell whether what follows an Ethernet header, `length` bytes, is one whole packet without options
+   or extensions that carries `protocol`; return the bytes of its header, or 0. */
+unsigned plain_packet(const unsigned char *ethernet, size_t length, unsigned protocol);
+
+/* --- gro.c ---------------------------------------------------------------------------------- */
+
+/* Where things are in a segment of TCP, from the Ethernet header on. */
+struct segment {
+    const unsigned char *ethernet, *ip, *tcp;
+    unsigned start, headers; /* of the TCP header; the end of it */
+    unsigned payload;
+    bool ipv4;
+};
+
+/* A frame that others are joined to. */
+struct gro {
+    struct frame *frame;
+    struct segment first;
+    uint32_t sequence;             /* that the next one has */
+    unsigned identification;       /* that the last one had */
+    unsigned frames;               /* joined, the first one included */
+    size_t bytes;                  /* on the wire, of all of them */
+    unsigned char flags;
+    bool closed;                   /* there can be no next one */
+};
+
+/* Both: frames whose offload headers passed quick_check(). Whether others may be joined to `frame`,
+   which has room for BUFFER_BYTES. */
+bool gro_begin(struct gro *gro, struct frame *frame);
+bool gro_add(struct gro *gro, const struct frame *frame); /* false: it is not the next one */
+void gro_finish(struct gro *gro);                         /* make one frame of it */
+
 /* --- templates.c ---------------------------------------------------------------------------- */
 
 enum { TEMPLATE_BYTES = 88 }; /* hypervisor.guard.template */
@@ -212,7 +244,8 @@ struct returned {
     enum outcome outcome;
     struct flow *flow;
     int number;
-    size_t size;
+    unsigned frames; /* that were not taken */
+    size_t bytes;    /* without offload headers */
 };
 
 struct lane *lane_make(void); /* NULL and errno */

@@ -147,10 +147,31 @@ static void unlink_from(struct lane *lane, int *place, int index)
         *place = lane->slots[index].next;
 }
 
+static void look_at(struct lane *lane, struct slot *slot)
+{
+    if (slot->given)
+        return;
+    slot->given = true;
+    slot->next = lane->given;
+    lane->given = lane_index_of(lane, slot);
+    lane_ring(lane->wake_in);
+}
+
+void lane_look_at_hands(struct lane *lane)
+{
+    for (int i = 0; i < lane->slots_count; i++) {
+        struct slot *slot = &lane->slots[i];
+        if (slot->burst != NULL && !slot->returned && slot->burst->pending != NULL)
+            look_at(lane, slot);
+    }
+}
+
 static void stop_polling(struct lane *lane, struct slot *slot)
 {
     epoll_ctl(lane->epoll_fd, EPOLL_CTL_DEL, slot->burst->tap->fd, NULL);
-    unlink_from(lane, &lane->given, lane_index_of(lane, slot));
+    if (slot->given)
+        unlink_from(lane, &lane->given, lane_index_of(lane, slot));
+    slot->given = false;
 }
 
 int lane_give(struct lane *lane, struct burst *burst, PyObject *owner, PyObject *burst_object)
@@ -165,7 +186,7 @@ int lane_give(struct lane *lane, struct burst *burst, PyObject *owner, PyObject 
     struct slot *slot = &lane->slots[index];
     struct epoll_event event = {
         .events = EPOLLIN,
-        .data.u64 = (uint64_t)slot->generation << 32 | (uint32_t)index,
+        .data.u64 = lane_data_of(lane, slot),
     };
     slot->burst = burst;
     slot->burst_object = burst_object;
@@ -178,11 +199,8 @@ int lane_give(struct lane *lane, struct burst *burst, PyObject *owner, PyObject 
         errno = number;
         return -1;
     }
-    if (burst->pending != NULL) {
-        slot->next = lane->given;
-        lane->given = index;
-        lane_ring(lane->wake_in);
-    }
+    if (burst->pending != NULL)
+        look_at(lane, slot);
     lane_unlock(lane);
     return 0;
 }

@@ -26,6 +26,7 @@ struct slot {
     PyObject *burst_object, *owner;
     uint32_t generation;
     bool returned;
+    bool given; /* has a frame in the hand to be looked at, which nothing else tells of */
     struct returned why;
     int next; /* free, returned, or to be looked at without being polled; -1: the last */
 };
@@ -53,7 +54,13 @@ static inline int lane_index_of(const struct lane *lane, const struct slot *slot
     return (int)(slot - lane->slots);
 }
 
+static inline uint64_t lane_data_of(const struct lane *lane, const struct slot *slot)
+{
+    return (uint64_t)slot->generation << 32 | (uint32_t)lane_index_of(lane, slot);
+}
+
 /* All of these under the lock. */
+void lane_look_at_hands(struct lane *lane); /* have the runner see to frames that are in hands */
 struct slot *lane_slot_of(struct lane *lane, uint64_t data); /* NULL: it is not there any more */
 void lane_give_back(struct lane *lane, struct slot *slot, const struct returned *why);
 int lane_start_worker(struct lane *lane, struct worker **role); /* 0, or an errno */

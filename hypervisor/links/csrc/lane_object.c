@@ -34,8 +34,8 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *arguments, PyObject *key
 static void drop(struct lane *lane, struct returned *returned)
 {
     if (returned->flow != NULL && returned->outcome == UNWRITTEN) {
-        atomic_fetch_add(&returned->flow->lost_frames, 1);
-        atomic_fetch_add(&returned->flow->lost_bytes, returned->size - VNET_HEADER_BYTES);
+        atomic_fetch_add(&returned->flow->lost_frames, returned->frames);
+        atomic_fetch_add(&returned->flow->lost_bytes, returned->bytes);
     }
     if (returned->flow != NULL)
         lane_unpin(lane, returned->flow);
@@ -83,8 +83,8 @@ static PyObject *lane_take_returned(LaneObject *self, PyObject *Py_UNUSED(ignore
     flows_free(lane_sweep(self->lane));
     while (all != NULL && lane_next_returned(self->lane, &one)) {
         PyObject *flow = one.flow == NULL ? Py_None : one.flow->flow;
-        PyObject *told = Py_BuildValue("OiOin", one.owner, one.outcome, flow, one.number,
-                                       (Py_ssize_t)one.size);
+        PyObject *told = Py_BuildValue("OiOiIn", one.owner, one.outcome, flow, one.number,
+                                       one.frames, (Py_ssize_t)one.bytes);
         if (told == NULL || PyList_Append(all, told) < 0)
             Py_CLEAR(all);
         else

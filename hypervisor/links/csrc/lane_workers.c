@@ -99,16 +99,26 @@ static bool was_slow(struct meter *meter, int64_t began, int64_t ended)
     return slow;
 }
 
-/* Write the frame in the hand where its flow leads, and leave its buffer there; 0, or an errno. The
-   lock is given away meanwhile: if the sender is not this worker's any more, returns -1. */
-static int write_on(struct worker *worker, uint64_t data, struct flow *flow, struct meter *meter)
+/* What one sender's burst is at. */
+struct ride {
+    uint64_t data; /* his slot */
+    struct meter meter;
+    struct flow *flow; /* that a write has begun to, if one has: its receiver is ours */
+    struct gro gro;    /* the frames for it; none if there is no flow */
+    int number;        /* the errno of the last write */
+    bool in_error;     /* he polls as in error */
+    bool dry;          /* he has nothing more, or was read enough of */
+};
+
+/* Write what was joined. The lock is given away meanwhile: returns whether the sender is still this
+   worker's then. */
+static bool write_on(struct worker *worker, struct ride *ride)
 {
     struct lane *lane = worker->lane;
-    struct burst *burst = lane_slot_of(lane, data)->burst;
-    struct frame *frame = burst->pending;
+    struct flow *flow = ride->flow;
     struct sink *sink = flow->sink == NULL ? NULL : sink_of(flow->sink);
-    size_t size = frame->size - VNET_HEADER_BYTES;
-    burst->pending = NULL;
+    gro_finish(&ride->gro);
+    ride->flow = NULL;
     worker->flow = flow;
     worker->fd = sink == NULL ? ((struct tap *)flow->tap.buf)->fd : sink_fd(sink);
     worker->writes++;
@@ -120,9 +130,11 @@ static int write_on(struct worker *worker, uint64_t data, struct flow *flow, str
         lane_set_timer(lane, tick_ns);
     }
     lane_unlock(lane);
+    const struct frame *frame = ride->gro.frame;
     ssize_t put = sink == NULL ? frame_write(worker->fd, frame) : sink_write_direct(sink, frame);
-    int number = put < 0 ? errno : 0;
-    bool slow = sink != NULL && was_slow(meter, worker->began_ns, now_ns());
+    ride->number = put < 0 ? errno : 0;
+    bool slow = sink != NULL && was_slow(&ride->meter, worker->began_ns, now_ns());
+    frame_free(ride->gro.frame);
     lane_lock(lane);
     if (sink != NULL)
         sink_end_direct(sink, slow);
@@ -130,21 +142,16 @@ static int write_on(struct worker *worker, uint64_t data, struct flow *flow, str
     flow->pins--;
     if (lane->awaiting > 0)
         pthread_cond_broadcast(&lane->written);
-    bool mine = lane->runner == worker && lane_slot_of(lane, data) != NULL;
-    if (number == 0) {
-        atomic_fetch_add_explicit(&flow->frames, 1, memory_order_relaxed);
-        atomic_fetch_add_explicit(&flow->bytes, size, memory_order_relaxed);
+    bool mine = lane->runner == worker && lane_slot_of(lane, ride->data) != NULL;
+    if (ride->number == 0) {
+        atomic_fetch_add_explicit(&flow->frames, ride->gro.frames, memory_order_relaxed);
+        atomic_fetch_add_explicit(&flow->bytes, ride->gro.bytes, memory_order_relaxed);
     } else if (!mine) {
-        atomic_fetch_add_explicit(&flow->lost_frames, 1, memory_order_relaxed);
-        atomic_fetch_add_explicit(&flow->lost_bytes, size, memory_order_relaxed);
+        atomic_fetch_add_explicit(&flow->lost_frames, ride->gro.frames, memory_order_relaxed);
+        atomic_fetch_add_explicit(&flow->lost_bytes, ride->gro.bytes, memory_order_relaxed);
     }
-    if (mine)
-        burst->pending = frame;
-    else
-        frame_free(frame);
-    return mine ? number : -1;
+    return mine;
 }
-
 /* Get leave to write to the receiver of a flow: EMPTY, or NO_ROOM. */
 static enum outcome begin_write(struct lane *lane, const struct flow *flow, struct meter *meter)
 {
@@ -158,47 +165,106 @@ static enum outcome begin_write(struct lane *lane, const struct flow *flow, stru
     return EMPTY;
 }
 
+/* Take the frame in the hand, for a write that has begun: alone, or as the first of several. */
+static void take_first(struct burst *burst, struct ride *ride, struct flow *flow)
+{
+    struct frame *frame = burst->pending;
+    burst->pending = NULL;
+    ride->flow = flow;
+    if ((flow->refuses & (NEEDS_CSUM | NEEDS_TSO4 | NEEDS_TSO6)) != 0
+        || !gro_begin(&ride->gro, frame))
+        ride->gro = (struct gro){
+            .frame = frame, .frames = 1, .bytes = frame->size - VNET_HEADER_BYTES, .closed = true,
+        };
+}
+
+/* Whether the frame in the hand could be joined to those that are to be written; then it is. */
+static bool take_next(struct burst *burst, struct ride *ride)
+{
+    if (!gro_add(&ride->gro, burst->pending))
+        return false;
+    frame_free(burst->pending);
+    burst->pending = NULL;
+    return true;
+}
+
+/* What comes after one frame: the next one; nothing, for now; or he goes back to the loop. */
+enum step { GO_ON, OVER, BACK };
+
+static enum step write_taken(struct worker *worker, struct ride *ride, struct returned *why)
+{
+    struct flow *flow = ride->flow;
+    if (!write_on(worker, ride))
+        return OVER;
+    if (ride->number == 0)
+        return ride->dry ? OVER : GO_ON;
+    *why = (struct returned){
+        .outcome = UNWRITTEN,
+        .flow = flow,
+        .number = ride->number,
+        .frames = ride->gro.frames,
+        .bytes = ride->gro.bytes,
+    };
+    return BACK;
+}
+
+static enum step carry_one(struct worker *worker, struct burst *burst, struct ride *ride,
+                           struct returned *why)
+{
+    struct flow *flow = NULL;
+    enum outcome outcome = ANSWERED;
+    if (burst->pending == NULL)
+        outcome = burst_read(burst, &why->number);
+    if (outcome == ANSWERED)
+        outcome = burst_judge(burst, &flow);
+    else
+        ride->dry = true;
+    bool known = !ride->dry && outcome == EMPTY;
+    if (ride->flow != NULL) {
+        if (known && flow == ride->flow && take_next(burst, ride) && !ride->gro.closed)
+            return GO_ON;
+        /* What is in the hand is judged again, since the lock is given away meanwhile. */
+        return write_taken(worker, ride, why);
+    }
+    if (ride->dry && outcome != UNREAD && !ride->in_error)
+        return OVER;
+    if (ride->dry && outcome == EMPTY) {
+        /* Deleted: it polls as in error before its reads say so. */
+        outcome = UNREAD;
+        why->number = EBADFD;
+    }
+    if (known)
+        outcome = begin_write(worker->lane, flow, &ride->meter);
+    if (outcome != EMPTY) {
+        why->outcome = outcome;
+        why->flow = outcome == NO_ROOM ? flow : NULL;
+        return BACK;
+    }
+    take_first(burst, ride, flow);
+    return ride->gro.closed ? write_taken(worker, ride, why) : GO_ON;
+}
+
 /* Carry a burst of one sender's frames, and give him back if the loop has to decide. */
-static void carry(struct worker *worker, uint64_t data)
+static void carry(struct worker *worker, uint64_t data, bool in_error)
 {
     struct lane *lane = worker->lane;
     struct slot *slot = lane_slot_of(lane, data);
-    struct returned why = {.outcome = EMPTY};
-    struct meter meter = {0};
+    struct ride ride = {.data = data, .in_error = in_error};
+    struct returned why = {0};
+    enum step step;
     if (slot == NULL)
         return;
     struct burst *burst = slot->burst;
-    bool in_hand = burst->pending != NULL;
     burst_begin(burst, burst_ns);
-    do {
-        if (!in_hand && (why.outcome = burst_read(burst, &why.number)) != ANSWERED)
-            break;
-        in_hand = false;
-        struct flow *flow;
-        why.outcome = burst_judge(burst, &flow);
-        if (why.outcome == EMPTY)
-            why.outcome = begin_write(lane, flow, &meter);
-        if (why.outcome == NO_ROOM)
-            why.flow = flow;
-        if (why.outcome != EMPTY)
-            break;
-        uint32_t size = burst->pending->size;
-        int number = write_on(worker, data, flow, &meter);
-        if (number < 0)
-            return;
-        if (number > 0)
-            why = (struct returned){.outcome = UNWRITTEN, .flow = flow, .number = number,
-                                    .size = size};
-    } while (why.outcome == EMPTY && now_ns() < burst->until_ns);
-    if (why.outcome == EMPTY || why.outcome == FULL || why.outcome == UNWRITTEN) {
-        frame_free(burst->pending);
-        burst->pending = NULL;
+    do
+        step = carry_one(worker, burst, &ride, &why);
+    while (step == GO_ON
+           && (burst->pending != NULL || ride.flow != NULL || now_ns() < burst->until_ns));
+    if (step == BACK) {
+        if (why.flow != NULL)
+            why.flow->pins++;
+        lane_give_back(lane, lane_slot_of(lane, data), &why);
     }
-    if (why.outcome == EMPTY || why.outcome == FULL)
-        return;
-    if (why.flow != NULL)
-        why.flow->pins++;
-    lane_give_back(lane, lane_slot_of(lane, data), &why);
 }
 
 static void carry_given(struct worker *worker)
@@ -208,9 +274,11 @@ static void carry_given(struct worker *worker)
     ssize_t got = read(lane->wake_in, &count, sizeof count);
     (void)got;
     while (lane->given >= 0 && lane->runner == worker && !lane->stopping) {
-        int index = lane->given;
-        lane->given = lane->slots[index].next;
-        carry(worker, (uint64_t)lane->slots[index].generation << 32 | (uint32_t)index);
+        struct slot *slot = &lane->slots[lane->given];
+        uint64_t data = lane_data_of(lane, slot);
+        lane->given = slot->next;
+        slot->given = false;
+        carry(worker, data, false);
     }
 }
 
@@ -226,7 +294,7 @@ static void run(struct worker *worker)
             if (events[i].data.u64 == WAKE)
                 carry_given(worker);
             else
-                carry(worker, events[i].data.u64);
+                carry(worker, events[i].data.u64, events[i].events & EPOLLERR);
         }
     }
 }
@@ -243,6 +311,7 @@ static void replace(struct worker *worker, struct worker *runner)
     lane->watch = NULL;
     if (lane->workers_count < MOST_WORKERS)
         lane_start_worker(lane, &lane->watch);
+    lane_look_at_hands(lane);
 }
 
 static void keep_watch(struct worker *worker)

@@ -32,9 +32,7 @@ static unsigned net16(const unsigned char *at)
     return (unsigned)at[0] << 8 | at[1];
 }
 
-/* Tell whether `ip`, `length` bytes long, is one whole packet without options or extensions that
-   carries `protocol`; return the bytes of its header, or 0. */
-static unsigned plain_packet(const unsigned char *ethernet, size_t length, unsigned protocol)
+unsigned plain_packet(const unsigned char *ethernet, size_t length, unsigned protocol)
 {
     const unsigned char *ip = ethernet + ETHERNET_HEADER_BYTES;
     switch (net16(ethernet + 12)) {
