@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import socket
+from array import array
 from collections.abc import Iterator
 
 import pytest
 
 from hypervisor.links.burst import What
+from hypervisor.links.lent_tap import LentTap
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 from tests.helpers.burst_bench import LaneBench
-from tests.helpers.kernel_objects import no_more_threads_than, open_descriptors, readable
+from tests.helpers.data_paths import compiled
+from tests.helpers.kernel_objects import (
+    ethernet,
+    lent_tap,
+    no_more_threads_than,
+    open_descriptors,
+    readable,
+    slow_down,
+)
 from tests.helpers.packets import plain
 
 INLINE, POOR, SUNK = range(3)
@@ -250,3 +261,102 @@ def test_a_lane_leaves_no_thread_and_no_descriptor_compiled() -> None:
     gc.collect()
     assert open_descriptors() == before
     no_more_threads_than(threads)
+
+
+# --- real receivers ---------------------------------------------------------------------------
+
+MAC, FAR_MAC = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
+
+
+class Bare:
+    """A lane with one sender and a quick receiver, both sockets, and no network around them."""
+
+    def __init__(self) -> None:
+        self.lane = compiled().Lane()
+        self.sender, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.quick, self._to = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._near = near
+        self.burst = compiled().Burst(array("i", (near.fileno(), 0, 0)), 1500, 1.0, self.lane)
+        self.learn(FAR_MAC, None)
+
+    def learn(self, to: bytes, sink: object | None) -> None:
+        shared = array("i", (self._to.fileno(), 0, 0))
+        self.burst.learn(to + MAC, to, ~15, None, sink, shared)
+
+    def send(self, to: bytes) -> None:
+        self.sender.send(bytes(12) + ethernet(to, MAC, bytes(46)))
+
+    def carried(self) -> dict[bytes, int]:
+        return {to: frames for to, frames, *_ in self.burst.fold()}
+
+    def close(self) -> None:
+        self.lane.recall(self.burst)
+        self.lane.stop()
+        assert self.lane.join(10)
+        for each in (self.sender, self._near, self.quick, self._to):
+            each.close()
+
+
+@pytest.fixture
+def bare() -> Iterator[Bare]:
+    made = Bare()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_rules_that_take_100_ms_a_frame_stall_nobody_else_compiled(bare: Bare) -> None:
+    with lent_tap(mac=MAC) as lent:
+        slow_down(lent.namespace, lent.name)
+        link = LentTap.adopt(lent.give(), MAC)
+        sink = compiled().Sink(link.fileno(), True)
+        link.release()
+        bare.learn(MAC, sink)
+        bare.lane.give(bare.burst, None)
+        assert sink.ready
+        bare.send(MAC)
+        # Nothing but the lane reads what is sent: the quick one's frames are behind the slow one's.
+        for _ in range(50):
+            bare.send(FAR_MAC)
+            assert readable(bare.quick)
+            assert len(bare.quick.recv(2048)) == 72
+        assert bare.lane.handovers == 1
+        assert not sink.ready
+        bare.lane.await_writes(link.shared[0])
+        sink.stop()
+        assert sink.join(10)
+        while (carried := bare.carried()).get(MAC) != 1:
+            assert carried.get(MAC, 0) == 0
+            os.sched_yield()
+
+
+def test_a_tap_deleted_under_the_lane_comes_back_with_the_reason_compiled(bare: Bare) -> None:
+    with lent_tap(mac=MAC) as lent:
+        link = LentTap.adopt(lent.give(), MAC)
+        burst = compiled().Burst(link.shared, 1500, 1.0, bare.lane)
+        burst.learn(FAR_MAC + MAC, None, 0, None, None, link.shared)
+        bare.lane.give(burst, "the sender")
+        lent.namespace.run("ip", "link", "del", lent.name)
+        assert readable(bare.lane.fileno())
+        ((owner, what, flow, number, frames, size_bytes),) = bare.lane.take_returned()
+        assert (owner, what, flow) == ("the sender", What.UNREAD, None)
+        assert (number, frames, size_bytes) == (errno.EBADFD, 0, 0)
+        link.close()
+
+
+def test_a_tap_deleted_under_a_write_comes_back_with_what_was_lost_compiled(bare: Bare) -> None:
+    with lent_tap(mac=MAC) as lent:
+        link = LentTap.adopt(lent.give(), MAC)
+        sink = compiled().Sink(link.fileno(), True)
+        bare.learn(MAC, sink)
+        bare.lane.give(bare.burst, "the sender")
+        lent.namespace.run("ip", "link", "del", lent.name)
+        bare.send(MAC)
+        assert readable(bare.lane.fileno())
+        ((owner, what, flow, number, frames, size_bytes),) = bare.lane.take_returned()
+        assert (owner, what, flow) == ("the sender", What.UNWRITTEN, MAC)
+        assert (number, frames, size_bytes) == (errno.EBADFD, 1, 60)
+        link.release()
+        sink.stop()
+        assert sink.join(10)

@@ -104,7 +104,7 @@ bool templates_pass(const char *packed, Py_ssize_t packed_bytes, const unsigned 
 PyObject *batches_suspects(PyObject *module, PyObject *arguments);
 PyObject *batches_run_end(PyObject *module, PyObject *arguments);
 
-/* --- sink.c --------------------------------------------------------------------------------- */
+/* --- sink.c, sink_thread.c ------------------------------------------------------------------ */
 
 enum { LINK_DOWN, LINK_ERROR, LINK_GONE, REASONS };
 
@@ -235,7 +235,7 @@ enum outcome burst_judge(const struct burst *burst, struct flow **flow);
 extern PyTypeObject BurstType;
 struct burst *burst_of(PyObject *object); /* borrowed from a BurstType */
 
-/* --- lane.c --------------------------------------------------------------------------------- */
+/* --- lane.c, lane_workers.c ----------------------------------------------------------------- */
 
 /* Why a sender came back to the loop. `flow` is pinned if there is one; give it back by
    lane_unpin(). */
