@@ -16,6 +16,9 @@ def status(answer: Mapping[str, Any]) -> str:
     lines = [f"hypervisor {answer['server_version']}, up {console.duration(answer['uptime_s'])}"]
     if answer["data_path"] != "compiled":
         lines.append(f"data path: {answer['data_path']}")
+    if answer["writes_left_behind"]:
+        count = answer["writes_left_behind"]
+        lines.append(f"writes to stacks that were too slow, left behind: {count}")
     for node in answer["nodes"]:
         path = console.printable(node["path"])
         lines.append(f"node {path} on network {node['network']}, {node['connections']} connected")

@@ -49,7 +49,7 @@ TOUCH_S = 600.0
 HELPERS = 4
 
 
-class _Lane:
+class _Hosted:
     """A network with its links and its timer."""
 
     __slots__ = ("carriers", "network", "on_members", "outlets", "roster", "timer", "timer_at")
@@ -94,18 +94,18 @@ class Runtime:
         self._wall = wall
         self._leases = LeaseBook(leases, clock, wall)
         self._path = path or DataPath()
-        self._lanes = {network.name: _Lane(network) for network in networks}
-        self._interconnect = Interconnect(lane.network for lane in self._lanes.values())
-        for lane in self._lanes.values():
-            lane.network.use(self._path.batches)
+        self._hosted = {network.name: _Hosted(network) for network in networks}
+        self._interconnect = Interconnect(hosted.network for hosted in self._hosted.values())
+        for hosted in self._hosted.values():
+            hosted.network.use(self._path.batches)
         self._own = f"uid:{os.geteuid()}"
         self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="descriptors")
         self._on_completions: OnCompletions = _ignore
         self._on_events: OnEvents = _ignore
         self._stopped = False
-        self._leases.restore(lane.network for lane in self._lanes.values())
-        for lane in self._lanes.values():
-            self._settle(lane)
+        self._leases.restore(hosted.network for hosted in self._hosted.values())
+        for hosted in self._hosted.values():
+            self._settle(hosted)
         self._touch_timer = self._loop.call_later(TOUCH_S, self._touch_leases)
         self._look_timer = self._loop.call_later(LOOK_S, self._look_at_links)
 
@@ -115,9 +115,14 @@ class Runtime:
         return str(self._path)
 
     @property
+    def writes_left_behind(self) -> int:
+        """How many writes to strangers' TAPs did not come to an end, so that others went on."""
+        return self._path.left_behind
+
+    @property
     def network_names(self) -> tuple[str, ...]:
         """The names of the networks, in the order they were given."""
-        return tuple(self._lanes)
+        return tuple(self._hosted)
 
     def bind(self, on_completions: OnCompletions, on_events: OnEvents) -> None:
         """Say who is told of completions, and of events (each with its Unix time)."""
@@ -128,46 +133,46 @@ class Runtime:
 
     def submit(self, network: str, request: Request) -> None:
         """Take a request; exactly one completion follows, maybe before this returns."""
-        lane = self._lanes[network]
-        lane.network.submit(request, self._clock())
-        self._settle(lane)
+        hosted = self._hosted[network]
+        hosted.network.submit(request, self._clock())
+        self._settle(hosted)
 
     def submit_all(self, network: str, requests: Iterable[Request]) -> None:
         """Take requests in their order, as submit() takes one, and settle once."""
-        lane = self._lanes[network]
-        now, passing = self._clock(), lane.network.engine.passing
+        hosted = self._hosted[network]
+        now, passing = self._clock(), hosted.network.engine.passing
         for request in requests:
-            lane.network.submit(request, now)
+            hosted.network.submit(request, now)
             if passing:
                 # What goes straight to a link is written before anything else is asked.
-                self._settle(lane)
-        self._settle(lane)
+                self._settle(hosted)
+        self._settle(hosted)
 
     def cancel(self, network: str, request_id: int) -> bool:
         """Cancel a held request: no completion follows. False, and nothing else, if it is not."""
-        lane = self._lanes[network]
-        cancelled = lane.network.cancel(request_id, self._clock())
-        self._settle(lane)
+        hosted = self._hosted[network]
+        cancelled = hosted.network.cancel(request_id, self._clock())
+        self._settle(hosted)
         return cancelled
 
     def longest_frame(self, network: str) -> int:
         """Return the bytes of the longest frame that a read of ``network`` can bring."""
-        return self._lanes[network].network.longest_frame
+        return self._hosted[network].network.longest_frame
 
     def members(self, network: str) -> tuple[list[MemberInfo], frozenset[Address]]:
         """Return the devices of a network, and every address there that is somebody's."""
-        inside = self._lanes[network].network
+        inside = self._hosted[network].network
         return inside.members(), inside.addresses.taken()
 
     def follow_members(self, network: str, on_change: Callable[[], None]) -> None:
         """Have ``on_change`` called, in the loop, when :meth:`members` may answer anew."""
-        self._lanes[network].on_members = on_change
+        self._hosted[network].on_members = on_change
 
     def change_policy(self, network: str, rules: Iterable[Rule], guard: Preset) -> list[str]:
         """Put a new policy in force, see :meth:`Network.change_policy`."""
-        lane = self._lanes[network]
-        changes = lane.network.change_policy(rules, guard)
-        self._settle(lane)
+        hosted = self._hosted[network]
+        changes = hosted.network.change_policy(rules, guard)
+        self._settle(hosted)
         return changes
 
     async def adopt(self, network: str, ticket: str, owner: str, descriptor: int) -> None:
@@ -176,9 +181,9 @@ class Runtime:
         Takes the descriptor over in every case. Raises a DeviceError if the ticket is not good
         or the descriptor is no TAP fit for use.
         """
-        lane = self._lanes[network]
+        hosted = self._hosted[network]
         try:
-            handle = lane.network.redeem(ticket, owner, self._clock())
+            handle = hosted.network.redeem(ticket, owner, self._clock())
         except DeviceError:
             os.close(descriptor)
             raise
@@ -198,18 +203,18 @@ class Runtime:
         come by. See :mod:`hypervisor.links.outlet`. Raises InvalidArgument for a bad name,
         AlreadyOpen if the device has a stack, NoMemory at a quota.
         """
-        lane = self._lanes[network]
-        handle = lane.network.open_outlet(owner, device, kind, peer, node)
+        hosted = self._hosted[network]
+        handle = hosted.network.open_outlet(owner, device, kind, peer, node)
         outlet = Outlet(
-            lane.network,
+            hosted.network,
             handle,
             carry=lambda which, link, mtu: self._carry_or_close(network, which, link, mtu),
-            settle=lambda: self._settle(lane),
+            settle=lambda: self._settle(hosted),
             clock=self._clock,
-            forget=lambda: lane.outlets.pop(handle.open, None),
+            forget=lambda: hosted.outlets.pop(handle.open, None),
         )
-        lane.outlets[handle.open] = outlet
-        self._settle(lane)
+        hosted.outlets[handle.open] = outlet
+        self._settle(hosted)
         return outlet
 
     def _carry_or_close(self, network: str, handle: Handle, link: Link, mtu: int) -> None:
@@ -227,12 +232,12 @@ class Runtime:
         ``mtu`` is shown. Raises
         InvalidDest, AlreadyOpen.
         """
-        lane = self._lanes[network]
+        hosted = self._hosted[network]
         device = handle.nic.device
         inline = not isinstance(link, PatientLink) and (
             device.policy.trusted or device.owner == self._own or device.uplink
         )
-        lane.network.attach(
+        hosted.network.attach(
             handle,
             link.kind,
             self._clock(),
@@ -242,20 +247,20 @@ class Runtime:
             peer=link.peer,
             mtu=mtu,
         )
-        carrier = self._carrier(lane, handle, link, inline)
-        lane.carriers[handle.open] = carrier
+        carrier = self._carrier(hosted, handle, link, inline)
+        hosted.carriers[handle.open] = carrier
         carrier.start()
-        self._settle(lane)
+        self._settle(hosted)
 
     def _carrier(
-        self, lane: _Lane, handle: Handle, link: Link, inline: bool
+        self, hosted: _Hosted, handle: Handle, link: Link, inline: bool
     ) -> Carrier | PatientCarrier:
         def settle() -> None:
-            self._settle(lane)
+            self._settle(hosted)
 
         if isinstance(link, PatientLink):
             return PatientCarrier(
-                lane.network,
+                hosted.network,
                 handle,
                 link,
                 clock=self._clock,
@@ -263,13 +268,13 @@ class Runtime:
                 close_later=self._close_later,
             )
         return Carrier(
-            lane.network,
+            hosted.network,
             handle,
             link,
             inline=inline,
             path=self._path,
             clock=self._clock,
-            find=lane.carrier_of_flow,
+            find=hosted.carrier_of_flow,
             settle=settle,
             close_later=self._close_later,
         )
@@ -281,22 +286,22 @@ class Runtime:
         self._stopped = True
         self._touch_timer.cancel()
         self._look_timer.cancel()
-        for lane in self._lanes.values():
-            lane.network.stop(self._clock())
-            self._settle(lane)
-            if lane.timer is not None:
-                lane.timer.cancel()
+        for hosted in self._hosted.values():
+            hosted.network.stop(self._clock())
+            self._settle(hosted)
+            if hosted.timer is not None:
+                hosted.timer.cancel()
         await self._loop.run_in_executor(None, self._helpers.shutdown)
         self._path.stop()
 
     # --- what the core leaves behind ----------------------------------------------------------
 
-    def _settle(self, lane: _Lane) -> None:
+    def _settle(self, hosted: _Hosted) -> None:
         """Act on everything the core has to say, until it says no more."""
-        network, engine = lane.network, lane.network.engine
+        network, engine = hosted.network, hosted.network.engine
         while engine.passing:
             for each, frames, header_bytes in network.take_passing():
-                carrier = lane.carriers.get(each)
+                carrier = hosted.carriers.get(each)
                 if not isinstance(carrier, Carrier):
                     dropped_bytes = sum(map(len, frames)) - header_bytes * len(frames)
                     drops = {LINK_GONE: len(frames)}
@@ -306,17 +311,17 @@ class Runtime:
         while engine.links_ready:
             each = next(iter(engine.links_ready))
             del engine.links_ready[each]
-            carrier = lane.carriers.get(each)
+            carrier = hosted.carriers.get(each)
             if carrier is not None:
                 carrier.flush()
         if engine.links_readable:
             readable = list(engine.links_readable)
             engine.links_readable.clear()
             for each in readable:
-                if each in lane.carriers:
-                    lane.carriers[each].resume()
+                if each in hosted.carriers:
+                    hosted.carriers[each].resume()
         if network.closed_links:
-            self._close_links(lane)
+            self._close_links(hosted)
         if network.completions:
             self._on_completions(network.take_completions())
         if network.events or engine.notices:
@@ -325,22 +330,22 @@ class Runtime:
             self._leases.keep(network)
         if network.has_crossings:
             for joined in self._interconnect.carry(network, self._clock()):
-                self._settle(self._lanes[joined.name])
-        if network.roster != lane.roster:
-            lane.roster = network.roster
-            lane.on_members()
+                self._settle(self._hosted[joined.name])
+        if network.roster != hosted.roster:
+            hosted.roster = network.roster
+            hosted.on_members()
         due = network.poll_at()
-        if due != lane.timer_at:
-            self._arm(lane, due)
+        if due != hosted.timer_at:
+            self._arm(hosted, due)
 
-    def _close_links(self, lane: _Lane) -> None:
-        closed = list(lane.network.closed_links)
-        lane.network.closed_links.clear()
+    def _close_links(self, hosted: _Hosted) -> None:
+        closed = list(hosted.network.closed_links)
+        hosted.network.closed_links.clear()
         for handle in closed:
-            carrier = lane.carriers.pop(handle.open, None)
+            carrier = hosted.carriers.pop(handle.open, None)
             if carrier is not None:
                 carrier.stop()
-            outlet = lane.outlets.get(handle.open)
+            outlet = hosted.outlets.get(handle.open)
             tell = outlet.ended() if outlet is not None else None
             if tell is not None and handle.record is not None:
                 # Later: whoever is told may plug the next link in.
@@ -350,24 +355,24 @@ class Runtime:
         stamp = self._wall()
         self._on_events([(stamp, event) for event in network.take_events()])
 
-    def _arm(self, lane: _Lane, due: float | None) -> None:
-        if lane.timer is not None:
-            lane.timer.cancel()
-            lane.timer = None
-        lane.timer_at = due
+    def _arm(self, hosted: _Hosted, due: float | None) -> None:
+        if hosted.timer is not None:
+            hosted.timer.cancel()
+            hosted.timer = None
+        hosted.timer_at = due
         if due is not None and not self._stopped:
             delay_s = max(0.0, due - self._clock())
-            lane.timer = self._loop.call_later(delay_s, self._tick, lane)
+            hosted.timer = self._loop.call_later(delay_s, self._tick, hosted)
 
-    def _tick(self, lane: _Lane) -> None:
-        lane.timer = lane.timer_at = None
-        lane.network.tick(self._clock())
-        self._settle(lane)
+    def _tick(self, hosted: _Hosted) -> None:
+        hosted.timer = hosted.timer_at = None
+        hosted.network.tick(self._clock())
+        self._settle(hosted)
 
     def _look_at_links(self) -> None:
         self._look_timer = self._loop.call_later(LOOK_S, self._look_at_links)
-        for lane in self._lanes.values():
-            for carrier in list(lane.carriers.values()):
+        for hosted in self._hosted.values():
+            for carrier in list(hosted.carriers.values()):
                 carrier.look()
 
     def _close_later(self, link: Link) -> None:
@@ -375,7 +380,7 @@ class Runtime:
 
     def _touch_leases(self) -> None:
         self._touch_timer = self._loop.call_later(TOUCH_S, self._touch_leases)
-        self._leases.touch(lane.network for lane in self._lanes.values())
+        self._leases.touch(hosted.network for hosted in self._hosted.values())
 
 
 def _ignore(_: object) -> None:

@@ -73,6 +73,11 @@ class DataPath:
                 self._stopped = True
         return self._lane
 
+    @property
+    def left_behind(self) -> int:
+        """How many writes did not come to an end, and were left behind by the lane."""
+        return 0 if self._lane is None else self._lane.handovers
+
     def close(self, link: Link) -> None:
         """Close a link that nothing leads to any more. Blocks, and is for any thread."""
         if self._lane is not None:

@@ -67,6 +67,7 @@ class Inspector:
             "server_version": answer.server_version,
             "uptime_s": answer.uptime_s,
             "data_path": answer.data_path,
+            "writes_left_behind": answer.writes_left_behind,
             "nodes": [
                 {"path": node.path, "network": node.network, "connections": node.connections}
                 for node in answer.nodes

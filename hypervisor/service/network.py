@@ -90,6 +90,7 @@ class NetworkService(network_pb2_grpc.NetworkServiceServicer):
             networks=[convert.network(info) for info in infos],
             nodes=nodes,
             data_path=self._runtime.data_path,
+            writes_left_behind=self._runtime.writes_left_behind,
         )
 
     @answers

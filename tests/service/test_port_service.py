@@ -56,7 +56,7 @@ async def messages(stream: Any, count: int) -> list[pb.PortMessage]:
 
 def post(served: Served, client: Client, port: bytes, *frames: bytes) -> None:
     """Let the network post frames to a port, as a filter does."""
-    lane = served.runtime._lanes["net0"]
+    lane = served.runtime._hosted["net0"]
     network = lane.network
     (task,) = (t for t in network.tasks._tasks.values() if t.token == client.metadata[0][1])
     found = network.receive_ports.find(task, port)

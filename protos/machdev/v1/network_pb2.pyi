@@ -92,18 +92,20 @@ class GetStatusRequest(_message.Message):
     def __init__(self, network: _Optional[str] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("server_version", "uptime_s", "networks", "nodes", "data_path")
+    __slots__ = ("server_version", "uptime_s", "networks", "nodes", "data_path", "writes_left_behind")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     NETWORKS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     DATA_PATH_FIELD_NUMBER: _ClassVar[int]
+    WRITES_LEFT_BEHIND_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     uptime_s: float
     networks: _containers.RepeatedCompositeFieldContainer[Network]
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
     data_path: str
-    def __init__(self, server_version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., networks: _Optional[_Iterable[_Union[Network, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., data_path: _Optional[str] = ...) -> None: ...
+    writes_left_behind: int
+    def __init__(self, server_version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., networks: _Optional[_Iterable[_Union[Network, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., data_path: _Optional[str] = ..., writes_left_behind: _Optional[int] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("path", "network", "connections")
