@@ -342,7 +342,8 @@ def test_events_are_json_lines_until_an_interrupt(running: ServerProcess) -> Non
     assert (follower.returncode, errors) == (0, "")
     events = [json.loads(line) for line in [first, *rest.splitlines()]]
     assert {event["network"] for event in events} == {"lan"}
-    assert {event["kind"] for event in events} >= {"device-opened"}
+    # Who listens may have come between an open and its close.
+    assert {event["kind"] for event in events} & {"device-opened", "device-closed"}
 
 
 def test_recorded_events_are_shown_and_chosen(running: ServerProcess) -> None:
