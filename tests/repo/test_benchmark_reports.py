@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import markdown, plot, stacks, text
+from benchmarks import markdown, plot, stacks, text, ways
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.course import Course, Length, Timetable, in_words
 from benchmarks.processes import BenchmarkError
@@ -192,6 +192,17 @@ def test_a_course_says_where_it_is_and_how_long_it_takes() -> None:
     ]
     assert len(course.loads) == 2
     assert in_words(12) == "10 s"
+
+
+@pytest.mark.parametrize("name", ways.CIRCUMSTANCES)
+def test_whoever_a_goal_is_about_is_measured_for_goals(name: str) -> None:
+    wanted = [one for one in stacks.WANTED[name] if one.at_least or one.at_most]
+    needed = ways.CIRCUMSTANCES[name].goals_need
+    assert wanted
+    assert {one.peer for one in wanted} <= set(needed)
+    assert set(ways.OURS) <= set(needed)
+    keys = {one.key for one in wanted}
+    assert keys <= set(stacks.FIGURES)
 
 
 def test_what_goals_need_takes_less_than_everything() -> None:
