@@ -1,8 +1,9 @@
 """All tests, with a machine's second processor in use: ``python -m tests [PYTEST'S FLAGS]``.
 
-Two pytests run at the same time. One has the tests that start programs and wait for them, and its
-output is seen as it comes; the other those that compute, and its output follows. The flags of this
-Python (``-X dev -W error``) and of the command line are theirs too. Exit 0 only if both passed.
+Two pytests run at the same time. One has the tests on real stacks and those of the house itself,
+and its output is seen as it comes; the other has the rest, and its output follows. They take about
+as long. The flags of this Python (``-X dev -W error``) and of the command line are theirs too.
+Exit 0 only if both passed.
 
 Within each, tests run one after the other: what measures or crowds out one thing shall not meet
 another of its kind.
@@ -25,8 +26,8 @@ import pytest
 HERE = Path(__file__).parent
 #: The parts, the one to be watched first. Each folder of tests is in exactly one.
 PARTS = {
-    "programs": ("integration", "service"),
-    "computing": ("unit", "property", "sim", "conformance", "fuzz", "repo"),
+    "real stacks": ("integration", "repo"),
+    "the rest": ("service", "conformance", "fuzz", "property", "sim", "unit"),
 }
 
 
@@ -49,7 +50,7 @@ class Running:
         # A selection (-k, -m) may leave a part without tests.
         passed = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
         how = "passed" if passed else f"failed with status {status}"
-        print(f"=== tests of {self.name}: {how}, after {took_s:.0f} s", flush=True)
+        print(f"=== {self.name}: {how}, after {took_s:.0f} s", flush=True)
         return passed
 
 
