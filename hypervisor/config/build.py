@@ -74,36 +74,28 @@ def build_config(
     problems: Problems,
     inherited: Mapping[Path, str] | None = None,
 ) -> ServerConfig:
-    """Lay ``above`` over ``below`` and the defaults, and judge the whole; raises ConfigError.
-
-    ``problems`` holds what reading the drafts found; more is added before it is raised.
-    """
+    """Lay ``above`` over ``below`` and the defaults; raises ConfigError with all ``problems``."""
     networks = _networks(above, below, problems)
     names = [str(table.value("name")) for table in networks]
-    translators = _overlay("translator", above.translators, below.translators, "path", problems)
+    translators = _nodes(above, below, default_node, inherited or {}, names, problems)
     uplinks = _overlay("uplink", above.uplinks, below.uplinks, "to", problems)
-    _add_inherited(translators, inherited or {}, names)
-    if not translators:
-        origin = above.server.origin
-        translators = [Table(origin, {"path": Setting(default_node, origin)})]
     devices = list(below.devices)
     guests = _overlay("guest", above.guests, below.guests, "path", problems)
     vdes = _overlay("VDE folder", above.vdes, below.vdes, "path", problems)
     routes = above.routes + below.routes
     listen = (above.listen or below.listen)[:1]
-    for what, tables in (
-        ("node", translators),
-        ("device", devices),
-        ("guest", guests),
-        ("VDE folder", vdes),
-        ("gateway", above.gateways + below.gateways),
-        ("port", above.published),
-        ("uplink", uplinks),
-        ("route", routes),
-        ("listener", listen),
-    ):
-        for table in tables:
-            _settle_network(table, what, names, problems)
+    in_networks = {
+        "node": translators,
+        "device": devices,
+        "guest": guests,
+        "VDE folder": vdes,
+        "gateway": above.gateways + below.gateways,
+        "port": above.published,
+        "uplink": uplinks,
+        "route": routes,
+        "listener": listen,
+    }
+    _settle_networks(in_networks, names, problems)
     settle_guests(guests, devices, translators, problems)
     vde_sockets = settle_vdes(vdes, devices)
     gateways = _gateways(above, below, problems)
@@ -132,6 +124,23 @@ def build_config(
         listen,
         default_state,
     )
+
+
+def _nodes(
+    above: Draft,
+    below: Draft,
+    default: Path,
+    inherited: Mapping[Path, str],
+    names: Sequence[str],
+    problems: Problems,
+) -> list[Table]:
+    """Return the nodes, those that a service manager has opened among them, or the default one."""
+    nodes = _overlay("translator", above.translators, below.translators, "path", problems)
+    _add_inherited(nodes, inherited, names)
+    if nodes:
+        return nodes
+    origin = above.server.origin
+    return [Table(origin, {"path": Setting(default, origin)})]
 
 
 def _networks(above: Draft, below: Draft, problems: Problems) -> list[Table]:
@@ -208,6 +217,14 @@ def _unique(tables: Sequence[Table], key: str, problems: Problems) -> dict[Any, 
         else:
             unique[value] = table
     return unique
+
+
+def _settle_networks(
+    in_networks: Mapping[str, Sequence[Table]], names: Sequence[str], problems: Problems
+) -> None:
+    for what, tables in in_networks.items():
+        for table in tables:
+            _settle_network(table, what, names, problems)
 
 
 def _settle_network(table: Table, what: str, names: Sequence[str], problems: Problems) -> None:

@@ -23,6 +23,7 @@ from hypervisor.errors import DeviceError
 from hypervisor.gateway.spawner import Spawner
 from hypervisor.kernel.process import keep_freed_memory
 from hypervisor.links.uplink import NicKeeper
+from hypervisor.runtime import Runtime
 from hypervisor.serve import logs
 from hypervisor.serve.announce import announcement, example_command
 from hypervisor.serve.compose import make_runtime
@@ -132,20 +133,8 @@ async def serve(
     if heritage.inherits and not await _taken_over(heritage, doors, wishes):
         return None
     notifier = Notifier(os.environ)
-    try:
-        runtime = make_runtime(config, doors.secrets, doors.leases)
-    except StoreError as error:
-        raise StartError(str(error)) from error
-    certificates = doors.certificates
     reloader = reloader or Reloader(None, FlagValues(), {}, config)
-    server = Server(
-        runtime,
-        doors.listeners,
-        doors.withdraw,
-        private=config.state,
-        credentials=None if certificates is None else certificates.credentials(),
-        reload=lambda: reloader.reload(runtime),
-    )
+    runtime, server = _made(config, doors, reloader)
     guests = Guests(runtime, doors.guests, doors.vdes)
     logging_events = asyncio.create_task(EventLog(server.watchers).run())
     keeper: NicKeeper | None = None
@@ -156,7 +145,7 @@ async def serve(
         keeper, uplinks = follow_uplinks(runtime, doors.uplinks)
         _tame_memory()
         gateways = running(config.gateways, spawner, runtime, server.rosters)
-        async with _fresh(certificates, server), gateways:
+        async with _fresh(doors.certificates, server), gateways:
             _say_ready(config, doors, invitations, uplinks, notifier, runtime.data_path)
             tell_ready()
             async with reloader.following(wishes.to_reload, runtime):
@@ -177,6 +166,24 @@ async def serve(
         await logging_events
     log.info("stopped")
     return successor
+
+
+def _made(config: ServerConfig, doors: Doors, reloader: Reloader) -> tuple[Runtime, Server]:
+    """Make what serves, and what it serves; raises StartError."""
+    try:
+        runtime = make_runtime(config, doors.secrets, doors.leases)
+    except StoreError as error:
+        raise StartError(str(error)) from error
+    certificates = doors.certificates
+    server = Server(
+        runtime,
+        doors.listeners,
+        doors.withdraw,
+        private=config.state,
+        credentials=None if certificates is None else certificates.credentials(),
+        reload=lambda: reloader.reload(runtime),
+    )
+    return runtime, server
 
 
 async def _taken_over(heritage: Heritage, doors: Doors, wishes: Wishes) -> bool:

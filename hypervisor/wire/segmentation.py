@@ -66,14 +66,12 @@ def segment(
     flags = header[start + 13] & ~(FIN | PSH)
     # The sums of all that stays the same: zero what does not, then add the headers up once.
     if is_ipv4:
-        _U32.pack_into(header, l3 + 2, 0)
-        _U16.pack_into(header, l3 + 10, 0)
+        _blank_ipv4(header, l3)
     _U32.pack_into(header, start + 4, 0)
     header[start + 13] = 0
     _U16.pack_into(header, start + 16, 0)
     network_sum = int.from_bytes(header[l3:start], "big") % 0xFFFF
-    tcp_bytes = headers - start
-    transport_sum = (pseudo + tcp_bytes + int.from_bytes(header[start:], "big")) % 0xFFFF
+    transport_sum = (pseudo + headers - start + int.from_bytes(header[start:], "big")) % 0xFFFF
 
     # IPv4 counts its own header in its length, IPv6 only what follows its first 40 bytes.
     fixed_bytes = headers - l3 - (0 if is_ipv4 else 40)
@@ -108,6 +106,12 @@ def segment(
     return result
 
 
+def _blank_ipv4(header: bytearray, l3: int) -> None:
+    """Zero what differs from piece to piece: length, identification and checksum."""
+    _U32.pack_into(header, l3 + 2, 0)
+    _U16.pack_into(header, l3 + 10, 0)
+
+
 def segment_udp(
     frame: bytes, pseudo: int, l3: int, start: int, gso_size: int, *, is_ipv4: bool
 ) -> list[bytes]:
@@ -119,8 +123,7 @@ def segment_udp(
     header = bytearray(frame[VNET_HEADER_BYTES : VNET_HEADER_BYTES + start + UDP_HEADER_BYTES])
     identification: int = _U16.unpack_from(header, l3 + 4)[0]
     if is_ipv4:
-        _U32.pack_into(header, l3 + 2, 0)
-        _U16.pack_into(header, l3 + 10, 0)
+        _blank_ipv4(header, l3)
     network_sum = int.from_bytes(header[l3:start], "big") % 0xFFFF
     ports = int.from_bytes(header[start : start + 4], "big")
     extensions = start - l3 - (0 if is_ipv4 else 40)
