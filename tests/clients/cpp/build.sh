@@ -9,11 +9,15 @@ protoc -I. --cpp_out="$2" --grpc_out="$2" --plugin=protoc-gen-grpc="$(command -v
 cd "$2"
 cp "$here/client.cc" "$here/../../../examples/cpp/arping.cc" .
 flags="-std=c++17 -O0 -Wall -I. $(pkg-config --cflags grpc++ protobuf)"
+# One source for all services: most of the time goes into gRPC's headers.
+for generated in machdev/v1/*.grpc.pb.cc; do
+    echo "#include \"$generated\""
+done >services.cc
 # shellcheck disable=SC2086
-printf '%s\n' *.cc machdev/v1/*.cc | xargs -P 2 -I{} g++ $flags -c {} -o {}.o
+find . -name '*.cc' ! -name '*.grpc.pb.cc' | xargs -P 2 -I{} g++ $flags -c {} -o {}.o
 libraries=$(pkg-config --libs grpc++ protobuf)
 for program in client arping; do
     # shellcheck disable=SC2086
-    g++ -o $program.made $program.cc.o machdev/v1/*.o $libraries
+    g++ -o $program.made $program.cc.o services.cc.o machdev/v1/*.o $libraries
     mv $program.made $program
 done
