@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from hypervisor.engine.engine import Engine
+from hypervisor.engine.opens import Copy, Lone, Open, TxFrame
 from hypervisor.frames import Frame
 
 
@@ -39,23 +40,19 @@ def audit(engine: Engine) -> Census:
         held = len(each.rx) + each.express_frames
         held_bytes = sum(len(frame.data) for frame in each.rx) + each.express_bytes
         _agree(f"{each}: rx_bytes", each.rx_bytes, held_bytes)
-        slotted = set()
-        waiting_of: Counter[int] = Counter()
+        slots: list[int | None] = []
         for receiver, queue in each.waiting.items():
             _agree(f"{each}: is a waiter of {receiver}", receiver.waiters.count(each), 1)
             for_rx += len(queue)
             for copy in (*queue.slotted, *queue.queued):
-                waiting_of[id(copy.tx)] += 1
-                _agree(f"{each}: a waiting copy's request", copy.tx.copies > 0, True)
-                if copy.tx.slotted:
-                    slotted.add(id(copy.tx))
+                slots.append(_waiting(each, copy))
                 if copy.frame is not None:
                     references[copy.frame] += 1
                     held += 1
-                    held_bytes += copy.size_bytes
+                    held_bytes += len(copy.data)
             for copy in queue.queued:
                 _agree(f"{each}: an unslotted copy has no frame", copy.frame, None)
-        _agree(f"{each}: TX slots", each.tx_used, len(slotted))
+        _agree(f"{each}: TX slots", each.tx_used, len(set(slots) - {None}))
         _agree(f"{each}: held frames", each.held_frames, held)
         _agree(f"{each}: held bytes", each.held_bytes, held_bytes)
         if each.tx_used > engine.limits.tx_slots or each.rx_used > engine.limits.rx_slots:
@@ -120,3 +117,15 @@ def _audit_shares(engine: Engine) -> None:
 def _agree(what: str, told: object, counted: object) -> None:
     if told != counted:
         raise AuditError(f"{what}: the books say {told}, counting says {counted}")
+
+
+def _waiting(each: Open, copy: Copy | Lone) -> int | None:
+    """Audit a copy that waits; return what tells its TX slot from others, None if it has none."""
+    frame: Lone | TxFrame
+    if isinstance(copy, Copy):
+        frame = copy.tx
+        _agree(f"{each}: a waiting copy's request", frame.copies > 0, True)
+    else:
+        frame = copy
+        _agree(f"{each}: a lone copy's TX slot", copy.slotted, copy.frame is not None)
+    return id(frame) if frame.slotted else None

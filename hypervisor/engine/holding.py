@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from hypervisor.engine.drops import POOL_FULL, RX_FULL
-from hypervisor.engine.opens import Copy, Open, TxFrame, WaitQueue, WriteRequest
+from hypervisor.engine.opens import Copy, Lone, Open, TxFrame, WaitQueue, WriteRequest
 from hypervisor.engine.quotas import Limits
 from hypervisor.engine.slots import Notice, NoticeKind, Slots
 from hypervisor.frames import Payload
@@ -72,17 +72,17 @@ class Holding(Slots):
             receiver.waiters.append(sender)
         is_first = not queue.queued
         request.outstanding += len(run)
-        queue.queued.extend([Copy(TxFrame(request, alone=True), Payload(data)) for data in run])
+        queue.queued.extend([Lone(request, data) for data in run])
         if is_first:
             self._refill(sender, queue)
 
-    def _take_slot(self, sender: Open, queue: WaitQueue, copy: Copy) -> bool:
+    def _take_slot(self, sender: Open, queue: WaitQueue, copy: Copy | Lone) -> bool:
         """Move a copy into a TX slot (MHVED steps a to c) if one is left for this receiver."""
         if len(queue.slotted) >= self.tx_per_receiver:
             return False
-        if not copy.tx.slotted and sender.tx_used >= self.limits.tx_slots:
+        if not copy.slotted and sender.tx_used >= self.limits.tx_slots:
             return False
-        size_bytes = copy.size_bytes
+        size_bytes = len(copy.data)
         account = sender.account
         if (
             sender.held_frames >= account.guaranteed_frames
@@ -91,25 +91,23 @@ class Holding(Slots):
             room_frames, room_bytes = self.shares.room(sender)
             if not room_frames or size_bytes > room_bytes:
                 return False
-        if copy.payload.stored is None and not self.pool.has_room(1, size_bytes):
+        if copy.is_new and not self.pool.has_room(1, size_bytes):
             return False
-        copy.frame = self.pool.store(copy.payload)
+        copy.frame = copy.store(self.pool)
         self.shares.charge(sender, 1, size_bytes)
-        if not copy.tx.slotted:
-            copy.tx.slotted = True
+        if not copy.slotted:
+            copy.slotted = True
             sender.tx_used += 1
         return True
 
-    def _left(self, sender: Open, copies: Iterable[Copy]) -> None:
+    def _left(self, sender: Open, copies: Iterable[Copy | Lone]) -> None:
         """Copies stopped waiting: free their slots, and complete requests that have no others."""
         slots = 0
         for copy in copies:
-            tx = copy.tx
-            tx.copies -= 1
-            if tx.copies:
+            if not copy.leave():
                 continue
-            slots += tx.slotted
-            request = tx.request
+            slots += copy.slotted
+            request = copy.request
             request.outstanding -= 1
             if not request.outstanding:
                 self.finish_write(sender, request)
@@ -119,10 +117,10 @@ class Holding(Slots):
             sender.tx_used -= slots
             self._unslotted[sender] = None
 
-    def _unslot(self, sender: Open, copy: Copy) -> None:
+    def _unslot(self, sender: Open, copy: Copy | Lone) -> None:
         """Free the pool frame of a copy that will not be delivered."""
         if copy.frame is not None:
-            self.shares.charge(sender, -1, -copy.size_bytes)
+            self.shares.charge(sender, -1, -len(copy.data))
             self.release((copy.frame,))
             copy.frame = None
 
@@ -153,14 +151,14 @@ class Holding(Slots):
         if count < 2:
             return
         copies = list(islice(queue.queued, count))
-        payloads = [copy.payload.data for copy in copies if copy.tx.alone]
+        payloads = [copy.data for copy in copies if isinstance(copy, Lone)]
         size_bytes = sum(map(len, payloads))
         free_bytes = min(account.guaranteed_bytes - sender.held_bytes, pool.free_bytes)
         if len(payloads) < count or size_bytes > free_bytes:
             return
         for copy, frame in zip(copies, pool.alloc_run(payloads, size_bytes), strict=True):
             copy.frame = frame
-            copy.tx.slotted = True
+            copy.slotted = True
             queue.queued.popleft()
         queue.slotted.extend(copies)
         self.shares.charge(sender, count, size_bytes)
@@ -220,7 +218,7 @@ class Holding(Slots):
         roomy = True
         while queue and queue.turn_frames:
             copy = queue.head()
-            size_bytes = copy.size_bytes
+            size_bytes = len(copy.data)
             if size_bytes > queue.deficit_bytes:
                 break
             if len(taken) >= room_frames or total_bytes + size_bytes > room_bytes:
@@ -228,11 +226,10 @@ class Holding(Slots):
                 break
             frame = copy.frame
             if frame is None:
-                new = copy.payload.stored is None
-                if self.refusal(receiver, 1, size_bytes, new=new) is not None:
+                if self.refusal(receiver, 1, size_bytes, new=copy.is_new) is not None:
                     roomy = False
                     break
-                frame = self.pool.store(copy.payload)
+                frame = copy.store(self.pool)
             else:
                 slotted += 1
                 slotted_bytes += size_bytes
@@ -255,7 +252,7 @@ class Holding(Slots):
 
     def _pull_slotted(
         self, queue: WaitQueue, room_frames: int, room_bytes: int
-    ) -> tuple[list[Copy], int]:
+    ) -> tuple[list[Copy | Lone], int]:
         """Take the slotted copies of a turn, if all of them fit that the turn may take.
 
         Returns them and their bytes; nothing where they must be looked at one by one.
@@ -263,7 +260,7 @@ class Holding(Slots):
         count = min(len(queue.slotted), queue.turn_frames, room_frames)
         if count < 2:
             return [], 0
-        size_bytes = sum([len(copy.payload.data) for copy in islice(queue.slotted, count)])
+        size_bytes = sum([len(copy.data) for copy in islice(queue.slotted, count)])
         if size_bytes > min(queue.deficit_bytes, room_bytes):
             return [], 0
         taken = [queue.slotted.popleft() for _ in range(count)]
@@ -279,7 +276,7 @@ class Holding(Slots):
             gone = [
                 copy
                 for copy in (*queue.slotted, *queue.queued)
-                if request is None or copy.tx.request is request
+                if request is None or copy.request is request
             ]
             if gone:
                 self._drop_copies(sender, receiver, queue, gone, reason)
@@ -291,7 +288,12 @@ class Holding(Slots):
             self._drop_copies(sender, receiver, queue, [*queue.slotted, *queue.queued], reason)
 
     def _drop_copies(
-        self, sender: Open, receiver: Open, queue: WaitQueue, gone: Iterable[Copy], reason: str
+        self,
+        sender: Open,
+        receiver: Open,
+        queue: WaitQueue,
+        gone: Iterable[Copy | Lone],
+        reason: str,
     ) -> None:
         dropped = dict.fromkeys(gone)
         for line in (queue.slotted, queue.queued):
@@ -305,7 +307,7 @@ class Holding(Slots):
             # Whoever is first in line now may fit where those did not.
             self._roomy[receiver] = None
         for copy in dropped:
-            self.count_drop(receiver, reason, 1, copy.tx.request)
+            self.count_drop(receiver, reason, 1, copy.request)
             self._unslot(sender, copy)
             self._left(sender, (copy,))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hypervisor.engine.mail import Mailbox
     from hypervisor.engine.quotas import Account
     from hypervisor.engine.taps import Tap
-    from hypervisor.frames import Frame, Payload
+    from hypervisor.frames import Frame, FramePool, Payload
     from hypervisor.infos import Message
 
 #: Destination and source: by these frames without a tag are told apart.
@@ -49,17 +49,13 @@ class ReadRequest:
 
 
 class TxFrame:
-    """One frame of a request that could not leave at once: ``copies`` of it still wait.
+    """One frame of a request that could not leave at once: ``copies`` of it still wait."""
 
-    One that is ``alone`` is plain, and has had no other copy than the one that waits.
-    """
+    __slots__ = ("copies", "request", "slotted")
 
-    __slots__ = ("alone", "copies", "request", "slotted")
-
-    def __init__(self, request: WriteRequest, alone: bool = False) -> None:
+    def __init__(self, request: WriteRequest) -> None:
         self.request = request
-        self.alone = alone
-        self.copies = 1 if alone else 0
+        self.copies = 0
         self.slotted = False
 
 
@@ -74,9 +70,62 @@ class Copy:
         self.frame: Frame | None = None
 
     @property
-    def size_bytes(self) -> int:
-        """Bytes of the frame, its offload header included."""
-        return len(self.payload.data)
+    def request(self) -> WriteRequest:
+        """The request that it is of."""
+        return self.tx.request
+
+    @property
+    def data(self) -> bytes:
+        """The frame, its offload header included."""
+        return self.payload.data
+
+    @property
+    def slotted(self) -> bool:
+        """Whether its frame has a TX slot, which all copies share."""
+        return self.tx.slotted
+
+    @slotted.setter
+    def slotted(self, slotted: bool) -> None:
+        self.tx.slotted = slotted
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it takes room in the pool to store it."""
+        return self.payload.stored is None
+
+    def store(self, pool: FramePool) -> Frame:
+        """Return the pool's frame of it, with a reference that is the caller's."""
+        return pool.store(self.payload)
+
+    def leave(self) -> bool:
+        """It waits no longer; True if it was the last of its frame's copies."""
+        self.tx.copies -= 1
+        return not self.tx.copies
+
+
+class Lone:
+    """The only copy of a plain frame: what :class:`Copy` is, without a :class:`TxFrame` of its own.
+
+    Thousands of them are made and gone while a reader is slower than its writer.
+    """
+
+    __slots__ = ("data", "frame", "request", "slotted")
+
+    is_new: Final = True
+
+    def __init__(self, request: WriteRequest, data: bytes) -> None:
+        self.request = request
+        self.data = data
+        self.slotted = False
+        self.frame: Frame | None = None
+
+    def store(self, pool: FramePool) -> Frame:
+        """Return the pool's frame of it, with a reference that is the caller's."""
+        return pool.alloc(self.data)
+
+    def leave(self) -> bool:
+        """It waits no longer, and was the last."""
+        return True
 
 
 class WaitQueue:
@@ -85,8 +134,8 @@ class WaitQueue:
     __slots__ = ("deficit_bytes", "queued", "slotted", "turn_frames")
 
     def __init__(self) -> None:
-        self.slotted: deque[Copy] = deque()
-        self.queued: deque[Copy] = deque()
+        self.slotted: deque[Copy | Lone] = deque()
+        self.queued: deque[Copy | Lone] = deque()
         # What is left of this queue's turn; kept when the receiver's room ends in mid-turn.
         self.deficit_bytes = 0
         self.turn_frames = 0
@@ -94,11 +143,11 @@ class WaitQueue:
     def __len__(self) -> int:
         return len(self.slotted) + len(self.queued)
 
-    def head(self) -> Copy:
+    def head(self) -> Copy | Lone:
         """Return the copy whose turn it is."""
         return (self.slotted or self.queued)[0]
 
-    def pop(self) -> Copy:
+    def pop(self) -> Copy | Lone:
         """Remove and return the copy whose turn it is."""
         return (self.slotted or self.queued).popleft()
 

@@ -331,7 +331,7 @@ class NetworkObserver(RuleBasedStateMachine):
         if copy.frame is None:
             frames = min(frames, engine.pool.free_frames)
             room_bytes = min(room_bytes, engine.pool.free_bytes)
-        assert frames < 1 or room_bytes < copy.size_bytes, f"{each} has room for what waits for it"
+        assert frames < 1 or room_bytes < len(copy.data), f"{each} has room for what waits for it"
 
     def nobody_is_held_for_long(self) -> None:
         """Once timers were looked at, a held write waits for somebody who drained lately."""
