@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 
 #: As many frames as must be discarded, and a few more that the tools send.
 ENOUGH, SENT = 100, 110
+#: Some tools go on until they are stopped: on a busy machine they may have hardly begun by then.
+ATTEMPTS = 12
 BAD_PREFIX = "2001:db8:bad::/64"
 #: Hosts that are not there, for a tool that answers in everybody's place.
 NOBODY = [f"fd05::{number:x}" for number in range(0x1000, 0x1000 + 60)]
@@ -183,17 +185,18 @@ def does_harm(attack: Attack, there: Arena) -> None:
     # Who is not known is not replaced either.
     for address in (there.friend.ipv4, there.friend.ipv6):
         assert there.victim.stack.succeeds("ping", "-c1", "-w9", "-i0.2", address)
-    for _ in range(4):
+    forged: list[bytes] = []
+    for _ in range(ATTEMPTS):
         attack.act(there)
         assert there.attacker.stack.succeeds("ping", "-c1", "-w9", "-i0.2", there.victim.ipv4)
-        if attack.harm is None or attack.harm(there):
+        harmed = attack.harm is None or attack.harm(there)
+        forged += there.forged(at_most=4 * ENOUGH)
+        if harmed and len(forged) >= ENOUGH / 4:
             break
         # Once more then: for a second (`locktime`) a stack keeps what ARP has just told it.
         there.attacker.stack.run("ping", "-q", "-c2", "-i0.6", there.victim.ipv4)
     else:
-        pytest.fail("the control failed: the tool does no harm")
-    forged = there.forged(at_most=4 * ENOUGH)
-    assert len(forged) >= ENOUGH / 4, "the control failed: nothing forged arrived"
+        pytest.fail(f"the control failed: the tool does no harm, {len(forged)} forged frames came")
     there.recover()
 
 
@@ -201,10 +204,13 @@ def does_none(attack: Attack, there: Arena) -> None:
     there.watched()
     before = there.discards()
     turns = there.victim.stack.ask("lively")["turns"]
-    attack.act(there)
-    there.attacker_is_well()
-    assert there.forged() == []
-    discarded = there.discards() - before
+    for _ in range(ATTEMPTS):
+        attack.act(there)
+        there.attacker_is_well()
+        assert there.forged() == []
+        discarded = there.discards() - before
+        if sum(discarded.values()) >= ENOUGH:
+            break
     assert set(discarded) <= set(attack.reasons), discarded
     assert sum(discarded.values()) >= ENOUGH
     assert attack.harm is None or not attack.harm(there)
