@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.course import Course
 from benchmarks.guest_kernel import guest_kernel
 from benchmarks.guest_machines import Guest, qemu_command
-from benchmarks.machine import processor_s, tree
+from benchmarks.machine import threads_s, tree
 from benchmarks.peers import Started, missing, start_server, start_vde
 from benchmarks.processes import BenchmarkError, Crew, Helper, wait_until
 from benchmarks.race import Contestant, all_series, failures, race
@@ -82,7 +82,7 @@ class Cabled:
 
     def cpu_s(self) -> float:
         """Return the processor time that those in between have used."""
-        return processor_s(pid for one in self.between for pid in tree(one.process.pid))
+        return sum(threads_s(pid) for one in self.between for pid in tree(one.process.pid))
 
 
 def _take(contestant: Contestant[Cabled], cabled: Cabled, seconds: float) -> None:

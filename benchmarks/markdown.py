@@ -49,7 +49,9 @@ def verdict(reports: Sequence[Report]) -> str:
 
 def places(reports: Sequence[Report]) -> dict[str, str]:
     """Return what is to be put into each place of a page."""
-    return {report.benchmark: tables(report) for report in reports} | {GOALS: verdict(reports)}
+    found = {report.benchmark: tables(report) for report in reports}
+    goals = any(ratio.target for report in reports for ratio in report.ratios)
+    return found | ({GOALS: verdict(reports)} if goals else {})
 
 
 def replace(page: Path, texts: Mapping[str, str]) -> list[str]:
