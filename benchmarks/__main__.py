@@ -46,11 +46,11 @@ class Benchmark:
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
-    "rpc": Benchmark(rpc.run, 0.5, Length(8, 5, 15), for_goals=True),
+    "rpc": Benchmark(rpc.run, 0.5, Length(12, 5, 20), for_goals=True),
     "filters": Benchmark(filters.run, 0.2, Length(2, 0.1, 8)),
     "guard": Benchmark(guard.run, 1.0, Length(10, 6, 33)),
     "scale": Benchmark(scale.run, 0.2, Length(2, 1, 11), for_goals=True),
-    "control": Benchmark(control.run, 2.0, Length(22, 8, 6), whole=True, for_goals=True),
+    "control": Benchmark(control.run, 2.0, Length(22, 5, 8), whole=True, for_goals=True),
     "stacks": Benchmark(stacks.run, 2.0, Length(0, 0, 0), whole=True, for_goals=True),
     "uplink": Benchmark(uplink.run, 2.0, Length(6, 3, 6), whole=True, for_goals=True),
     "switch": Benchmark(switch.run, 1.0, Length(8, 15, 12)),
