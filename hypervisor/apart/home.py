@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from hypervisor.apart.grants import blindness, refusal, unusable
 from hypervisor.config.model import GatewayConfig
-from hypervisor.errors import AlreadyOpen, DeviceError, InvalidDest
+from hypervisor.errors import AlreadyOpen, DeviceError
 from hypervisor.gateway.directory import Directory
 from hypervisor.gateway.home import NoPlace
 from hypervisor.gateway.plan import GatewayPlan, plan_of
@@ -156,15 +156,16 @@ class PortHome:
         try:
             while True:
                 used = port.port
-                try:
+                with contextlib.suppress(*DEAD_PORT):
                     async with contextlib.aclosing(follow_members(self._client, used)) as pictures:
                         async for picture in pictures:
                             self._see(picture)
-                except InvalidDest:
-                    said = "the server at %s closed the gateway's device; opening it again"
-                except DEAD_PORT:
-                    said = "the server at %s is gone; waiting for it to come back"
-                log.warning(said, name, extra=self._fields())
+                # A server that stops closes ports before it goes, so which it was is not known yet.
+                log.warning(
+                    "the server at %s is gone, or has closed the gateway's device; waiting for it",
+                    name,
+                    extra=self._fields(),
+                )
                 await port.recover(used)
                 log.info("connected again to %s", name, extra=self._fields())
         except _FAILURES as error:

@@ -1,7 +1,8 @@
 """A machine with a way out that leads to one server: two network namespaces and a veth.
 
 The *machine* is where a server with a gateway runs; its default routes lead *outside*, where one
-process answers: a small web server and an UDP echo, both of IPv4 and IPv6. Never the real Internet.
+process answers: a small web server, and echoes by TCP and UDP, of IPv4 and IPv6. Never the real
+Internet.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_interface
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 from pyroute2 import IPRoute
 
@@ -126,7 +128,7 @@ def _outside(machine_pid: int, versions: tuple[int, ...]) -> list[object]:
                 here.add_address("lo", ip_interface(address))
         for version in versions:
             there.add_default_route("up0", ip_interface(ROUTER[version]).ip)
-    return [_serve(WEB_PORT), *(_echo(host) for host in FAR.values())]
+    return [_serve(WEB_PORT), _echo_stream(), *(_echo(host) for host in FAR.values())]
 
 
 def _add_veth(machine_pid: int) -> None:
@@ -161,6 +163,25 @@ def _serve(web_port: int) -> _Web:
     web = _Web(("::", web_port), _Page)
     threading.Thread(target=web.serve_forever, daemon=True).start()
     return web
+
+
+class _Echo(StreamRequestHandler):
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line)
+
+
+class _Stream(ThreadingTCPServer):
+    address_family = socket.AF_INET6
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+def _echo_stream() -> _Stream:
+    """Answer by TCP, line by line, for as long as a connection lasts."""
+    server = _Stream(("::", ECHO_PORT), _Echo)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
 
 
 def _echo(host: str) -> socket.socket:
