@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.helpers.processes import wait_ready
+from tests.helpers.processes import end, wait_ready
 
 # Imports everything before it becomes an ordinary user, who may be unable to read this clone.
 _AS_USER = """
@@ -78,12 +78,7 @@ def gateway(
             wait_ready(ready, log)
             yield GatewayProcess(child, log)
         finally:
-            child.terminate()
-            try:
-                child.wait(60)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            end(child)
     finally:
         os.close(ready)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from grpc import aio
 
-from tests.helpers.filter_programs import NETF_BPF, NETF_IN, NETF_OUT, bpf_words
+from tests.helpers.filter_programs import NETF_BPF, NETF_IN, NETF_OUT, PFINET, bpf_words
 from tests.helpers.mach_msg import NET_RCV_MSG_ID, raw_message
 from tests.helpers.service import Client
 
@@ -127,17 +127,7 @@ def ntohl(word: int) -> bytes:
 class Pfinet:
     """pfinet/ethernet.c."""
 
-    bpf = bpf_words(
-        (
-            (0x28, 0, 0, 12),
-            (0x15, 2, 0, 0x0806),
-            (0x15, 1, 0, 0x0800),
-            (0x15, 0, 1, 0x86DD),
-            (0x06, 0, 0, 1500),
-            (0x06, 0, 0, 0),
-        ),
-        NETF_IN,
-    )
+    bpf = bpf_words(PFINET, NETF_IN)
     #: For a device of the kernel's own: NETF, which accepts everything.
     cspf = (NETF_IN, 0 << 10 | 1, 1)
 

@@ -138,13 +138,13 @@ def server(
             wait_ready(ready, log)
             yield ServerProcess(child, node, log)
         finally:
-            _end(child)
+            end(child)
     finally:
         os.close(ready)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a server: by asking, so that it tidies up, and if it does not listen by force."""
+def end(child: subprocess.Popen[bytes]) -> None:
+    """End a program: by asking, so that it tidies up, and if it does not listen by force."""
     child.terminate()
     try:
         child.wait(60)
