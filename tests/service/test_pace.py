@@ -20,7 +20,8 @@ from tests.helpers.loops import on_both_loops, on_uvloop
 from tests.helpers.service import frame, refused, serving
 from tests.service.test_front_door import House, house
 
-#: So many calls at once are a flood, and so many of them may be answered before somebody else's.
+#: So many calls at once are a flood, and so many of them may be answered before somebody else's:
+#: with gRPC's own order it is as many as are under way.
 FLOOD, AHEAD = 400, 30
 
 
@@ -154,18 +155,33 @@ async def test_a_client_that_goes_while_it_waits_is_forgotten(tmp_path: Path) ->
     assert not it.door._paces
 
 
-async def counted(
-    call: Callable[[], Awaitable[Any]], total: int, victim: Callable[[], Awaitable[Any]]
-) -> int:
-    """Make ``total`` calls at once, then the victim's; return how many were answered before it."""
-    flood = [asyncio.ensure_future(call()) for _ in range(total)]
-    await flood[0]
-    before = sum(each.done() for each in flood)
-    await victim()
-    after = sum(each.done() for each in flood)
-    assert after < total
-    await asyncio.gather(*flood)
-    return after - before
+class Flood:
+    """Makes so many calls at once, and a new one for each that was answered, until it is ended."""
+
+    def __init__(self, call: Callable[[], Awaitable[Any]], at_once: int) -> None:
+        self.answered = 0
+        self._call = call
+        self._over = False
+        self._under_way = asyncio.Event()
+        self._callers = [asyncio.ensure_future(self._go_on()) for _ in range(at_once)]
+
+    async def _go_on(self) -> None:
+        while not self._over:
+            await self._call()
+            self.answered += 1
+            self._under_way.set()
+
+    async def beside(self, call: Callable[[], Awaitable[Any]]) -> int:
+        """Make somebody else's call; return how many of the flood were answered before it."""
+        await self._under_way.wait()
+        before = self.answered
+        await call()
+        return self.answered - before
+
+    async def end(self) -> None:
+        """Let what is under way be answered."""
+        self._over = True
+        await asyncio.gather(*self._callers)
 
 
 @on_uvloop
@@ -180,10 +196,11 @@ async def test_a_flood_of_calls_is_no_queue_for_another_owner(open_path: Path) -
             victim = await served.remote(None)
             ask = network_pb2.GetStatusRequest()
             await victim.network.GetStatus(ask)
-            answered = await counted(
-                lambda: flooder.network.GetStatus(ask), FLOOD, lambda: victim.network.GetStatus(ask)
-            )
-            assert answered < AHEAD
+            flood = Flood(lambda: flooder.network.GetStatus(ask), FLOOD)
+            waited = [await flood.beside(lambda: victim.network.GetStatus(ask)) for _ in range(9)]
+            await flood.end()
+            # One of them may have been unlucky: the machine has other work.
+            assert sorted(waited)[len(waited) // 2] < AHEAD
 
 
 @on_uvloop
