@@ -152,6 +152,7 @@ static bool write_on(struct worker *worker, struct ride *ride)
     }
     return mine;
 }
+
 /* Get leave to write to the receiver of a flow: EMPTY, or NO_ROOM. */
 static enum outcome begin_write(struct lane *lane, const struct flow *flow, struct meter *meter)
 {
