@@ -19,6 +19,16 @@ int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+struct timespec deadline_after(double timeout_s)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    double whole = (double)until.tv_nsec / 1e9 + timeout_s;
+    until.tv_sec += (time_t)whole;
+    until.tv_nsec = (long)((whole - (double)(time_t)whole) * 1e9);
+    return until;
+}
+
 void burst_begin(struct burst *burst, int64_t limit_ns)
 {
     burst->only_one = false;

@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 enum {
     VNET_HEADER_BYTES = 12,
@@ -185,6 +186,8 @@ int table_add(struct table *table, struct flow *flow); /* -1 without memory */
 struct flow *table_forget(struct table *table);
 void flow_free(struct flow *flow); /* with the GIL and without a lock: it may run anything */
 void flows_free(struct flow *first);
+/* Take out of a list what no write is under way to any more; under the lock. */
+struct flow *flows_take_unpinned(struct flow **place);
 int tap_view(PyObject *shared, Py_buffer *view); /* a struct tap; -1 and an exception */
 
 /* --- burst.c -------------------------------------------------------------------------------- */
@@ -222,6 +225,7 @@ struct burst {
 };
 
 int64_t now_ns(void);
+struct timespec deadline_after(double timeout_s); /* of CLOCK_MONOTONIC */
 void burst_begin(struct burst *burst, int64_t limit_ns);
 /* Read the next frame into the hand: ANSWERED, or FULL, EMPTY, UNREAD and an errno. */
 enum outcome burst_read(struct burst *burst, int *number);

@@ -256,19 +256,9 @@ static int fold_one(PyObject *all, struct flow *flow)
 /* Fold what was forgotten in the middle of a write, and free it if that is over. */
 static int fold_pinned(PyObject *all, struct burst *burst)
 {
-    struct flow *done = NULL, **place = &burst->table.pinned;
     int failed = 0;
     lock(burst);
-    while (*place != NULL) {
-        struct flow *flow = *place;
-        if (flow->pins > 0) {
-            place = &flow->next;
-        } else {
-            *place = flow->next;
-            flow->next = done;
-            done = flow;
-        }
-    }
+    struct flow *done = flows_take_unpinned(&burst->table.pinned);
     unlock(burst);
     for (struct flow *flow = done; flow != NULL && !failed; flow = flow->next)
         failed = fold_one(all, flow);

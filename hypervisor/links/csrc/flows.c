@@ -101,6 +101,22 @@ void flows_free(struct flow *first)
     }
 }
 
+struct flow *flows_take_unpinned(struct flow **place)
+{
+    struct flow *unpinned = NULL;
+    while (*place != NULL) {
+        struct flow *flow = *place;
+        if (flow->pins > 0) {
+            place = &flow->next;
+        } else {
+            *place = flow->next;
+            flow->next = unpinned;
+            unpinned = flow;
+        }
+    }
+    return unpinned;
+}
+
 int tap_view(PyObject *shared, Py_buffer *view)
 {
     if (PyObject_GetBuffer(shared, view, PyBUF_WRITABLE) < 0)

@@ -282,18 +282,8 @@ void lane_adopt_pinned(struct lane *lane, struct flow *first)
 
 struct flow *lane_sweep(struct lane *lane)
 {
-    struct flow *done = NULL, **place = &lane->pinned;
     lane_lock(lane);
-    while (*place != NULL) {
-        struct flow *flow = *place;
-        if (flow->pins > 0) {
-            place = &flow->next;
-        } else {
-            *place = flow->next;
-            flow->next = done;
-            done = flow;
-        }
-    }
+    struct flow *done = flows_take_unpinned(&lane->pinned);
     lane_unlock(lane);
     return done;
 }
@@ -329,11 +319,7 @@ uint64_t lane_handovers(struct lane *lane)
 
 bool lane_join(struct lane *lane, double timeout_s)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    double whole = (double)until.tv_nsec / 1e9 + timeout_s;
-    until.tv_sec += (time_t)whole;
-    until.tv_nsec = (long)((whole - (double)(time_t)whole) * 1e9);
+    struct timespec until = deadline_after(timeout_s);
     int waited = 0;
     lane_lock(lane);
     while (lane->workers_count > 0 && waited != ETIMEDOUT)

@@ -184,11 +184,7 @@ void sink_stop(struct sink *sink, bool close_fd)
 
 bool sink_join(struct sink *sink, double timeout_s)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    double whole = (double)until.tv_nsec / 1e9 + timeout_s;
-    until.tv_sec += (time_t)whole;
-    until.tv_nsec = (long)((whole - (double)(time_t)whole) * 1e9);
+    struct timespec until = deadline_after(timeout_s);
     int waited = 0;
     pthread_mutex_lock(&sink->lock);
     while (!sink->ended && waited != ETIMEDOUT)

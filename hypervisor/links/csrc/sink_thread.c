@@ -13,7 +13,7 @@ enum {
     SLOW_OF_32 = 16, /* so many slow writes of the last 32, and the lane is too good for it */
     MOST_DEMOTIONS = 6,
 };
-static const long linger_ns = 2 * 1000 * 1000; /* idle for so long, the thread wakes the loop once */
+static const double linger_s = 0.002; /* idle for so long, the thread wakes the loop once */
 static const int64_t demoted_ns = 1000 * 1000 * 1000; /* the first time; then twice as long */
 
 static void notify(struct sink *sink)
@@ -104,13 +104,7 @@ static struct frame *next_batch(struct sink *sink)
 {
     pthread_mutex_lock(&sink->lock);
     if (uncollected(sink)) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += linger_ns;
-        if (until.tv_nsec >= 1000000000) {
-            until.tv_sec++;
-            until.tv_nsec -= 1000000000;
-        }
+        struct timespec until = deadline_after(linger_s);
         int waited = 0;
         while (sink->first == NULL && !atomic_load(&sink->stopping) && waited != ETIMEDOUT)
             waited = pthread_cond_timedwait(&sink->changed, &sink->lock, &until);
