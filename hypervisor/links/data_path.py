@@ -50,7 +50,7 @@ class DataPath:
     def sink(self, link: Link, name: str) -> Sink:
         """Return a sink for a link whose owner is not trusted."""
         if self._compiled is not None and isinstance(link, LentTap):
-            return CompiledSink(link, self._compiled.Sink(link.fileno(), link.vnet_header))
+            return CompiledSink(link, self._compiled.Sink(link.fileno(), link.vnet_header, name))
         return ThreadedSink(link, name=name)
 
     def burst(self, link: Link, flows: FlowTable, mtu: int) -> Burst:

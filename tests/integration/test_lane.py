@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import platform
 import socket
 from array import array
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tests.helpers.burst_bench import LaneBench
 from tests.helpers.data_paths import compiled
 from tests.helpers.kernel_objects import (
     ethernet,
+    in_child,
     lent_tap,
     no_more_threads_than,
     open_descriptors,
@@ -25,6 +27,7 @@ from tests.helpers.kernel_objects import (
     slow_down,
 )
 from tests.helpers.packets import plain
+from tests.helpers.scheduling import Scheduling, by_name, scheduling_of, threads
 
 INLINE, POOR, SUNK = range(3)
 
@@ -261,6 +264,33 @@ def test_a_lane_leaves_no_thread_and_no_descriptor_compiled() -> None:
     gc.collect()
     assert open_descriptors() == before
     no_more_threads_than(threads)
+
+
+#: The lane's time slice, and the first kernel that gives a thread the one it asks for.
+SLICE_NS, SLICES_SINCE = 200_000, (6, 12)
+
+
+def scheduling_of_a_lane_and_of_its_maker() -> tuple[dict[str, Scheduling], Scheduling]:
+    before = threads()
+    bench = Paced()
+    try:
+        return by_name({"lane", "lane watch", "sink"}, before), scheduling_of(0)
+    finally:
+        bench.close()
+
+
+def as_a_batch_of_lower_priority() -> tuple[dict[str, Scheduling], Scheduling]:
+    os.nice(5)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    return scheduling_of_a_lane_and_of_its_maker()
+
+
+def test_its_threads_have_a_short_time_slice_and_else_what_the_server_has_compiled() -> None:
+    release = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
+    for made in (scheduling_of_a_lane_and_of_its_maker, as_a_batch_of_lower_priority):
+        found, own = in_child(made)
+        short = own._replace(slice_ns=SLICE_NS) if release >= SLICES_SINCE else own
+        assert found == {"lane": short, "lane watch": short, "sink": own}
 
 
 # --- real receivers ---------------------------------------------------------------------------

@@ -105,6 +105,14 @@ bool templates_pass(const char *packed, Py_ssize_t packed_bytes, const unsigned 
 PyObject *batches_suspects(PyObject *module, PyObject *arguments);
 PyObject *batches_run_end(PyObject *module, PyObject *arguments);
 
+/* --- threads.c ------------------------------------------------------------------------------ */
+
+/* Both of the calling thread, and neither can fail. */
+void thread_name(const char *name); /* for top -H and perf; its first 15 bytes */
+/* Ask for a time slice: the shorter it is, the sooner the thread has a processor after it woke, for
+   the same share of it. */
+void thread_want_slice(uint64_t slice_ns);
+
 /* --- sink.c, sink_thread.c ------------------------------------------------------------------ */
 
 enum { LINK_DOWN, LINK_ERROR, LINK_GONE, REASONS };
@@ -116,7 +124,8 @@ struct finished {
 
 struct sink;
 
-struct sink *sink_make(int fd, bool vnet_header, int pace_fd); /* NULL and errno */
+/* `name` is its thread's. NULL and errno. */
+struct sink *sink_make(int fd, bool vnet_header, int pace_fd, const char *name);
 void sink_release(struct sink *sink);
 
 /* In the thread of the loop only, the GIL not needed. */

@@ -27,6 +27,7 @@ enum {
     MOST_WORKERS = 10, /* eight of them left behind; then strangers are written by their sinks */
     STACK_BYTES = 128 << 10,
 };
+static const int64_t slice_ns = 200 * 1000;       /* of the processor, at a time */
 static const int64_t burst_ns = 1000 * 1000;      /* then it is the next sender's turn */
 static const int64_t tick_ns = 2 * 1000 * 1000;   /* of the watch */
 static const int64_t burnt_ns = 3 * 1000 * 1000;  /* of the processor, since a tick: too slow */
@@ -348,14 +349,17 @@ static void *worker_main(void *argument)
 {
     struct worker *worker = argument;
     struct lane *lane = worker->lane;
+    thread_want_slice(slice_ns);
     lane_lock(lane);
     pthread_getcpuclockid(pthread_self(), &worker->clock);
     while (!lane->stopping) {
         if (lane->runner == worker) {
+            thread_name("lane");
             run(worker);
         } else if (lane->watch == worker || lane->watch == NULL) {
             /* Who was left behind may be needed when he is back. */
             lane->watch = worker;
+            thread_name("lane watch");
             keep_watch(worker);
         } else {
             break;

@@ -27,7 +27,7 @@ void sink_release(struct sink *sink)
     free(sink);
 }
 
-struct sink *sink_make(int fd, bool vnet_header, int pace_fd)
+struct sink *sink_make(int fd, bool vnet_header, int pace_fd, const char *name)
 {
     struct sink *sink = calloc(1, sizeof *sink);
     pthread_condattr_t clock;
@@ -40,6 +40,7 @@ struct sink *sink_make(int fd, bool vnet_header, int pace_fd)
     }
     sink->fd = fd;
     sink->pace_fd = pace_fd;
+    strncpy(sink->name, name, sizeof sink->name - 1);
     sink->vnet_header = vnet_header;
     sink->last = &sink->first;
     atomic_store(&sink->wake_at, SINK_NEVER);

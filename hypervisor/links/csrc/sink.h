@@ -16,6 +16,7 @@ struct sink {
     atomic_int holders; /* the Python object and the thread */
     int fd;             /* the TAP; the thread closes it after stop() */
     int wake_fd;        /* polls readable when the loop should collect */
+    char name[16];
     bool vnet_header;
     int pace_fd; /* for tests: each write says so there and waits for a byte; or -1 */
     atomic_int state;

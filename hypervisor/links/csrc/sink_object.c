@@ -19,15 +19,16 @@ struct sink *sink_of(PyObject *object)
 
 static PyObject *sink_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-    static char *names[] = {"fd", "vnet_header", "pace_fd", NULL};
+    static char *names[] = {"fd", "vnet_header", "name", "pace_fd", NULL};
+    const char *name = "sink";
     int fd, vnet_header, pace_fd = -1;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "ip|$i:Sink", names, &fd, &vnet_header,
-                                     &pace_fd))
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "ip|s$i:Sink", names, &fd, &vnet_header,
+                                     &name, &pace_fd))
         return NULL;
     SinkObject *self = (SinkObject *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    self->sink = sink_make(fd, vnet_header, pace_fd);
+    self->sink = sink_make(fd, vnet_header, pace_fd, name);
     if (self->sink == NULL) {
         Py_DECREF(self);
         return PyErr_SetFromErrno(PyExc_OSError);

@@ -129,6 +129,7 @@ static void *sink_main(void *argument)
 {
     struct sink *sink = argument;
     struct frame *batch;
+    thread_name(sink->name);
     while ((batch = next_batch(sink)) != NULL) {
         while (batch != NULL && !atomic_load(&sink->stopping)) {
             struct frame *frame = batch;
