@@ -2,11 +2,12 @@
 
 Theory of operation
     Addresses are not learned from what a device says, but a server that policy lets serve
-    (``dhcp_server``: the network's gateway, for one) is believed in what it gives. Every frame of
-    DHCP goes the long way (:meth:`hypervisor.guard.guard.Guard.common` knows none) and comes by
-    here when the guard has passed it. A client's request is remembered with its transaction; an
-    answer with that transaction, to the MAC that asked, binds the address to the device before
-    the answer reaches it, so that the very next frame from the new address passes.
+    (``dhcp_server``: the network's gateway, for one) is believed in what it gives. What is to be
+    seen of DHCP goes the long way (:mod:`hypervisor.guard.common` has neither a guarded device's
+    messages nor any server's answers) and comes by here when the guard has passed it. A client's
+    request is remembered with its transaction; an answer with that transaction, to the MAC that
+    asked, binds the address to the device before the answer reaches it, so that the very next
+    frame from the new address passes.
 
     An answer that cannot be believed is *discarded*, as ``dhcp_binding``: one nobody asked for,
     and one that gives an address which is somebody else's here, the gateway's, outside of the

@@ -6,7 +6,7 @@ need one look-up and no judgement but of their offload header, and with a guard 
 frames, of whether they are among their device's common ones. Any change forgets all flows; every
 miss takes the long way through :class:`hypervisor.network.Network`, which remains the reference.
 
-A guard that looks beyond the addresses gives a flow its templates, see
+A guard that looks beyond the addresses, on either side, gives a flow its templates, see
 :mod:`hypervisor.guard.template`: a frame that they do not let pass takes the long way too. That is
 all a guard has to do with flows, whoever passes them on, compiled or not: have ``templates``, and
 have :meth:`hypervisor.network.Network.forget_flows` called when they change.
@@ -37,8 +37,9 @@ class Flow:
     having been stored.
 
     The flow is for frames that :meth:`takes` says yes to, all others go the long way. With a
-    ``guard`` that is what it finds common toward devices whose guards are in ``addressed``;
-    ``templates`` say the same as bits to compare, for compiled code.
+    ``guard`` (a full one) that is what it finds common toward devices whose guards are in
+    ``addressed``; ``templates`` say the same as bits to compare, for compiled code. Without one
+    the ``templates`` say it for all.
     """
 
     __slots__ = (

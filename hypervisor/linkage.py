@@ -297,16 +297,12 @@ class Linkage(Rooms):
         ):
             return None
         guard, addressed = nic.guard, self.screens.addressed_in(nic.port.vlan)
-        receiver = addressed.get(addresses[:6])
-        if receiver is not None and not guard.full:
-            return None  # what it may be sent has to be looked into
         to: Nic = port.receivers[0].device
-        if nic.device.policy.dhcp_server and not guard.full and to.guard.full:
-            return None  # its answers are looked into, and no template of a full guard says where
         if self.probes.pending and self.probes.is_for(to.device):
             return None  # somebody may answer a probe
         full = guard if guard.full else None
-        flow = Flow(sender, port.receivers[0], guard.forms(receiver), full, addressed)
+        forms = guard.forms(addressed.get(addresses[:6]))
+        flow = Flow(sender, port.receivers[0], forms, full, addressed)
         self.flows_of(handle)[addresses] = flow
         return flow
 

@@ -5,6 +5,10 @@ headers, or ARP and neighbour discovery about itself; of these a few comparisons
 say all that the full parser would. They are made from the same
 :class:`~hypervisor.guard.policy.GuardPolicy` as everything else, and tests hold them to be what
 :meth:`hypervisor.guard.guard.Guard.common` says, for any bytes.
+
+Of a device that the guard does not look into (guard ``mac`` or ``off``, trunks) every frame from
+its own source is common, but for two things that are looked into all the same: whom it is for, if
+the receiver has an address list, and what a DHCP server answers.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ MAX_ADDRESSES: Final = 64
 
 _SOURCE: Final = {4: 26, 16: 22}
 _DESTINATION: Final = {4: 30, 16: 38}
+_PROTOCOL: Final = {4: 23, 16: 20}
 _TRANSPORT: Final = {4: 34, 16: 54}
 #: Ethernet, IPv4, six and four bytes of addresses: how every ARP packet here begins.
 _ARP_BEGIN: Final = b"\0\1\x08\0\6\4\0"
@@ -46,12 +51,15 @@ def templates(policy: GuardPolicy, receiver: GuardPolicy | None = None) -> Templ
     A ``receiver`` with an address list is sent only what is for it; its MAC is the caller's to
     compare. None: every frame with the device's own source address passes.
     """
-    if not policy.full:
-        return None
-    every = [*_sources(policy), *_kinds(policy)]
+    to: list[Template] = []
     if receiver is not None and receiver.addressed:
-        every += _destinations(receiver)
-    return Templates(every)
+        to += _destinations(receiver)
+    if policy.full:
+        return Templates([*_sources(policy), *_kinds(policy), *to])
+    if policy.dhcp_server:
+        to += _no_answers()
+    own = _template(_SOURCE_GROUP, [(6, b"\xff" * 6, policy.mac)])
+    return Templates([own, *to]) if to else None
 
 
 def _sources(policy: GuardPolicy) -> Iterator[Template]:
@@ -73,11 +81,12 @@ def _sources(policy: GuardPolicy) -> Iterator[Template]:
 
 
 def _destinations(receiver: GuardPolicy) -> Iterator[Template]:
-    """Yield what is for one of the receiver's addresses; ARP is for whoever has the MAC."""
+    """Yield what is for one of the receiver's addresses; what is not IP is for who has the MAC."""
     for size in (4, 16):
         for own in islice(_own(receiver, size, _DESTINATION[size]), MAX_ADDRESSES):
             yield _template(_DESTINATION_GROUP, [_ethertype(size), own])
-    yield _template(_DESTINATION_GROUP, [_ARP])
+        yield _template(_DESTINATION_GROUP, [_ethertype(size)], passes=False)
+    yield _template(_DESTINATION_GROUP, [_ANY])
 
 
 def _kinds(policy: GuardPolicy) -> Iterator[Template]:
@@ -151,6 +160,25 @@ def _no_dhcp(policy: GuardPolicy, size: int, server: int, client: int) -> Iterat
         yield _packet(size, protocols.UDP, 4, compare, passes=False)
 
 
+def _no_answers() -> Iterator[Template]:
+    """Yield everything but what may be a DHCP server's answer to a client, of either version.
+
+    For a device whose packets nobody parses: the port is looked for where it is behind a plain
+    header, and UDP behind any other header of IPv4 needs to be looked into. IPv6 with extension
+    headers is not read for DHCP by anybody (:mod:`hypervisor.bindings`).
+    """
+    for size, client in ((4, dhcp.CLIENT_PORT), (16, dhcp.CLIENT_PORT_V6)):
+        at = _TRANSPORT[size] + 2
+        udp = [_ethertype(size), (_PROTOCOL[size], b"\xff", bytes((protocols.UDP,)))]
+        port = (at, b"\xff\xff", client.to_bytes(2, "big"))
+        yield _template(_KIND_GROUP, [*udp, port], passes=False)
+        if size == 4:
+            plain = (14, b"\x0f", b"\x05")
+            yield _template(_KIND_GROUP, [*udp, plain], length=at + 2)
+            yield _template(_KIND_GROUP, udp, passes=False)
+    yield _template(_KIND_GROUP, [_ANY])
+
+
 def _never_forwarded(size: int) -> Sequence[_Compare]:
     """Return the sources that not even a router sends from.
 
@@ -170,6 +198,7 @@ def _ethertype(size: int) -> _Compare:
 
 
 _ARP: Final[_Compare] = (12, b"\xff\xff", ethernet.ETHERTYPE_ARP.to_bytes(2, "big"))
+_ANY: Final[_Compare] = (12, bytes(2), bytes(2))
 
 
 def _packet(
@@ -183,10 +212,10 @@ def _packet(
         fixed = [
             (14, b"\xff", b"\x45"),
             (20, b"\x3f\xff", b"\0\0"),
-            (23, b"\xff", bytes((protocol,))),
+            (_PROTOCOL[4], b"\xff", bytes((protocol,))),
         ]
     else:
-        fixed = [(14, b"\xf0", b"\x60"), (20, b"\xff", bytes((protocol,)))]
+        fixed = [(14, b"\xf0", b"\x60"), (_PROTOCOL[16], b"\xff", bytes((protocol,)))]
     length = _TRANSPORT[size] + least
     every = [_ethertype(size), *fixed, *compares]
     return _template(_KIND_GROUP, every, passes=passes, length=length)

@@ -97,9 +97,10 @@ class Guard:
         return self.policy.lenient
 
     def forms(self, receiver: Guard | None) -> Templates | None:
-        """Return what :meth:`common` finds common toward a receiver, as bits to compare.
+        """Return the common frames toward a receiver, as bits to compare.
 
-        ``receiver`` is None for one without an address list. None: any frame from ``source``.
+        They are what :meth:`common` says for a guard that looks into frames. ``receiver`` is None
+        for one without an address list. None: any frame from ``source``.
         """
         return templates(self.policy, None if receiver is None else receiver.policy)
 

@@ -20,8 +20,9 @@ from typing import Final
 
 #: How much of a frame templates see, from its destination address on.
 TEMPLATE_BYTES: Final = 88
-#: The most templates of one guard: whoever needs more is better served by the guard itself.
-MAX_TEMPLATES: Final = 256
+#: The most templates of one guard toward one receiver. Beyond the addresses that are written down
+#: (:data:`hypervisor.guard.common.MAX_ADDRESSES`, in six places) there are few.
+MAX_TEMPLATES: Final = 512
 MAX_GROUPS: Final = 8
 
 

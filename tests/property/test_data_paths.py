@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor.guard import Template, Templates
+from hypervisor.guard import GuardPolicy, Template, Templates, templates
 from hypervisor.wire.offload import quick_check
 from tests.helpers import packets
-from tests.helpers.burst_bench import Bench, LaneBench
+from tests.helpers.burst_bench import Bench, LaneBench, sender_mac
 from tests.helpers.data_paths import PATHS, compiled
 
 MTU = 1500
@@ -20,6 +20,11 @@ IPV4 = bytes(12) + b"\x08\x00\x45"
 IPV6 = bytes(12) + b"\x86\xdd\x60"
 TCP = Template(bytes(12) + b"\xff\xff\xff" + bytes(8) + b"\xff", IPV4 + bytes(8) + b"\x06")
 ANY_IPV6 = Template(bytes(12) + b"\xff\xff\xf0", IPV6)
+#: What a device that nobody looks into, a DHCP server, may send to one with an address.
+UNREAD = templates(
+    GuardPolicy(sender_mac(), "mac", dhcp_server=True),
+    GuardPolicy(bytes(6), ipv4=frozenset((bytes((10, 0, 0, 2)),))),
+)
 LONG = Template(bytes(63) + b"\x01", bytes(64))
 TEMPLATES = (
     None,
@@ -28,6 +33,8 @@ TEMPLATES = (
     Templates((TCP,)),
     Templates((ANY_IPV6, LONG)),
     Templates((Template(TCP.mask, TCP.value, passes=False), LONG, TCP)),
+    UNREAD,
+    UNREAD,
 )
 
 
@@ -85,14 +92,14 @@ shapes = st.builds(
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     bursts=st.lists(st.lists(shapes, min_size=1, max_size=30), min_size=1, max_size=4),
-    templates=st.sampled_from(TEMPLATES),
+    forms=st.sampled_from(TEMPLATES),
     only_one=st.booleans(),
     cut=st.sampled_from((None, None, None, 0, 2)),
     rates=st.sampled_from(((0, 0), (0, 0), (20, 0), (0, 9_000), (16, 70_000))),
 )
 def test_both_paths_do_the_same(
     bursts: list[list[Shape]],
-    templates: Templates | None,
+    forms: Templates | None,
     only_one: bool,
     cut: int | None,
     rates: tuple[int, int],
@@ -101,7 +108,7 @@ def test_both_paths_do_the_same(
     # A lane does not carry who has quotas; a sink whose link breaks tells of it in its own time.
     lane = ("lane",) if "compiled" in PATHS and not any(rates) and cut != 2 else ()
     for way in PATHS + lane:
-        bench = Bench(way, templates, only_one, rates) if way != "lane" else LaneBench(templates)
+        bench = Bench(way, forms, only_one, rates) if way != "lane" else LaneBench(forms)
         try:
             number = 0
             for index, burst in enumerate(bursts):
@@ -133,9 +140,10 @@ def test_both_judge_an_offload_header_alike(
 
 
 @pytest.mark.parametrize("way", PATHS)
-def test_hostile_frames_in_every_place(way: str) -> None:
+@pytest.mark.parametrize("forms", [Templates((ANY_IPV6, TCP)), UNREAD], ids=["some", "unread"])
+def test_hostile_frames_in_every_place(way: str, forms: Templates) -> None:
     """One frame of each kind to each receiver, each byte that decides set to nonsense in turn."""
-    bench = Bench(way, Templates((ANY_IPV6, TCP)), only_one=True)
+    bench = Bench(way, forms, only_one=True)
     try:
         number = 0
         for at in (*range(12), 24, 25, 26, 28, 29, 32, 35, 44, 58, 65, 78):
@@ -153,8 +161,11 @@ def test_hostile_frames_in_every_place(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", PATHS)
-def test_nearly_all_of_a_bulk_transfer_is_passed_on_where_it_lies(way: str) -> None:
-    bench = Bench(way, Templates((TCP,)), only_one=False)
+@pytest.mark.parametrize("forms", [Templates((TCP,)), UNREAD], ids=["some", "unread"])
+def test_nearly_all_of_a_bulk_transfer_is_passed_on_where_it_lies(
+    way: str, forms: Templates
+) -> None:
+    bench = Bench(way, forms, only_one=False)
     try:
         for number in range(30):
             shape = Shape(number % 3 % 2 * 2, "tcp4", 99, (), forged=False)

@@ -222,6 +222,58 @@ def test_a_known_flow_is_for_common_frames_only() -> None:
     assert a.network.flows_of(sender) == {}, "a change of addresses forgets the flows"
 
 
+@pytest.mark.parametrize("rules", [{"guard": "mac"}, {"guard": "off"}, {"trunk": True}], ids=str)
+def test_a_flow_from_whom_nobody_looks_into_is_for_the_receivers_addresses(
+    rules: dict[str, Any],
+) -> None:
+    a = world(DevicePolicy("uid:1", "gw", trusted=True, **rules))
+    gateway, two = a.open("gw", "uid:1"), a.open("eth0", "uid:2")
+    claim(two, "10.0.0.2")
+    sender, _ = as_link(gateway), as_link(two)
+    flow = a.network.learn_flow(sender, two.mac + gateway.mac)
+    assert flow is not None
+    ether, anybody = link(gateway, two), "192.0.2.7"
+    arp = ARP(op=2, hwsrc=gateway.mac.hex(":"), psrc=anybody, hwdst=two.mac.hex(":"))
+    answer = IP(src=anybody, dst="10.0.0.2") / UDP(sport=67, dport=68) / bytes(240)
+    for packet, passes in (
+        (ether / IP(src=anybody, dst="10.0.0.2") / TCP(), True),
+        (ether / IP(src=anybody, dst="10.0.0.2", flags="MF") / UDP() / bytes(8), True),
+        (ether / answer, True),
+        (ether / arp, True),
+        (ether / IP(src=anybody, dst="10.0.0.3") / TCP(), False),
+        (ether / IPv6(src="2001:db8::1", dst="fd00::2") / TCP(), False),
+    ):
+        frame = bytes(packet)
+        assert flow.takes(bytes(12) + frame, 12, len(frame)) == passes, packet
+    astray = udp(gateway, two, anybody, "10.0.0.3")
+    bring(sender, a, bytes(12) + astray)
+    assert sender.open.sent_drops == {"not_addressed": 1}
+    unclaim(two, "10.0.0.2")
+    flow = a.network.learn_flow(sender, two.mac + gateway.mac)
+    assert flow is not None
+    assert flow.takes(bytes(12) + astray, 12, len(astray)), "it has no address any more"
+
+
+@pytest.mark.parametrize("receiver", [{}, {"guard": "mac"}, {"addresses": ("10.0.0.9",)}], ids=str)
+def test_answers_of_a_dhcp_server_are_of_no_flow(receiver: dict[str, Any]) -> None:
+    a = world(
+        DevicePolicy("uid:1", "gw", guard="mac", dhcp_server=True),
+        DevicePolicy("uid:2", "eth0", **receiver),
+    )
+    gateway, two = a.open("gw", "uid:1"), a.open("eth0", "uid:2")
+    sender, _ = as_link(gateway), as_link(two)
+    flow = a.network.learn_flow(sender, two.mac + gateway.mac)
+    assert flow is not None
+    for to, ports, passes in (
+        ("10.0.0.9", (67, 68), False),
+        ("10.0.0.9", (53, 68), False),
+        ("10.0.0.9", (67, 53), True),
+    ):
+        layer = IP(src="10.0.0.254", dst=to) / UDP(sport=ports[0], dport=ports[1])
+        frame = bytes(link(gateway, two) / layer)
+        assert flow.takes(bytes(12) + frame, 12, len(frame)) == passes
+
+
 # --- toward devices -------------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hypervisor.guard import GuardPolicy, templates
+from hypervisor.guard.common import MAX_ADDRESSES
 from hypervisor.guard.template import MAX_TEMPLATES, TEMPLATE_BYTES, Template, Templates
 
 #: An untagged IPv4 frame without options from 10.0.0.1: EtherType, version and length, source.
@@ -75,8 +77,22 @@ def test_a_template_that_makes_no_sense_is_refused(mask: bytes, value: bytes, sa
 
 def test_a_list_of_templates_is_bounded() -> None:
     assert len(Templates([IPV4] * MAX_TEMPLATES)) == MAX_TEMPLATES
-    with pytest.raises(ValueError, match="at most 256 templates, not 257"):
+    with pytest.raises(ValueError, match="at most 512 templates, not 513"):
         Templates([IPV4] * (MAX_TEMPLATES + 1))
+
+
+def test_whoever_has_many_addresses_has_templates_of_some() -> None:
+    """More than anybody can claim: the operator may write a whole rack's."""
+    own = [
+        frozenset(n.to_bytes(size, "big") for n in range(1 << 28, 500 + (1 << 28)))
+        for size in (4, 16)
+    ]
+    for opened in ({}, {"router": True}, {"dhcp_server": True}, {"preset": "mac"}):
+        sender = GuardPolicy(b"\x52\x54\0\0\0\1", ipv4=own[0], ipv6=own[1], **opened)
+        receiver = GuardPolicy(b"\x52\x54\0\0\0\2", ipv4=own[0], ipv6=own[1])
+        made = templates(sender, receiver)
+        assert made is not None
+        assert 2 * MAX_ADDRESSES < len(made) <= MAX_TEMPLATES
 
 
 def test_every_group_must_let_a_frame_pass() -> None:
