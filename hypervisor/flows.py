@@ -1,10 +1,14 @@
 """Known flows: what the guard and the forwarder have already said of a pair of addresses.
 
-A flow is one sender's frames of the common form from its own address to one other device. While
-nothing about the network changes, neither do the verdict and the receiver, so that a link's frames
+A flow is one sender's frames of the common form from its own address to one other device. Behind
+uplinks and trunks there are more addresses than their own: those that were learned. While nothing
+about the network changes, neither do the verdict and the receiver, so that a link's frames
 need one look-up and no judgement but of their offload header, and with a guard that looks into
 frames, of whether they are among their device's common ones. Any change forgets all flows; every
 miss takes the long way through :class:`hypervisor.network.Network`, which remains the reference.
+What is learned from the frames themselves (who is where, and since when silent) must be learned
+from some of them: flows that lean on learned addresses are forgotten every few seconds, and found
+again only when one of their frames has gone the long way.
 
 A guard that looks beyond the addresses, on either side, gives a flow its templates, see
 :mod:`hypervisor.guard.template`: a frame that they do not let pass takes the long way too. That is
@@ -24,6 +28,8 @@ from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import Open
 from hypervisor.guard import Guard, Templates
 
+#: The most flows of one sender: pairs of addresses, of which a trunk or an uplink has many.
+MAX_FLOWS: Final = 4_096
 #: No device has an address list.
 NOBODY: Final[Mapping[bytes, Guard]] = {}
 
@@ -96,8 +102,9 @@ class CompiledTable(Protocol):
 class FlowTable(dict[bytes, Flow]):
     """One sender's flows, by the 12 bytes of destination and source that begin a frame.
 
-    Bounded by the number of devices: only their own addresses are destinations of flows.
-    ``compiled`` is the copy of this table in compiled code, if there is one.
+    There are at most :data:`MAX_FLOWS`; frames of others take the long way until all are forgotten,
+    which happens every few seconds where addresses are learned. ``compiled`` is the copy of this
+    table in compiled code, if there is one.
     """
 
     __slots__ = ("compiled",)

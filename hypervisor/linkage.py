@@ -21,7 +21,8 @@ from hypervisor.errors import (
     InvalidOperation,
     ReadOnly,
 )
-from hypervisor.flows import Flow, FlowTable
+from hypervisor.flows import MAX_FLOWS, Flow, FlowTable
+from hypervisor.forwarding import Port
 from hypervisor.guard import inspect_burst
 from hypervisor.infos import LinkState
 from hypervisor.mach.policy import Identity
@@ -275,20 +276,22 @@ class Linkage(Rooms):
         """Return the table of a link's known flows; it is emptied whenever anything changes."""
         return self.flows.setdefault(handle.open, FlowTable())
 
-    def learn_flow(self, handle: Handle, addresses: bytes) -> Flow | None:
+    def learn_flow(self, handle: Handle, addresses: bytes, now: float) -> Flow | None:
         """Find the flow of a link's frames that begin with these 12 ``addresses``.
 
-        There is one from the device's own address to another's with one open, if both have links
-        with offload headers. It is then in :meth:`flows_of`. None: call :meth:`ingress`.
+        There is one from the device's own address, or from one that was seen behind it a moment
+        ago, to where the other address is, if both have links with offload headers and there is
+        one open there. It is then in :meth:`flows_of`. None: call :meth:`ingress`.
         """
         sender, nic = handle.open, handle.nic
-        port = nic.table.get(addresses[:6])
+        flows = self.flows_of(handle)
+        port, learned = self._only_port(nic, addresses, now)
         if (
-            addresses[6:] != nic.guard.source
-            or not sender.vnet_header
+            not sender.vnet_header
             or not nic.device.up
             or port is None
             or port is nic.port
+            or len(flows) >= MAX_FLOWS
             or (nic.gate is not None and not nic.guard.full)  # who would see a tag?
             or len(port.receivers) != 1
             or not port.receivers[0].vnet_header
@@ -303,8 +306,29 @@ class Linkage(Rooms):
         full = guard if guard.full else None
         forms = guard.forms(addressed.get(addresses[:6]))
         flow = Flow(sender, port.receivers[0], forms, full, addressed)
-        self.flows_of(handle)[addresses] = flow
+        flows[addresses] = flow
+        self.lean_on(learned, now)
         return flow
+
+    def _only_port(
+        self, nic: Nic, addresses: bytes, now: float
+    ) -> tuple[Port | None, Sequence[bytes]]:
+        """Return who alone gets what a NIC sends with these addresses, as long as nothing changes.
+
+        Also the addresses of which it was learned where they are; None: there is nobody, or the
+        source has not been seen lately.
+        """
+        to, source = addresses[:6], addresses[6:]
+        learned: list[bytes] = []
+        if source != nic.guard.source:
+            if not nic.guard.lenient or not nic.forwarder.has_lately_learned(nic.port, source, now):
+                return None, learned
+            learned.append(source)
+        port = nic.table.get(to)
+        if port is None and nic.has_table:
+            port = nic.forwarder.find_learned(nic.port, to, now)
+            learned.append(to)
+        return port, learned
 
     def express_room(self, handle: Handle) -> tuple[int, int]:
         """Return how many frames and bytes of known flows the open's RX slots take now.

@@ -114,6 +114,7 @@ class Nic:
         "gate",
         "guard",
         "handles",
+        "has_table",
         "metered",
         "mirrors_in",
         "mirrors_out",
@@ -135,6 +136,9 @@ class Nic:
     forwarders: dict[int, Forwarder]
     forwarder: Forwarder
     table: dict[bytes, Port]
+    #: Whether a look-up is all there is to ask for what it sends, in ``table`` or among what was
+    #: learned.
+    has_table: bool
 
     def __init__(self, device: Device, ports: dict[int, Port], guard: Guard) -> None:
         self.device = device

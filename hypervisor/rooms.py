@@ -18,6 +18,7 @@ from hypervisor.engine.quotas import Limits
 from hypervisor.errors import DeviceError
 from hypervisor.flows import FlowTable
 from hypervisor.forwarding import Forwarder, Hub, Switch
+from hypervisor.forwarding.fdb import FRESH_S
 from hypervisor.guard import Preset
 from hypervisor.infos import DeviceState, MemberInfo, Notification
 from hypervisor.mach import mac
@@ -102,6 +103,9 @@ class Rooms:
         self.roster = 0
         #: Known flows of the opens that have links.
         self.flows: dict[Open, FlowTable] = {}
+        #: The learned addresses that flows lean on, and when these flows are to be forgotten.
+        self._leaned_on: set[bytes] = set()
+        self.flows_until: float | None = None
         #: Opens that are gone and whose link the caller must close.
         self.closed_links: list[Handle] = []
         self.probes = Probes()
@@ -133,7 +137,11 @@ class Rooms:
         """Return the forwarder of another VLAN; a router's network has none but one."""
         if self.routing is not None:
             return self.routing.router
-        return Hub() if self.options.mode == "hub" else Switch()
+        if self.options.mode == "hub":
+            return Hub()
+        switch = Switch()
+        switch.fdb.on_lost = self._address_lost
+        return switch
 
     def _candidates(self, owner: str, name: str) -> Iterator[bytes]:
         if self.options.mac_scheme == "hurd":
@@ -361,6 +369,19 @@ class Rooms:
         self.fold_flows()
         for table in self.flows.values():
             table.forget()
+        self._leaned_on.clear()
+        self.flows_until = None
+
+    def lean_on(self, learned: Sequence[bytes], now: float) -> None:
+        """Note that a flow is right only while learned addresses are where they are."""
+        if learned:
+            self._leaned_on.update(learned)
+            if self.flows_until is None:
+                self.flows_until = now + FRESH_S
+
+    def _address_lost(self, address: bytes) -> None:
+        if address in self._leaned_on:
+            self.forget_flows()
 
     def event(self, kind: str, device: Device, detail: str, repetitions: int = 0) -> None:
         """Say something about a device to who watches."""

@@ -136,8 +136,8 @@ class Wiring:
 
     def _shorten(self, nic: Nic) -> None:
         """Give a NIC the table that is all there is to ask for what it sends, or an empty one."""
-        is_long = nic.mirrors_in or nic.port.tagged
-        nic.table = _NO_TABLE if is_long else nic.forwarder.table_for(nic.port)
+        nic.has_table = not (nic.mirrors_in or nic.port.tagged)
+        nic.table = nic.forwarder.table_for(nic.port) if nic.has_table else _NO_TABLE
 
     def mirrored(self, sender: Nic, choice: Choice) -> Choice:
         """Add the mirrors of a sender and of those whom it sends to to a choice."""

@@ -238,6 +238,16 @@ class Forwarder(Protocol):
         """Choose who gets a frame from ``ingress`` for ``destination``."""
         ...
 
+    def find_learned(self, ingress: Port, destination: bytes, now: float) -> Port | None:
+        """Return the port behind which a destination was seen, if it alone gets all from
+        ``ingress`` for it; None also for those that :meth:`table_for` knows.
+        """
+        ...
+
+    def has_lately_learned(self, port: Port, source: bytes, now: float) -> bool:
+        """Tell whether :meth:`learn` would say yes, and change nothing worth a change."""
+        ...
+
     def entries(self, now: float) -> list[Entry]:
         """Return the forwarding table for people to read."""
         ...

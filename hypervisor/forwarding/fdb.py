@@ -6,13 +6,15 @@ ones age as all do, and until then move to no other port.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from hypervisor.forwarding.base import Port
 
 CAPACITY: Final = 8_192
+#: Whoever was seen within this time need not be noted again.
+FRESH_S: Final = 5.0
 AGEING_S: Final = 300.0  # IEEE 802.1Q 8.8.3: the recommended default
 LIMIT_PER_PORT: Final = 4_096
 
@@ -23,6 +25,10 @@ class Learned:
 
     port: Port
     seen: float
+
+
+def _nobody_asks(_: bytes) -> None:
+    """What :attr:`Fdb.on_lost` is at first."""
 
 
 class Fdb:
@@ -43,6 +49,8 @@ class Fdb:
         self.limit_per_port = limit_per_port
         self.evicted = 0
         self.moves = 0
+        #: Told of every address that is not, or not there, where it was.
+        self.on_lost: Callable[[bytes], None] = _nobody_asks
         # Per port, in the order of their last sighting: the first is that port's oldest.
         self._by_port: dict[Port, dict[bytes, Learned]] = {}
         self._entries: dict[bytes, Learned] = {}
@@ -71,7 +79,8 @@ class Fdb:
                 if entry.port.learning.sticky and now - entry.seen < self.ageing_s:
                     return False
                 self.moves += 1
-            self.forget(mac)
+                self.on_lost(mac)
+            self._remove(mac, entry)
         if port.learned >= (port.learning.limit or self.limit_per_port):
             self._evict(port)
         elif len(self._entries) >= self.capacity:
@@ -86,11 +95,20 @@ class Fdb:
         self.evicted += 1
         self.forget(next(iter(self._by_port[port])))
 
+    def was_seen_lately(self, mac: bytes, port: Port, now: float) -> bool:
+        """Tell whether ``mac`` was seen behind ``port`` within :data:`FRESH_S`."""
+        entry = self._entries.get(mac)
+        return entry is not None and entry.port is port and now - entry.seen < FRESH_S
+
     def forget(self, mac: bytes) -> None:
         """Remove one address, if it is there."""
-        entry = self._entries.pop(mac, None)
-        if entry is None:
-            return
+        entry = self._entries.get(mac)
+        if entry is not None:
+            self._remove(mac, entry)
+            self.on_lost(mac)
+
+    def _remove(self, mac: bytes, entry: Learned) -> None:
+        del self._entries[mac]
         entry.port.learned -= 1
         of_port = self._by_port[entry.port]
         del of_port[mac]

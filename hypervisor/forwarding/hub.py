@@ -63,6 +63,13 @@ class Hub:
         others = [port for port in self._ports if port is not addressed]
         return choose(ingress, addressed, others)
 
+    def find_learned(self, ingress: Port, destination: bytes, now: float) -> None:
+        """A hub has learned nothing."""
+
+    def has_lately_learned(self, port: Port, source: bytes, now: float) -> bool:
+        """A hub has learned nothing."""
+        return False
+
     def entries(self, now: float) -> list[Entry]:
         """Return the devices' own addresses: all that a hub knows."""
         return [Entry(mac, port, None) for mac, port in self._by_mac.items()]

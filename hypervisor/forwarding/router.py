@@ -194,6 +194,13 @@ class Router:
         """Return the table, which is empty."""
         return self.table
 
+    def find_learned(self, ingress: Port, destination: bytes, now: float) -> None:
+        """A router goes by addresses of IP."""
+
+    def has_lately_learned(self, port: Port, source: bytes, now: float) -> bool:
+        """A router goes by addresses of IP."""
+        return False
+
     def add(self, port: Port) -> None:
         """Connect a port; what it has, :meth:`set_endpoint` says."""
         self._ports[port] = port.mac

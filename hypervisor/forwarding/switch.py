@@ -143,6 +143,26 @@ class Switch:
             return FENCED
         return choose(ingress, port, [each for each in self._nosy if each is not port])
 
+    def find_learned(self, ingress: Port, destination: bytes, now: float) -> Port | None:
+        """Return where a learned destination is, if no more than a look-up is needed for it."""
+        port = None if self._nosy or destination[0] & 1 else self.fdb.find(destination, now)
+        if (
+            port is None
+            or port is ingress
+            or not port.is_short
+            or (port.uplink and ingress.uplink)
+            or not ingress.stance.meets(port.stance)
+        ):
+            return None
+        return port
+
+    def has_lately_learned(self, port: Port, source: bytes, now: float) -> bool:
+        """Tell whether ``source`` was seen behind ``port`` a moment ago, or is pinned there."""
+        owner = self._static.get(source)
+        if owner is not None:
+            return owner is port
+        return self.fdb.was_seen_lately(source, port, now)
+
     def entries(self, now: float) -> list[Entry]:
         """Return static entries, then learned ones."""
         static = [Entry(mac, port, None) for mac, port in self._static.items()]

@@ -49,7 +49,8 @@ def templates(policy: GuardPolicy, receiver: GuardPolicy | None = None) -> Templ
     """Return the templates of the frames that one device may send to another.
 
     A ``receiver`` with an address list is sent only what is for it; its MAC is the caller's to
-    compare. None: every frame with the device's own source address passes.
+    compare. None: every frame passes that comes from the device's own source address, or from any
+    if that is its policy.
     """
     to: list[Template] = []
     if receiver is not None and receiver.addressed:
@@ -58,8 +59,11 @@ def templates(policy: GuardPolicy, receiver: GuardPolicy | None = None) -> Templ
         return Templates([*_sources(policy), *_kinds(policy), *to])
     if policy.dhcp_server:
         to += _no_answers()
-    own = _template(_SOURCE_GROUP, [(6, b"\xff" * 6, policy.mac)])
-    return Templates([own, *to]) if to else None
+    if not to:
+        return None
+    if not policy.lenient:
+        to.append(_template(_SOURCE_GROUP, [(6, b"\xff" * 6, policy.mac)]))
+    return Templates(to)
 
 
 def _sources(policy: GuardPolicy) -> Iterator[Template]:

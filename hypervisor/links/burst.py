@@ -15,9 +15,9 @@ Theory of operation
     Nothing else happens to the network while a burst runs, so that what was true at its begin
     (nothing waits for the receiver) is true at its end; the books are done when it comes back.
 
-There are two: :class:`PythonBurst` for any link, and ``Burst`` in ``csrc/`` for lent TAPs, which
-runs without the interpreter, behind :class:`CompiledBurst`. The same tests ask both, and one proves
-them equal. The compiled one is built if it can be, see docs/ARCHITECTURE.md.
+There are two: :class:`PythonBurst` for any link, and ``Burst`` in ``csrc/`` for lent TAPs and NICs,
+which runs without the interpreter, behind :class:`CompiledBurst`. The same tests ask both, and one
+proves them equal. The compiled one is built if it can be, see docs/ARCHITECTURE.md.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from hypervisor.guard import PLENTY
 from hypervisor.links.base import Link, LinkGone
 from hypervisor.links.lane import Lane
 from hypervisor.links.lent_tap import LentTap
+from hypervisor.links.packet_socket import NicLink
 from hypervisor.links.sink import CompiledSink, Sink, ThreadedSink
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
 from hypervisor.wire.offload import HEAD_BYTES, quick_check
@@ -61,6 +62,9 @@ class What(enum.IntEnum):
     UNWRITTEN = 6  #: the receiver's link did not take the frame, which is lost
     UNREAD = 7  #: the link's own read failed
 
+
+#: Links that compiled code can read and write, all with offload headers.
+PortLink = LentTap | NicLink
 
 #: What went to sinks in one run: (flow, frames, bytes with offload headers).
 Sunk = Sequence[tuple[Flow, int, int]]
@@ -93,8 +97,11 @@ class Burst(Protocol):
         """Return the 12 bytes of addresses of the frame in the hand (not one that is too short)."""
         ...
 
-    def take(self) -> bytes:
-        """Return the frame in the hand, which is the caller's then."""
+    def take(self) -> bytes | None:
+        """Return the frame in the hand, which is the caller's then; None if it is none after all.
+
+        There may be more of it, at the link's next read.
+        """
         ...
 
     def learn(self, addresses: bytes, flow: Flow) -> bool:
@@ -149,7 +156,7 @@ class PythonBurst:
         assert self._hand is not None
         return bytes(self._hand[_ADDRESSES])
 
-    def take(self) -> bytes:
+    def take(self) -> bytes | None:
         """See :class:`Burst`."""
         assert self._hand is not None
         data, self._hand = self._hand.tobytes(), None
@@ -246,7 +253,7 @@ class CompiledBurst:
 
     def __init__(
         self,
-        link: LentTap,
+        link: PortLink,
         flows: FlowTable,
         mtu: int,
         compiled: ModuleType,
@@ -260,13 +267,20 @@ class CompiledBurst:
         self.begin = self.compiled.begin
         self.take_spent = self.compiled.take_spent
         self.peek = self.compiled.peek
-        self.take = self.compiled.take
         flows.compiled = self
 
     def run(self) -> Outcome:
         """See :class:`Burst`."""
         what, flow, sunk, number, size = self.compiled.run()
         return what, flow, sunk, self.reason(what, flow, number), size
+
+    def take(self) -> bytes | None:
+        """See :class:`Burst`."""
+        frame: bytes = self.compiled.take()
+        if not isinstance(self._link, NicLink) or len(frame) < _SHORTEST:
+            return frame
+        first = self._link.opened(memoryview(frame))
+        return None if first is None else bytes(first)
 
     def reason(self, what: int, flow: Flow | None, number: int) -> str | LinkGone | None:
         """Judge the errno of a failed read, or of a failed write to ``flow``; None: it goes on."""
@@ -284,7 +298,7 @@ class CompiledBurst:
         """See :class:`Burst`."""
         receiver: Receiver = flow.link
         link, sink = receiver.link, receiver.sink
-        if not isinstance(link, LentTap) or isinstance(sink, ThreadedSink):
+        if not isinstance(link, PortLink) or isinstance(sink, ThreadedSink):
             return False
         templates = None if flow.templates is None else flow.templates.packed()
         compiled = sink.compiled if isinstance(sink, CompiledSink) else None

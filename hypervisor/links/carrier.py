@@ -167,7 +167,7 @@ class Carrier:
             if what == What.NO_ROOM and flow is not None and flow.link.grant(size):
                 continue
             if what <= What.NO_ROOM:
-                self._take_long_way(burst.take())
+                self._take_long_way()
                 answering = self
                 break
             if what == What.UNWRITTEN and flow is not None and why is not None:
@@ -182,9 +182,10 @@ class Carrier:
             carrier.settle_sink()
         return answering
 
-    def _take_long_way(self, first: bytes) -> None:
+    def _take_long_way(self) -> None:
         """Bring in a frame that is of no known flow, and what comes right behind it."""
-        frames = [first]
+        first = self._burst.take()
+        frames = [] if first is None else [first]
         gone: str | None = None
         try:
             frames += self.link.read_burst(BURST_FRAMES, BURST_BYTES)
@@ -199,11 +200,14 @@ class Carrier:
         """Find a flow that is not known yet, and have the burst loop know it."""
         if addresses in self._flows:
             return False  # it is one that only the long way can serve
-        flow = self._network.learn_flow(self._handle, addresses)
+        flow = self._network.learn_flow(self._handle, addresses, self._clock())
         if flow is None:
             return False
         flow.link = self._find(flow.receiver)
-        return self._burst.learn(addresses, flow)
+        if not self._burst.learn(addresses, flow):
+            return False
+        self._settle()  # it may lean on what is true for some seconds
+        return True
 
     # --- with the lane ------------------------------------------------------------------------
 

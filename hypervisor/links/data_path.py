@@ -7,8 +7,9 @@ from typing import Any
 
 from hypervisor.batches import BatchWork
 from hypervisor.flows import FlowTable
+from hypervisor.links import port
 from hypervisor.links.base import Link
-from hypervisor.links.burst import Burst, CompiledBurst, PythonBurst
+from hypervisor.links.burst import Burst, CompiledBurst, PortLink, PythonBurst
 from hypervisor.links.lane import Lane
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.sink import CompiledSink, Sink, ThreadedSink
@@ -55,7 +56,7 @@ class DataPath:
 
     def burst(self, link: Link, flows: FlowTable, mtu: int) -> Burst:
         """Return the burst loop of a link."""
-        if self._compiled is not None and isinstance(link, LentTap) and link.vnet_header:
+        if self._compiled is not None and isinstance(link, PortLink) and link.vnet_header:
             return CompiledBurst(link, flows, mtu, self._compiled, lane=self.lane)
         return PythonBurst(link, flows, mtu)
 
@@ -80,8 +81,8 @@ class DataPath:
 
     def close(self, link: Link) -> None:
         """Close a link that nothing leads to any more. Blocks, and is for any thread."""
-        if self._lane is not None:
-            self._lane.await_writes(link.fileno())
+        if self._lane is not None and isinstance(link, PortLink):
+            self._lane.await_writes(link.shared[port.FD])
         link.close()
 
     def stop(self) -> None:

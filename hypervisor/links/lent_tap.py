@@ -34,12 +34,12 @@ import fcntl
 import os
 import select
 import sys
-from array import array
 
 from hypervisor.errors import DeviceError, InvalidArgument, InvalidOperation
 from hypervisor.kernel import tap
+from hypervisor.links import port
 from hypervisor.links.base import LinkGone
-from hypervisor.wire.virtio_net import ALL_OFFLOADS, PLAIN_HEADER
+from hypervisor.wire.virtio_net import ALL_OFFLOADS, PLAIN_HEADER, VNET_HEADER_BYTES
 
 #: Failed reads, or failed writes, in a row that end the link.
 MAX_ERRORS = 64
@@ -47,8 +47,7 @@ MAX_ERRORS = 64
 #: The largest frame a TAP yields: 64 KiB of unsegmented TCP, its headers, the offload header.
 _BUFFER_BYTES = 65536 + 256
 
-#: Places in :attr:`LentTap.shared`.
-_FD, _WRITE_ERRORS, _READ_ERRORS = range(3)
+_FD, _WRITE_ERRORS, _READ_ERRORS = port.FD, port.WRITE_ERRORS, port.READ_ERRORS
 
 _preadv = os.preadv
 _pwritev = os.pwritev
@@ -74,9 +73,9 @@ class LentTap:
     )
 
     def __init__(self, fd: int, name: str, *, vnet_header: bool) -> None:
-        #: The descriptor (-1 once it is not ours any more), and how many writes and reads in a row
-        #: have failed: compiled code that reads and writes here too has the same three ints.
-        self.shared = array("i", (fd, 0, 0))
+        #: What compiled code that reads and writes here too has as well, see
+        #: :mod:`hypervisor.links.port`.
+        self.shared = port.share(fd, port.TAP, VNET_HEADER_BYTES if vnet_header else 0)
         #: The interface's name in the lender's namespace, for events; he may rename it.
         self.name = name
         self.peer = name

@@ -38,6 +38,7 @@ from typing import Final
 
 from hypervisor.engine.drops import LINK_DOWN, LINK_ERROR, LINK_MTU
 from hypervisor.kernel import packet
+from hypervisor.links import port
 from hypervisor.links.base import LinkGone
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES, VLAN_TAG_BYTES
 from hypervisor.wire.offload import OffloadError, cut_udp
@@ -81,11 +82,13 @@ class NicLink:
 
     def __init__(self, sock: socket.socket, name: str, mtu: int, header_bytes: int) -> None:
         self.peer = name
-        self.mtu = mtu
         self._header_bytes = header_bytes
         self._socket = sock.dup()
         self._socket.setblocking(False)
         self._fd = self._socket.fileno()
+        #: What compiled code that reads and writes here too has as well, see
+        #: :mod:`hypervisor.links.port`.
+        self.shared = port.share(self._fd, port.NIC, header_bytes, mtu)
         #: Of a frame that had to be cut, what was not taken yet.
         self._datagrams: deque[memoryview] = deque()
         self._groups = 0
@@ -100,6 +103,15 @@ class NicLink:
         # A header of 10 bytes is followed by two that stay zero: num_buffers.
         self._parts = [view] if header_bytes == VNET_HEADER_BYTES else [view[:10], view[12:]]
         self._receive = self._socket.recvmsg_into
+
+    @property
+    def mtu(self) -> int:
+        """The interface's IP MTU in bytes: frames and segments beyond it are dropped."""
+        return self.shared[port.MTU]
+
+    @mtu.setter
+    def mtu(self, mtu: int) -> None:
+        self.shared[port.MTU] = mtu
 
     def fileno(self) -> int:
         """Return the descriptor to poll, or -1 after close()."""
@@ -137,29 +149,43 @@ class NicLink:
                     raise LinkGone(self._ended) from None
                 return None
             except OSError as error:
-                self._read_failed(error)
+                self.read_failed(error.errno)
                 continue
             if sender[2] == packet.PACKET_OUTGOING:
                 continue  # only before Linux 4.20
             if flags & socket.MSG_TRUNC:
                 self._miss(KERNEL_LONG)
                 continue
-            if self._view[VNET_HEADER_BYTES] & 1:
-                self._groups += 1
-                if self._groups == STORM_FRAMES and self.on_storm is not None:
-                    self._poll.modify(self._fd, 0)
-                    self.on_storm()
             size += VNET_HEADER_BYTES - self._header_bytes
             view = self._view[:size]
             status, _, _, _, _, tag, tpid = packet.AUXDATA.unpack(control[0][2])
             if status & packet.STATUS_VLAN_VALID:
                 known = status & packet.STATUS_VLAN_TPID_VALID
                 view = _tagged(view, tpid if known else _DEFAULT_TPID, tag)
-            if view[1] != GSO_UDP_L4:
-                return view
-            self._cut(bytes(view))
-            if self._datagrams:
-                return self._datagrams.popleft()
+            first = self.opened(view)
+            if first is not None:
+                return first
+
+    def opened(self, frame: memoryview) -> memoryview | None:
+        """Look at a frame that was read, with its offload header and tag, and is for the network.
+
+        Returns the frame; of one that had to be cut the first part, the others come at the next
+        reads; None if it could not be cut. For whoever has read it here (:meth:`read_view`, or
+        compiled code).
+        """
+        if frame[VNET_HEADER_BYTES] & 1:
+            self._groups += 1
+            if self._groups == STORM_FRAMES and self.on_storm is not None:
+                self._poll.modify(self._fd, 0)
+                self.on_storm()
+        if frame[1] != GSO_UDP_L4:
+            return frame
+        try:
+            self._datagrams.extend(map(memoryview, cut_udp(bytes(frame))))
+        except OffloadError:
+            self._miss(KERNEL_REFUSED)
+            return None
+        return self._datagrams.popleft() if self._datagrams else None
 
     def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
         """Send one frame by the interface; see :meth:`Link.write`."""
@@ -174,7 +200,7 @@ class NicLink:
                 view = memoryview(frame)
                 os.writev(self._fd, (view[: self._header_bytes], view[VNET_HEADER_BYTES:]))
         except OSError as error:
-            return self._write_failed(error)
+            return self.write_failed(error.errno)
         return None
 
     def resume(self) -> None:
@@ -194,7 +220,7 @@ class NicLink:
 
     def close(self) -> None:
         """Close this link's copy of the descriptor; the socket goes on to listen. Twice is fine."""
-        self._fd = -1
+        self._fd = self.shared[port.FD] = -1
         self._poll.close()
         self._socket.close()
         self._ended = self._ended or f"the link to {self.peer} was closed here"
@@ -207,36 +233,37 @@ class NicLink:
             longest += VLAN_TAG_BYTES
         return bool(headers + gso_size > longest)
 
-    def _cut(self, frame: bytes) -> None:
-        try:
-            self._datagrams.extend(map(memoryview, cut_udp(frame)))
-        except OffloadError:
-            self._miss(KERNEL_REFUSED)
-
     def _miss(self, reason: str) -> None:
         self._missed[reason] = self._missed.get(reason, 0) + 1
 
-    def _read_failed(self, error: OSError) -> None:
+    def read_failed(self, number: int | None) -> None:
+        """Judge the errno of a failed read. Raises LinkGone unless the next one may be better.
+
+        EMSGSIZE stands for a frame that was longer than there is room for.
+        """
         if self._fd < 0:
             raise LinkGone(self._ended) from None
-        if error.errno == errno.EINVAL:
+        if number == errno.EINVAL:
             self._miss(KERNEL_REFUSED)
-        elif error.errno == errno.ENETDOWN:
+        elif number == errno.EMSGSIZE:
+            self._miss(KERNEL_LONG)
+        elif number == errno.ENETDOWN:
             # Told once. Down is for the writer to see; gone is for good.
             if not packet.is_bound(self._socket):
                 raise self._gone() from None
-        elif error.errno not in _NO_ROOM:
-            self._ended = f"interface {self.peer} failed: {os.strerror(error.errno or errno.EIO)}"
+        elif number not in _NO_ROOM:
+            self._ended = f"interface {self.peer} failed: {os.strerror(number or errno.EIO)}"
             raise LinkGone(self._ended) from None
 
-    def _write_failed(self, error: OSError) -> str:
+    def write_failed(self, number: int | None) -> str:
+        """Judge the errno of a failed write. Returns the reason of the drop or raises LinkGone."""
         if self._fd < 0:
             raise LinkGone(self._ended) from None
-        if error.errno == errno.ENETDOWN:
+        if number == errno.ENETDOWN:
             return LINK_DOWN
-        if error.errno == errno.EMSGSIZE:
+        if number == errno.EMSGSIZE:
             return LINK_MTU
-        if error.errno in _UNBOUND:
+        if number in _UNBOUND:
             raise self._gone() from None
         return LINK_ERROR
 

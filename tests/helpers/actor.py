@@ -126,7 +126,7 @@ class NetworkActor(NetworkObserver):
         """Bring one frame as a carrier does: by a known flow if there is one, else in a burst."""
         network, addresses = self.network, sent.raw[12:24]
         flow = network.flows_of(each.handle).get(addresses)
-        flow = flow or network.learn_flow(each.handle, addresses)
+        flow = flow or network.learn_flow(each.handle, addresses, self.world.now)
         needs = quick_check(sent.raw, len(sent.raw), network.mtu)
         if (
             flow is None

@@ -181,7 +181,7 @@ class Bench:
 
     def learn(self, addresses: bytes) -> bool:
         handle = self.sender.port.handle
-        flow = self.network.learn_flow(handle, addresses)
+        flow = self.network.learn_flow(handle, addresses, self.world.now)
         if flow is None:
             return False
         flow.link = self.places[flow.receiver]
@@ -265,7 +265,7 @@ class LaneBench(Bench):
         burst = CompiledBurst(link, flows, mtu, compiled(), FOREVER_S)
         burst.compiled = compiled().Burst(link.shared, mtu, FOREVER_S, self.lane)
         burst.begin = burst.compiled.begin
-        burst.peek, burst.take = burst.compiled.peek, burst.compiled.take
+        burst.peek = burst.compiled.peek
         return burst
 
     def drive(self) -> None:

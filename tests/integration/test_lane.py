@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hypervisor.links import port
 from hypervisor.links.burst import What
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
@@ -79,7 +80,7 @@ class Paced(LaneBench):
         assert readable(self.lane.fileno()), "the sender did not come back"
         os.eventfd_read(self.lane.fileno())
         ((_, what, *_),) = self.lane.take_returned()
-        return What(what), len(self.burst.take())
+        return What(what), len(self.burst.take() or b"")
 
     def close(self) -> None:
         # Whatever is still held ends with its gate.
@@ -298,6 +299,10 @@ def test_its_threads_have_a_short_time_slice_and_else_what_the_server_has_compil
 MAC, FAR_MAC = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 
 
+def shared_tap(sock: socket.socket) -> array[int]:
+    return port.share(sock.fileno(), port.TAP, VNET_HEADER_BYTES)
+
+
 class Bare:
     """A lane with one sender and a quick receiver, both sockets, and no network around them."""
 
@@ -306,12 +311,11 @@ class Bare:
         self.sender, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.quick, self._to = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._near = near
-        self.burst = compiled().Burst(array("i", (near.fileno(), 0, 0)), 1500, 1.0, self.lane)
+        self.burst = compiled().Burst(shared_tap(near), 1500, 1.0, self.lane)
         self.learn(FAR_MAC, None)
 
     def learn(self, to: bytes, sink: object | None) -> None:
-        shared = array("i", (self._to.fileno(), 0, 0))
-        self.burst.learn(to + MAC, to, ~15, None, sink, shared)
+        self.burst.learn(to + MAC, to, ~15, None, sink, shared_tap(self._to))
 
     def send(self, to: bytes) -> None:
         self.sender.send(bytes(12) + ethernet(to, MAC, bytes(46)))

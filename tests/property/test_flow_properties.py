@@ -158,7 +158,7 @@ def test_a_flow_takes_what_the_long_way_passes_and_learns_nothing_from(
     ground, offset = grounds(), VNET_HEADER_BYTES
     network, handle = ground.world.network, ground.senders[whence].handle
     pair = frame[offset : offset + 12]
-    flow = network.flows_of(handle).get(pair) or network.learn_flow(handle, pair)
+    flow = network.flows_of(handle).get(pair) or network.learn_flow(handle, pair, ground.world.now)
     assert flow is not None, "there is one between any two of these"
     assert flow.receiver is ground.receivers[whither].handle.open
     size = len(frame) - offset

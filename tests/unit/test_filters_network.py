@@ -227,12 +227,12 @@ def test_flows_are_not_learned_past_filters_and_forgotten_when_one_comes(world: 
         world.network.attach(each.handle, "tap", world.now, vnet_header=True, accepts=0)
     network, addresses = world.network, b.mac + a.mac
     for directions, on in ((NETF_IN, b), (NETF_OUT, a)):
-        assert network.learn_flow(a.handle, addresses) is not None
+        assert network.learn_flow(a.handle, addresses, world.now) is not None
         mails = set_filter(on, accept(directions=directions))
         assert not network.flows_of(a.handle)
-        assert network.learn_flow(a.handle, addresses) is None
+        assert network.learn_flow(a.handle, addresses, world.now) is None
         mails.destroy()
-    assert network.learn_flow(a.handle, addresses) is not None
+    assert network.learn_flow(a.handle, addresses, world.now) is not None
 
 
 def test_a_device_that_is_down_is_shown_nothing(world: World) -> None:

@@ -207,7 +207,7 @@ def test_a_known_flow_is_for_common_frames_only() -> None:
     claim(one, "10.0.0.1")
     claim(two, "10.0.0.2")
     sender, _ = as_link(one), as_link(two)
-    flow = a.network.learn_flow(sender, two.mac + one.mac)
+    flow = a.network.learn_flow(sender, two.mac + one.mac, a.now)
     assert flow is not None
     assert flow.templates is not None
     for source, destination, passes in (
@@ -230,7 +230,7 @@ def test_a_flow_from_whom_nobody_looks_into_is_for_the_receivers_addresses(
     gateway, two = a.open("gw", "uid:1"), a.open("eth0", "uid:2")
     claim(two, "10.0.0.2")
     sender, _ = as_link(gateway), as_link(two)
-    flow = a.network.learn_flow(sender, two.mac + gateway.mac)
+    flow = a.network.learn_flow(sender, two.mac + gateway.mac, a.now)
     assert flow is not None
     ether, anybody = link(gateway, two), "192.0.2.7"
     arp = ARP(op=2, hwsrc=gateway.mac.hex(":"), psrc=anybody, hwdst=two.mac.hex(":"))
@@ -249,7 +249,7 @@ def test_a_flow_from_whom_nobody_looks_into_is_for_the_receivers_addresses(
     bring(sender, a, bytes(12) + astray)
     assert sender.open.sent_drops == {"not_addressed": 1}
     unclaim(two, "10.0.0.2")
-    flow = a.network.learn_flow(sender, two.mac + gateway.mac)
+    flow = a.network.learn_flow(sender, two.mac + gateway.mac, a.now)
     assert flow is not None
     assert flow.takes(bytes(12) + astray, 12, len(astray)), "it has no address any more"
 
@@ -262,7 +262,7 @@ def test_answers_of_a_dhcp_server_are_of_no_flow(receiver: dict[str, Any]) -> No
     )
     gateway, two = a.open("gw", "uid:1"), a.open("eth0", "uid:2")
     sender, _ = as_link(gateway), as_link(two)
-    flow = a.network.learn_flow(sender, two.mac + gateway.mac)
+    flow = a.network.learn_flow(sender, two.mac + gateway.mac, a.now)
     assert flow is not None
     for to, ports, passes in (
         ("10.0.0.9", (67, 68), False),

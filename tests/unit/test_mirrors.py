@@ -147,8 +147,8 @@ def test_no_flow_passes_a_mirror_by() -> None:
     for port in (a, b, c):
         world.network.attach(port.handle, "tap", 0.0, vnet_header=True, accepts=15)
     learn = world.network.learn_flow
-    assert learn(a.handle, b.mac + a.mac) is None
-    assert learn(b.handle, a.mac + b.mac) is None
-    assert learn(b.handle, c.mac + b.mac) is not None
+    assert learn(a.handle, b.mac + a.mac, world.now) is None
+    assert learn(b.handle, a.mac + b.mac, world.now) is None
+    assert learn(b.handle, c.mac + b.mac, world.now) is not None
     mirror.close()
-    assert learn(a.handle, b.mac + a.mac) is not None
+    assert learn(a.handle, b.mac + a.mac, world.now) is not None

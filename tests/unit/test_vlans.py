@@ -282,7 +282,7 @@ def test_no_flow_is_known_that_would_change_its_form_or_hide_a_tag() -> None:
         tagged = world.open("t", "uid:30")
         for port in (net.a, net.b, tagged):
             network.attach(port.handle, "tap", world.now, vnet_header=True, accepts=15)
-        assert network.learn_flow(net.a.handle, tagged.mac + net.a.mac) is None
-        assert network.learn_flow(tagged.handle, net.a.mac + tagged.mac) is None
-        known = network.learn_flow(net.a.handle, net.b.mac + net.a.mac)
+        assert network.learn_flow(net.a.handle, tagged.mac + net.a.mac, world.now) is None
+        assert network.learn_flow(tagged.handle, net.a.mac + tagged.mac, world.now) is None
+        known = network.learn_flow(net.a.handle, net.b.mac + net.a.mac, world.now)
         assert (known is not None) == (guard == "full")

@@ -1,4 +1,4 @@
-/* Burst: reads a TAP and passes frames of known flows on, without the GIL.
+/* Burst: reads a port and passes frames of known flows on, without the GIL.
 
    One run() brings in one bounded burst. It stops, and says why, at whatever is not of a known
    flow; that frame stays in the hand and Python decides about it. This is the loop's own way of
@@ -7,7 +7,6 @@
 #include "burst.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -68,18 +67,18 @@ enum outcome burst_judge(const struct burst *burst, struct flow **flow)
 
 enum outcome burst_read(struct burst *burst, int *number)
 {
-    struct tap *tap = burst->tap;
+    struct port *port = burst->port;
     if (burst->frames_left <= 0 || burst->bytes_left <= 0)
         return FULL;
     if (burst->pending == NULL && (burst->pending = frame_new_buffer()) == NULL)
         return FULL;
-    if (frame_read(tap->fd, burst->pending) < 0) {
+    if (port_read(port, burst->pending) < 0) {
         *number = errno;
         frame_free(burst->pending);
         burst->pending = NULL;
         return *number == EAGAIN ? EMPTY : UNREAD;
     }
-    tap->read_errors = 0;
+    port->read_errors = 0;
     burst->frames_left--;
     burst->bytes_left -= burst->pending->size;
     return ANSWERED;
@@ -133,10 +132,10 @@ static enum outcome pass_on(struct burst *burst, int *number)
         sink_pending(burst, flow);
         return EMPTY;
     }
-    struct tap *receiver = flow->tap.buf;
+    struct port *receiver = flow->port.buf;
     burst->last = flow;
     spend(burst, frame->size);
-    if (frame_write(receiver->fd, frame) < 0) {
+    if (port_write(receiver, frame) < 0) {
         *number = errno;
         return UNWRITTEN;
     }
@@ -149,19 +148,12 @@ static enum outcome pass_on(struct burst *burst, int *number)
     return now_ns() < burst->until_ns ? EMPTY : FULL;
 }
 
-/* A deleted TAP polls as in error before its reads say so. */
-static bool is_deleted(const struct tap *tap)
-{
-    struct pollfd error = {.fd = tap->fd};
-    return poll(&error, 1, 0) > 0;
-}
-
 enum outcome burst_run(struct burst *burst, bool in_hand, int *number)
 {
     for (;;) {
         if (!in_hand) {
             enum outcome outcome = burst_read(burst, number);
-            if (outcome == EMPTY && is_deleted(burst->tap)) {
+            if (outcome == EMPTY && port_is_gone(burst->port)) {
                 *number = EBADFD;
                 return UNREAD;
             }

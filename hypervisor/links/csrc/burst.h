@@ -48,10 +48,32 @@ struct frame *frame_new_buffer(void); /* room for BUFFER_BYTES, or NULL; used on
 void frame_free(struct frame *frame); /* in any thread, without the GIL; NULL is allowed */
 void frames_free(struct frame *first);
 
-/* Read or write one frame now or not at all; 0 or more bytes, or -1 and errno. RWF_NOWAIT, since
-   whoever lent the TAP may have made it blocking. */
+/* Read from a TAP or write to one, one frame, now or not at all; 0 or more bytes, or -1 and errno.
+   RWF_NOWAIT, since whoever lent it may have made it blocking. */
 ssize_t frame_read(int fd, struct frame *frame);
 ssize_t frame_write(int fd, const struct frame *frame);
+
+/* --- ports.c: what is read from and written to ------------------------------------------------ */
+
+enum port_kind { PORT_TAP, PORT_NIC };
+
+/* What a link shares with whoever reads and writes its descriptor besides it: ints, in this order
+   (hypervisor.links.port). */
+struct port {
+    int fd; /* -1 once closed */
+    int write_errors, read_errors; /* in a row */
+    int kind;                      /* enum port_kind */
+    int header_bytes;              /* of the kernel's offload header: 12, or 10 */
+    int mtu;                       /* of a NIC, in bytes */
+};
+
+/* Read one frame behind its offload header, or write one, now or not at all: 0 or more bytes, or -1
+   and errno. The frame read has room for BUFFER_BYTES. */
+ssize_t port_read(const struct port *port, struct frame *frame);
+ssize_t port_write(const struct port *port, const struct frame *frame);
+/* After a read that said EAGAIN: whether there will never be anything more. */
+bool port_is_gone(const struct port *port);
+int port_view(PyObject *shared, Py_buffer *view); /* a struct port; -1 and an exception */
 
 /* --- offload.c ------------------------------------------------------------------------------ */
 
@@ -161,20 +183,14 @@ struct sink *sink_of(PyObject *object); /* borrowed from a SinkType */
 
 /* --- flows.c: the table of a burst ---------------------------------------------------------- */
 
-/* What LentTap shares with whoever reads and writes its descriptor besides it. */
-struct tap {
-    int fd; /* -1 once closed */
-    int write_errors, read_errors; /* in a row */
-};
-
 struct flow {
     struct flow *next; /* in the same bucket */
     unsigned char addresses[ADDRESSES_BYTES];
     int refuses;         /* offloads that the receiver does not take */
     PyObject *templates; /* bytes, or NULL: all frames with these addresses are of the flow */
     PyObject *flow;      /* hypervisor.flows.Flow */
-    PyObject *sink;      /* a SinkType, or NULL: the TAP is written at once */
-    Py_buffer tap;       /* a struct tap, if there is no sink */
+    PyObject *sink;      /* a SinkType, or NULL: the port is written at once */
+    Py_buffer port;      /* a struct port, if there is no sink */
     /* Passed on without being stored, and not folded; without offload headers. Of these, what was
        not taken by a receiver whose sender had gone on without waiting. */
     _Atomic uint64_t frames, bytes, lost_frames, lost_bytes;
@@ -197,7 +213,6 @@ void flow_free(struct flow *flow); /* with the GIL and without a lock: it may ru
 void flows_free(struct flow *first);
 /* Take out of a list what no write is under way to any more; under the lock. */
 struct flow *flows_take_unpinned(struct flow **place);
-int tap_view(PyObject *shared, Py_buffer *view); /* a struct tap; -1 and an exception */
 
 /* --- burst.c -------------------------------------------------------------------------------- */
 
@@ -217,7 +232,7 @@ struct lane;
    for the table, which is the loop's to change, under the lock of the lane. */
 struct burst {
     struct lane *lane; /* or NULL: nobody but the loop ever has it */
-    struct tap *tap;
+    struct port *port;
     unsigned mtu;
     struct table table;
     struct frame *pending; /* in the hand: read, and nobody has taken it yet */

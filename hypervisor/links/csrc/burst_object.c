@@ -9,7 +9,7 @@ typedef struct {
     PyObject_HEAD
     struct burst burst;
     PyObject *lane;
-    Py_buffer tap;
+    Py_buffer port;
     int64_t limit_ns;
 } BurstObject;
 
@@ -54,11 +54,11 @@ static PyObject *burst_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
     BurstObject *self = (BurstObject *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    if (tap_view(shared, &self->tap) < 0) {
+    if (port_view(shared, &self->port) < 0) {
         Py_DECREF(self);
         return NULL;
     }
-    self->burst.tap = self->tap.buf;
+    self->burst.port = self->port.buf;
     self->burst.mtu = mtu;
     self->limit_ns = (int64_t)(limit_s * 1e9);
     if (lane != Py_None) {
@@ -75,10 +75,10 @@ static int burst_traverse(BurstObject *self, visitproc visit, void *arg)
         for (struct flow *flow = table->buckets[i]; flow != NULL; flow = flow->next) {
             Py_VISIT(flow->flow);
             Py_VISIT(flow->sink);
-            Py_VISIT(flow->tap.obj);
+            Py_VISIT(flow->port.obj);
         }
     }
-    Py_VISIT(self->tap.obj);
+    Py_VISIT(self->port.obj);
     return 0;
 }
 
@@ -96,8 +96,8 @@ static void burst_dealloc(BurstObject *self)
     if (self->burst.lane != NULL)
         lane_adopt_pinned(self->burst.lane, self->burst.table.pinned);
     frame_free(self->burst.pending);
-    if (self->tap.obj != NULL)
-        PyBuffer_Release(&self->tap);
+    if (self->port.obj != NULL)
+        PyBuffer_Release(&self->port);
     Py_XDECREF(self->lane);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
@@ -110,7 +110,7 @@ static struct flow *make_flow(const char *addresses, PyObject *object, int refus
         PyErr_NoMemory();
         return NULL;
     }
-    if (sink == Py_None && tap_view(shared, &flow->tap) < 0) {
+    if (sink == Py_None && port_view(shared, &flow->port) < 0) {
         free(flow);
         return NULL;
     }

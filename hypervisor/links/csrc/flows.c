@@ -66,8 +66,8 @@ int table_add(struct table *table, struct flow *flow)
 
 void flow_free(struct flow *flow)
 {
-    if (flow->tap.obj != NULL)
-        PyBuffer_Release(&flow->tap);
+    if (flow->port.obj != NULL)
+        PyBuffer_Release(&flow->port);
     Py_XDECREF(flow->templates);
     Py_XDECREF(flow->sink);
     Py_XDECREF(flow->flow);
@@ -115,16 +115,4 @@ struct flow *flows_take_unpinned(struct flow **place)
         }
     }
     return unpinned;
-}
-
-int tap_view(PyObject *shared, Py_buffer *view)
-{
-    if (PyObject_GetBuffer(shared, view, PyBUF_WRITABLE) < 0)
-        return -1;
-    if (view->len < (Py_ssize_t)sizeof(struct tap)) {
-        PyBuffer_Release(view);
-        PyErr_SetString(PyExc_ValueError, "what a TAP shares is three ints");
-        return -1;
-    }
-    return 0;
 }

@@ -168,7 +168,7 @@ void lane_look_at_hands(struct lane *lane)
 
 static void stop_polling(struct lane *lane, struct slot *slot)
 {
-    epoll_ctl(lane->epoll_fd, EPOLL_CTL_DEL, slot->burst->tap->fd, NULL);
+    epoll_ctl(lane->epoll_fd, EPOLL_CTL_DEL, slot->burst->port->fd, NULL);
     if (slot->given)
         unlink_from(lane, &lane->given, lane_index_of(lane, slot));
     slot->given = false;
@@ -191,7 +191,7 @@ int lane_give(struct lane *lane, struct burst *burst, PyObject *owner, PyObject 
     slot->burst = burst;
     slot->burst_object = burst_object;
     slot->owner = owner;
-    int failed = epoll_ctl(lane->epoll_fd, EPOLL_CTL_ADD, burst->tap->fd, &event);
+    int failed = epoll_ctl(lane->epoll_fd, EPOLL_CTL_ADD, burst->port->fd, &event);
     if (failed < 0) {
         int number = errno;
         free_slot(lane, slot);

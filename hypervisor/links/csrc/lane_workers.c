@@ -111,6 +111,13 @@ struct ride {
     bool dry;          /* he has nothing more, or was read enough of */
 };
 
+/* Whether the next write may be better: there was no room. That is a loss like any other, and no
+   reason to trouble the loop. */
+static bool is_passing(int number)
+{
+    return number == EAGAIN || number == ENOBUFS || number == ENOMEM;
+}
+
 /* Write what was joined. The lock is given away meanwhile: returns whether the sender is still this
    worker's then. */
 static bool write_on(struct worker *worker, struct ride *ride)
@@ -121,7 +128,8 @@ static bool write_on(struct worker *worker, struct ride *ride)
     gro_finish(&ride->gro);
     ride->flow = NULL;
     worker->flow = flow;
-    worker->fd = sink == NULL ? ((struct tap *)flow->tap.buf)->fd : sink_fd(sink);
+    const struct port *port = flow->port.buf;
+    worker->fd = sink == NULL ? port->fd : sink_fd(sink);
     worker->writes++;
     worker->began_ns = now_ns();
     flow->pins++;
@@ -132,7 +140,7 @@ static bool write_on(struct worker *worker, struct ride *ride)
     }
     lane_unlock(lane);
     const struct frame *frame = ride->gro.frame;
-    ssize_t put = sink == NULL ? frame_write(worker->fd, frame) : sink_write_direct(sink, frame);
+    ssize_t put = sink == NULL ? port_write(port, frame) : sink_write_direct(sink, frame);
     ride->number = put < 0 ? errno : 0;
     bool slow = sink != NULL && was_slow(&ride->meter, worker->began_ns, now_ns());
     frame_free(ride->gro.frame);
@@ -147,9 +155,10 @@ static bool write_on(struct worker *worker, struct ride *ride)
     if (ride->number == 0) {
         atomic_fetch_add_explicit(&flow->frames, ride->gro.frames, memory_order_relaxed);
         atomic_fetch_add_explicit(&flow->bytes, ride->gro.bytes, memory_order_relaxed);
-    } else if (!mine) {
+    } else if (!mine || is_passing(ride->number)) {
         atomic_fetch_add_explicit(&flow->lost_frames, ride->gro.frames, memory_order_relaxed);
         atomic_fetch_add_explicit(&flow->lost_bytes, ride->gro.bytes, memory_order_relaxed);
+        ride->number = 0;
     }
     return mine;
 }
@@ -228,10 +237,9 @@ static enum step carry_one(struct worker *worker, struct burst *burst, struct ri
         /* What is in the hand is judged again, since the lock is given away meanwhile. */
         return write_taken(worker, ride, why);
     }
-    if (ride->dry && outcome != UNREAD && !ride->in_error)
+    if (ride->dry && outcome != UNREAD && !(ride->in_error && port_is_gone(burst->port)))
         return OVER;
     if (ride->dry && outcome == EMPTY) {
-        /* Deleted: it polls as in error before its reads say so. */
         outcome = UNREAD;
         why->number = EBADFD;
     }

@@ -1,0 +1,177 @@
+/* Ports: the kernel objects that frames are read from and written to, all in one form.
+
+   A frame here has an offload header of 12 bytes in front. A TAP has it so. What a packet socket
+   says beside the frame is put where it belongs (hypervisor/links/packet_socket.py says what the
+   kernel does and how that was found out). */
+
+#include "burst.h"
+
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+enum {
+    FLAG_NEEDS_CSUM = 1,
+    FLAG_DATA_VALID = 2,
+    GSO_TCPV4 = 1,
+    GSO_TCPV6 = 4,
+    TCP_BYTES = 20,
+    TAG_BYTES = 4,
+    DEFAULT_TPID = 0x8100,
+    SERVICE_TPID = 0x88a8,
+};
+
+/* As the kernel writes it, in the byte order of this machine. */
+struct offload_header {
+    uint8_t flags, gso_type;
+    uint16_t header_bytes, gso_size, csum_start, csum_offset, buffers;
+};
+_Static_assert(sizeof(struct offload_header) == VNET_HEADER_BYTES, "struct virtio_net_hdr_v1");
+
+/* Put a tag that the kernel has taken out of a frame back into its place. */
+static void restore_tag(struct frame *frame, struct offload_header *header, unsigned tpid,
+                        unsigned tag)
+{
+    unsigned char *at = frame->data + VNET_HEADER_BYTES + ADDRESSES_BYTES;
+    memmove(at + TAG_BYTES, at, frame->size - VNET_HEADER_BYTES - ADDRESSES_BYTES);
+    at[0] = (unsigned char)(tpid >> 8);
+    at[1] = (unsigned char)tpid;
+    at[2] = (unsigned char)(tag >> 8);
+    at[3] = (unsigned char)tag;
+    frame->size += TAG_BYTES;
+    if (header->flags != 0)
+        header->csum_start += TAG_BYTES;
+    if (header->header_bytes != 0)
+        header->header_bytes += TAG_BYTES;
+}
+
+/* Say of a frame what hypervisor.wire.offload.check() would make of it in the common cases, so that
+   it is not judged anew for the kernel's own habits. */
+static void make_canonical(const struct frame *frame, struct offload_header *header)
+{
+    if (header->flags == FLAG_DATA_VALID && header->gso_type == 0) {
+        /* Whoever gets it looks at the sum himself. */
+        memset(header, 0, sizeof *header);
+    } else if (header->flags == FLAG_NEEDS_CSUM
+               && (header->gso_type == GSO_TCPV4 || header->gso_type == GSO_TCPV6)) {
+        /* The kernel says how many bytes lie in one piece, which is a hint and no more. */
+        size_t tcp = (size_t)VNET_HEADER_BYTES + header->csum_start;
+        if (tcp + TCP_BYTES <= frame->size)
+            header->header_bytes =
+                (uint16_t)(header->csum_start + (frame->data[tcp + 12] >> 4 << 2));
+    }
+}
+
+static ssize_t nic_read(const struct port *port, struct frame *frame)
+{
+    union {
+        struct cmsghdr align;
+        char room[CMSG_SPACE(sizeof(struct tpacket_auxdata))];
+    } control;
+    struct sockaddr_ll from;
+    /* A header of 10 bytes is followed by two that are zero: num_buffers. A tag may be put back. */
+    struct iovec parts[] = {
+        {frame->data, (size_t)port->header_bytes},
+        {frame->data + VNET_HEADER_BYTES, BUFFER_BYTES - VNET_HEADER_BYTES - TAG_BYTES},
+    };
+    struct msghdr message = {
+        .msg_name = &from, .msg_iov = parts, .msg_iovlen = 2, .msg_control = &control,
+    };
+    struct offload_header header;
+    ssize_t got;
+    memset(frame->data, 0, VNET_HEADER_BYTES);
+    do {
+        message.msg_namelen = sizeof from;
+        message.msg_controllen = sizeof control;
+        got = recvmsg(port->fd, &message, MSG_DONTWAIT);
+        /* What this host sent itself comes only before Linux 4.20. */
+    } while (got < 0 ? errno == EINTR : from.sll_pkttype == PACKET_OUTGOING);
+    if (got < 0)
+        return -1;
+    if (message.msg_flags & MSG_TRUNC) {
+        errno = EMSGSIZE;
+        return -1;
+    }
+    frame->size = (uint32_t)got + VNET_HEADER_BYTES - (uint32_t)port->header_bytes;
+    if (frame->size < VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES)
+        return got;
+    memcpy(&header, frame->data, sizeof header);
+    const struct cmsghdr *said = CMSG_FIRSTHDR(&message);
+    if (said != NULL && said->cmsg_level == SOL_PACKET && said->cmsg_type == PACKET_AUXDATA) {
+        struct tpacket_auxdata aux;
+        memcpy(&aux, CMSG_DATA(said), sizeof aux);
+        if (aux.tp_status & TP_STATUS_VLAN_VALID) {
+            bool known = aux.tp_status & TP_STATUS_VLAN_TPID_VALID;
+            restore_tag(frame, &header, known ? aux.tp_vlan_tpid : DEFAULT_TPID, aux.tp_vlan_tci);
+        }
+    }
+    make_canonical(frame, &header);
+    memcpy(frame->data, &header, sizeof header);
+    return got;
+}
+
+/* Whether a frame will be cut into segments that the interface does not carry. */
+static bool exceeds_mtu(const struct port *port, const struct frame *frame)
+{
+    struct offload_header header;
+    memcpy(&header, frame->data, sizeof header);
+    if (header.gso_type == 0)
+        return false;
+    const unsigned char *type = frame->data + VNET_HEADER_BYTES + ADDRESSES_BYTES;
+    unsigned ethertype = (unsigned)type[0] << 8 | type[1];
+    int longest = ETHERNET_HEADER_BYTES + port->mtu;
+    if (ethertype == DEFAULT_TPID || ethertype == SERVICE_TPID)
+        longest += TAG_BYTES;
+    return header.header_bytes + header.gso_size > longest;
+}
+
+static ssize_t nic_write(const struct port *port, const struct frame *frame)
+{
+    struct iovec parts[] = {
+        {(void *)frame->data, (size_t)port->header_bytes},
+        {(void *)(frame->data + VNET_HEADER_BYTES), frame->size - VNET_HEADER_BYTES},
+    };
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    ssize_t put;
+    if (exceeds_mtu(port, frame)) {
+        errno = EMSGSIZE;
+        return -1;
+    }
+    do
+        put = sendmsg(port->fd, &message, MSG_DONTWAIT);
+    while (put < 0 && errno == EINTR);
+    return put;
+}
+
+ssize_t port_read(const struct port *port, struct frame *frame)
+{
+    return port->kind == PORT_NIC ? nic_read(port, frame) : frame_read(port->fd, frame);
+}
+
+ssize_t port_write(const struct port *port, const struct frame *frame)
+{
+    return port->kind == PORT_NIC ? nic_write(port, frame) : frame_write(port->fd, frame);
+}
+
+bool port_is_gone(const struct port *port)
+{
+    /* A deleted TAP polls as in error before its reads say so; a packet socket's reads tell all. */
+    struct pollfd error = {.fd = port->fd};
+    return port->kind == PORT_TAP && poll(&error, 1, 0) > 0;
+}
+
+int port_view(PyObject *shared, Py_buffer *view)
+{
+    if (PyObject_GetBuffer(shared, view, PyBUF_WRITABLE) < 0)
+        return -1;
+    if (view->len < (Py_ssize_t)sizeof(struct port)) {
+        PyBuffer_Release(view);
+        PyErr_Format(PyExc_ValueError, "what a link shares is %zu ints",
+                     sizeof(struct port) / sizeof(int));
+        return -1;
+    }
+    return 0;
+}
