@@ -41,6 +41,19 @@ def cycle(
     return [udp_frame(destination, source, sender, receiver, size, i) for i in range(CYCLE)]
 
 
+#: Where a frame has its destination and its source.
+DESTINATION, SOURCE = 0, 6
+
+
+def of_stations(frame: bytes, at: int, number: int) -> list[bytes]:
+    """Return a frame of so many stations (65,536 at most), which differ in one of its addresses.
+
+    ``at`` is DESTINATION or SOURCE.
+    """
+    stations = (b"\x02\x5a\0\0" + each.to_bytes(2, "big") for each in range(number))
+    return [frame[:at] + station + frame[at + 6 :] for station in stations]
+
+
 class Check(Protocol):
     """What a reader makes of frames that a writer repeats: how many came, and whether as sent."""
 

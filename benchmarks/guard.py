@@ -13,7 +13,6 @@ A rate is what arrived. Frames go from one device to another, since group frames
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -23,11 +22,11 @@ from typing import Any
 from benchmarks.course import Course
 from benchmarks.kinds import KINDS
 from benchmarks.peers import missing, ready, start_hypervisor, start_server
-from benchmarks.probes import tcp
+from benchmarks.probes import frames_in, mac_of, tcp
 from benchmarks.processes import PATIENCE_S, BenchmarkError, Crew, Helper
 from benchmarks.report import Ratio, Report, Series
 from benchmarks.rootless import TOOLS, become_root, no_tun
-from benchmarks.topologies import Joined, Namespace, join_ours
+from benchmarks.topologies import Joined, join_ours
 
 GUARDS = ("off", "mac", "full")
 VECTOR = 256
@@ -82,9 +81,9 @@ class Contestant:
         assert self.joined is not None
         assert self.blaster is not None
         order = {"kind": kind, "seconds": seconds} | addresses(self.joined)
-        before = _received(self.joined.right)
+        before = frames_in(self.joined.right, "eth0")
         took = self.blaster.ask(order, seconds + PATIENCE_S)
-        arrived = _received(self.joined.right) - before
+        arrived = frames_in(self.joined.right, "eth0") - before
         if not arrived:
             raise BenchmarkError(f"guard {self.guard}: no {kind} arrived")
         self.figure(f"TAPs, small {kind}", "frames/s").add(arrived / took["elapsed_s"])
@@ -92,18 +91,9 @@ class Contestant:
 
 def addresses(joined: Joined) -> dict[str, str]:
     """Return what frames from the left to the right end need."""
-    right, left = _mac(joined.right), _mac(joined.left)
-    return {"destination": right, "source": left, "receiver": joined.v4}
-
-
-def _mac(end: Namespace) -> str:
-    return str(json.loads(end.run("ip", "-json", "link", "show", "eth0"))[0]["address"])
-
-
-def _received(end: Namespace) -> int:
-    """Return how many frames the end's kernel has got."""
-    (row,) = json.loads(end.run("ip", "-json", "-stats", "link", "show", "eth0"))
-    return int(row["stats64"]["rx"]["packets"])
+    right, left = mac_of(joined.right, "eth0"), mac_of(joined.left, "eth0")
+    own = joined.v4.rpartition(".")[0] + ".1"
+    return {"destination": right, "source": left, "receiver": joined.v4, "sender": own}
 
 
 def _start(crew: Crew, guard: str, subnet: int, absent: str) -> Contestant:

@@ -3,8 +3,9 @@
 The guests are Debian's kernel under emulation (TCG), with a network card for each way: by ours as
 a stream, as datagrams and as a plug of VDE's; by vde_switch; by TAPs on a Linux bridge, which is
 what virtual machines usually have; and by a socket from the one QEMU to the other, with no switch
-in between. TCP (iperf3 inside), ping, and what the processes in between use of the processors.
-Emulation takes most of the time, so that ratios say less here than between namespaces.
+in between. TCP, and UDP in frames of 64 bytes (iperf3 inside), ping, what the processes in between
+use of the processors for TCP, and their memory. Emulation takes most of the time, so that ratios
+say less here than between namespaces.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from pathlib import Path
 from benchmarks.course import Course
 from benchmarks.guest_kernel import guest_kernel
 from benchmarks.guest_machines import Guest, qemu_command
-from benchmarks.machine import threads_s, tree
+from benchmarks.machine import memory_mib, threads_s, tree
 from benchmarks.peers import Started, missing, start_server, start_vde
+from benchmarks.probes import UDP_OVERHEAD_BYTES
 from benchmarks.processes import BenchmarkError, Crew, Helper, wait_until
 from benchmarks.race import Contestant, all_series, failures, race
 from benchmarks.report import Ratio, Report
@@ -39,9 +41,13 @@ PINGS = 20
 
 FIGURES = {
     "tcp": ("TCP", "Gbit/s"),
+    "udp": ("UDP, frames of 64 bytes", "frames/s"),
     "rtt": ("ping", "ms"),
     "cpu": ("processors between", "s/GB"),
+    "memory": ("memory between", "MiB"),
 }
+#: What one cannot divide by where nobody is between.
+_OF_WHO_IS_BETWEEN = ("cpu", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,17 @@ class Cabled:
         gigabytes = float(received[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[received[2]] / 1e9
         return float(received[3]) / 1e6, gigabytes
 
+    def udp(self, seconds: float) -> tuple[float, int, int]:
+        """Return frames of 64 bytes a second, as received; sent, lost. Raises BenchmarkError."""
+        whole = max(1, round(seconds))
+        payload = 64 - UDP_OVERHEAD_BYTES
+        said = self.left.run(f"iperf3 -u -b 0 -l {payload} -c {self.address} -t {whole}")
+        received = re.search(r"0\.00-([\d.]+) .* (\d+)/(\d+) \([^)]*\)\s+receiver", said)
+        if received is None or not int(received[3]):
+            raise BenchmarkError(f"a guest's iperf3 to {self.address}: it counted no datagrams")
+        lost, sent = int(received[2]), int(received[3])
+        return (sent - lost) / float(received[1]), sent, lost
+
     def round_trip(self) -> float:
         """Return the median round trip in ms. Raises BenchmarkError."""
         said = self.left.run(f"ping -c {PINGS} -i 0.02 -W 5 {self.address}")
@@ -82,7 +99,14 @@ class Cabled:
 
     def cpu_s(self) -> float:
         """Return the processor time that those in between have used."""
-        return sum(threads_s(pid) for one in self.between for pid in tree(one.process.pid))
+        return sum(map(threads_s, self._pids()))
+
+    def memory_mib(self) -> float:
+        """Return the memory of those in between."""
+        return memory_mib(self._pids())
+
+    def _pids(self) -> list[int]:
+        return [pid for one in self.between for pid in tree(one.process.pid)]
 
 
 def _take(contestant: Contestant[Cabled], cabled: Cabled, seconds: float) -> None:
@@ -92,6 +116,10 @@ def _take(contestant: Contestant[Cabled], cabled: Cabled, seconds: float) -> Non
     rate, gigabytes = cabled.tcp(seconds)
     contestant["tcp"].add(rate)
     contestant["cpu"].add((cabled.cpu_s() - before_s) / gigabytes)
+    frames, sent, lost = cabled.udp(seconds)
+    contestant["udp"].add(frames)
+    contestant["udp"].count(sent, lost)
+    contestant["memory"].add(cabled.memory_mib())
 
 
 class Wires:
@@ -238,7 +266,7 @@ def run(course: Course) -> Report:
             for key, (what, _) in FIGURES.items()
             for peer in (VDE, BRIDGE, SOCKET)
             for mine in OURS
-            if key != "cpu" or peer == VDE
+            if key not in _OF_WHO_IS_BETWEEN or peer == VDE
         ],
         notes=["Both guests are emulated (TCG), on the processors that the switch has as well."],
     )

@@ -31,6 +31,7 @@ def machine() -> dict[str, str]:
     return {
         "cpu": models[0] if models else platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
         "kernel": platform.release(),
         "python": platform.python_version(),
         "grpcio": metadata.version("grpcio"),

@@ -1,33 +1,44 @@
 """Reports as Markdown: the very tables of docs/performance.md, and a way to put them there.
 
-A page has a place for the tables of each benchmark, and one for the goals of all::
+A page has a place for the tables of each benchmark, one for the goals of all, and one for the
+machine and the versions of all that was measured::
 
     <!-- tables: stacks -->
     <!-- end -->
+
+Where pictures were drawn as well (:mod:`.plot`), each table has its own in front of it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.plot import path_of
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import Ratio, Report, Series, in_rounds
 from benchmarks.text import seen, short
 
-#: The name of the place for the goals.
-GOALS = "goals"
+#: The names of the places for the goals, and for what they were measured with.
+GOALS, MACHINE = "goals", "machine"
+#: A picture of more bars is folded up.
+_FOLDED = 60
 _PLACE = re.compile(r"(<!-- tables: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def tables(report: Report) -> str:
-    """Return all tables of a report, with a line about how they were taken."""
+def tables(report: Report, pictures: str = "") -> str:
+    """Return all tables of a report, with a line about how they were taken.
+
+    ``pictures``: the folder of its pictures, as the page would call it; "" if there are none.
+    """
     parts = [_about(report)]
     for group in _in_order(one.group for one in report.series):
         figures = [one for one in report.series if one.group == group]
         ratios = [one for one in report.ratios if one.group == group]
         parts += [f"*{group}*"] if group else []
+        parts += _picture(report, group, pictures) if pictures else []
         parts += _figures(figures)
         parts += _ratios(ratios)
     orphans = {one.group for one in report.ratios} - {one.group for one in report.series}
@@ -47,11 +58,55 @@ def verdict(reports: Sequence[Report]) -> str:
     return _table(["goal", "wanted", "seen", "spread", ""], rows)
 
 
-def places(reports: Sequence[Report]) -> dict[str, str]:
-    """Return what is to be put into each place of a page."""
-    found = {report.benchmark: tables(report) for report in reports}
+def header(reports: Sequence[Report]) -> str:
+    """Return the machine, what ran on it and in which versions; each machine once."""
+    found: dict[str, list[str]] = {}
+    for report in reports:
+        rows = [[words, value] for words, value in _machine(report)]
+        found.setdefault(_table(["", ""], rows), []).append(report.benchmark)
+    parts: list[str] = []
+    for table, names in found.items():
+        parts += [f"{', '.join(names)}:", table] if len(found) > 1 else [table]
+    return "\n\n".join(parts)
+
+
+def _machine(report: Report) -> list[tuple[str, str]]:
+    machine = report.machine
+    programs = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return [
+        ("processors", f"{machine['cpu']}, {machine['cores']} of them"),
+        ("memory", machine.get("memory", "not noted")),
+        ("kernel", f"Linux {machine['kernel']}"),
+        (
+            "Python",
+            f"{machine['python']}, grpcio {machine['grpcio']}, protobuf {machine['protobuf']}, "
+            f"{machine['loop']}",
+        ),
+        ("peers and tools", programs or "not noted"),
+    ]
+
+
+def places(reports: Sequence[Report], pictures: str = "") -> dict[str, str]:
+    """Return what is to be put into each place of a page; ``pictures`` as for :func:`tables`."""
+    found = {report.benchmark: tables(report, pictures) for report in reports}
     goals = any(ratio.target for report in reports for ratio in report.ratios)
-    return found | ({GOALS: verdict(reports)} if goals else {})
+    return found | ({GOALS: verdict(reports)} if goals else {}) | {MACHINE: header(reports)}
+
+
+def seen_from(page: Path, folder: Path) -> str:
+    """Return a folder as a page calls it in its links."""
+    return Path(os.path.relpath(folder, page.parent)).as_posix()
+
+
+def _picture(report: Report, group: str, pictures: str) -> list[str]:
+    """Return the link to the picture of a table, which is folded up if it is large."""
+    where = path_of(report, group, Path(pictures)).as_posix()
+    named = f"{report.benchmark}, {group}" if group else report.benchmark
+    link = f"![{named}: the same figures as bars]({where})"
+    drawn = [one for one in report.series if one.group == group and one.values and not one.absent]
+    if len(drawn) <= _FOLDED:
+        return [link] if drawn else []
+    return ["<details><summary>as bars</summary>", link, "</details>"]
 
 
 def replace(page: Path, texts: Mapping[str, str]) -> list[str]:
@@ -77,11 +132,8 @@ def replace(page: Path, texts: Mapping[str, str]) -> list[str]:
 def _about(report: Report) -> str:
     loads = [one for pair in report.loads for one in pair]
     busy = f", load {min(loads):.1f} to {max(loads):.1f} with it" if loads else ""
-    machine = report.machine
     return (
         f"{report.taken or 'Some day'}: {in_rounds(report.rounds)}, {report.seconds:g} s a figure; "
-        f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, Python "
-        f"{machine['python']}, grpcio {machine['grpcio']}, {machine['loop']}; "
         f"load {report.load_before:.1f} before{busy}."
     )
 

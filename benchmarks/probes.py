@@ -143,6 +143,17 @@ def interfaces_of(inside: Namespace) -> list[str]:
     return others
 
 
+def mac_of(inside: Namespace, interface: str) -> str:
+    """Return the address of an interface. Raises BenchmarkError if there is none of that name."""
+    return str(json.loads(inside.run("ip", "-json", "link", "show", interface))[0]["address"])
+
+
+def frames_in(inside: Namespace, interface: str) -> int:
+    """Return how many frames the kernel has got by an interface. Raises BenchmarkError."""
+    (row,) = json.loads(inside.run("ip", "-json", "-stats", "link", "show", interface))
+    return int(row["stats64"]["rx"]["packets"])
+
+
 def forget_offloads(joined: Joined) -> None:
     """Have both ends' kernels send frames one by one, with their checksums done."""
     for end in (joined.left, joined.right):

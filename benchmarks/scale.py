@@ -3,7 +3,7 @@
 On the server's core alone (:mod:`benchmarks.core`): vectors of 64 frames are written to one device
 and read from another, among 2, 10, 100 and 1,000 open devices; beside a full table of learned
 addresses; under each preset of the guard, IPv4 and UDP from the sender's own address; and written
-once to 100 readers.
+once to 1, 10 and 100 readers, each of whom reads it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ CROWD_AT_MOST, IDLE_AT_MOST_BYTES = 1.2, 64 << 10
 #: Some addresses, and as many as a table takes.
 ADDRESSES = (512, 8_192)
 READERS = 100
+#: Who else gets what one broadcasts.
+AUDIENCES = (1, 10, READERS)
 #: An owner may have 64 devices.
 _PER_OWNER = 50
 _BROADCAST = b"\xff" * 6
@@ -109,6 +111,10 @@ def idle_bytes(devices: int) -> float:
     return (after - before) / devices
 
 
+def _heard_by(readers: int) -> str:
+    return f"to {readers} reader{'s' * (readers != 1)} at once"
+
+
 def run(course: Course) -> Report:
     """Run all contestants. Raises BenchmarkError."""
     seconds = course.seconds
@@ -117,12 +123,15 @@ def run(course: Course) -> Report:
     presets = {f"UDP, guard {preset}": Pair(guard=preset) for preset in ("off", "mac", "full")}
     for guarded in presets.values():
         guarded.speak_udp()
-    audience = Audience(READERS)
+    audiences = {number: Audience(number) for number in AUDIENCES}
     contestants: dict[str, Pair | Audience] = {
         **crowds,
         **tables,
         **presets,
-        f"to {READERS} readers at once": audience,
+        **{
+            f"to {number} reader{'s' * (number > 1)} at once": one
+            for number, one in audiences.items()
+        },
     }
     costs = {name: Series(name, "us a frame") for name in contestants}
     idle, stored = Series("an idle device", "bytes"), Series("a broadcast is stored", "times")
@@ -130,8 +139,9 @@ def run(course: Course) -> Report:
         for name, contestant in contestants.items():
             costs[name].add(processor_us(contestant.carry, seconds))
         idle.add(idle_bytes(500))
-        stored.add(audience.copies)
-    two, ten, hundred, thousand, few, many, off, mac, full, broadcast = costs.values()
+        stored.add(audiences[READERS].copies)
+    two, ten, hundred, thousand, few, many, off, mac, full, *heard = costs.values()
+    one_reader, ten_readers, broadcast = heard
     return course.report(
         series=[*costs.values(), idle, stored],
         ratios=[
@@ -143,7 +153,9 @@ def run(course: Course) -> Report:
             Ratio(f"{ADDRESSES[1]:,} learned addresses against none", many, two),
             Ratio("guard mac against off", mac, off),
             Ratio("guard full against off", full, off),
-            Ratio(f"a broadcast to {READERS} readers against unicast", broadcast, two),
+            Ratio(f"a broadcast to {READERS} readers against one", broadcast, one_reader),
+            Ratio("a broadcast to 10 readers against one", ten_readers, one_reader),
+            Ratio("a broadcast to one reader against unicast", one_reader, two),
         ],
         notes=["The server's core alone, without gRPC; times of this process's processor."],
     )

@@ -14,7 +14,10 @@ def render(report: Report) -> str:
     head = ", ".join(f"{key} {value}" for key, value in report.machine.items())
     head += f", load before {report.load_before:.2f}"
     about = f"{report.benchmark}: {in_rounds(report.rounds)}, {report.seconds:g} s a figure"
-    lines = [about, head, ""]
+    lines = [about, head]
+    if report.versions:
+        lines += [", ".join(f"{name} {version}" for name, version in report.versions.items())]
+    lines += [""]
     lines += table(("figure", "median", "spread", "unit", "lost"), _figures(report.series))
     lines += [""]
     lines += table(

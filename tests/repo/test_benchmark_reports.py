@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -119,7 +120,7 @@ def test_tables_are_put_into_their_places_and_nothing_else_is_touched(tmp_path: 
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- tables: race -->\nold\n<!-- end -->\nbetween\n")
     texts = markdown.places([a_report()])
-    assert markdown.replace(page, texts) == [markdown.GOALS]
+    assert markdown.replace(page, texts) == [markdown.GOALS, markdown.MACHINE]
     first = page.read_text()
     assert first.startswith("before\n<!-- tables: race -->\n2026-01-02")
     assert first.endswith("\n<!-- end -->\nbetween\n")
@@ -131,9 +132,32 @@ def test_tables_are_put_into_their_places_and_nothing_else_is_touched(tmp_path: 
 
 
 def test_the_page_of_figures_has_a_place_for_every_benchmark() -> None:
-    places = (*BENCHMARKS, markdown.GOALS, "soak")
+    places = (*BENCHMARKS, markdown.GOALS, markdown.MACHINE, "soak")
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert [name for name in places if f"<!-- tables: {name} -->\n" not in page] == []
+
+
+def test_the_pictures_are_those_that_the_page_shows() -> None:
+    docs = ROOT / "docs"
+    page = (docs / "performance.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^!\[[^\]]+\]\(([^)]+)\)$", page, re.MULTILINE)
+    assert shown
+    assert {docs / one for one in shown} == set((docs / "plots").iterdir())
+    for one in shown:
+        assert ElementTree.parse(docs / one).getroot().tag.endswith("}svg")
+
+
+def test_the_machine_and_the_versions_stand_once_for_all_reports() -> None:
+    one, other = a_report(), a_report()
+    one.versions = other.versions = {"vde2": "2.3.2", "passt": "0.1"}
+    said = markdown.header([one, other])
+    assert said.count("| kernel | Linux ") == 1
+    assert "| peers and tools | vde2 2.3.2, passt 0.1 |" in said
+    other.benchmark, other.machine = "elsewhere", one.machine | {"kernel": "5.4"}
+    said = markdown.header([one, other])
+    assert said.startswith("race:\n\n| ")
+    assert "\n\nelsewhere:\n\n| " in said
+    assert "| kernel | Linux 5.4 |" in said
 
 
 def test_each_table_is_drawn_by_itself_with_a_panel_for_each_figure(tmp_path: Path) -> None:
@@ -148,6 +172,59 @@ def test_each_table_is_drawn_by_itself_with_a_panel_for_each_figure(tmp_path: Pa
     ]
     bars = [float(one.get("width", "")) for one in drawn.iter(f"{space}rect")]
     assert bars == [350.0, 140.0, 280.0]
+
+
+def test_a_bar_that_is_far_beyond_all_others_is_broken_off_and_they_stay_legible() -> None:
+    report = a_report()
+    report.series = [figures("vde", 2), figures("ours", 1), figures("slirp", 800), figures("a", 2)]
+    drawn = plot.svg(report, "near")
+    space = "{http://www.w3.org/2000/svg}"
+    bars = [one.get("width") for one in ElementTree.fromstring(drawn).iter(f"{space}rect")]
+    assert bars == ["420.0", "210.0", "420.0", "420.0"]
+    assert drawn.count('class="break"') == 1
+    assert "800 Gbit/s" in drawn
+
+
+def test_many_panels_stand_in_two_columns_and_nothing_leaves_the_picture() -> None:
+    report = a_report()
+    report.series = [
+        Series(f"{n} of an unusually long unit", f"things of kind {n}", [1.0]) for n in range(9)
+    ]
+    space = "{http://www.w3.org/2000/svg}"
+    drawn = ElementTree.fromstring(plot.svg(report))
+    _, _, width, height = map(int, drawn.get("viewBox", "").split())
+    lefts = {float(one.get("x", "")) for one in drawn.iter(f"{space}rect")}
+    assert len(lefts) == 2
+    for one in drawn.iter(f"{space}text"):
+        length = 0 if one.get("text-anchor") else 6.8 * len(one.text or "")
+        assert float(one.get("x", "")) + length <= width
+        assert float(one.get("y", "")) <= height
+
+
+def test_a_page_shows_the_picture_of_each_table_and_folds_large_ones(tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text("<!-- tables: race -->\n<!-- end -->\n")
+    saved = tmp_path / "saved.json"
+    report = a_report()
+    report.series = [*report.series, *(Series(f"{n}", "x", [1.0]) for n in range(70))]
+    saved.write_text(json.dumps(report.describe()))
+    folder = page.parent / "plots"
+    assert main(["--from", str(saved), "--plot", str(folder), "--into", str(page)]) == 3
+    said = page.read_text()
+    assert "\n![race, near: the same figures as bars](plots/race-near.svg)\n" in said
+    large = "![race: the same figures as bars](plots/race.svg)"
+    assert f"<details><summary>as bars</summary>\n\n{large}\n\n</details>\n" in said
+    assert sorted(one.name for one in folder.iterdir()) == ["race-near.svg", "race.svg"]
+
+
+def test_pictures_that_cannot_be_written_are_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "saved.json"
+    saved.write_text(json.dumps(a_report().describe()))
+    assert main(["--from", str(saved), "--plot", str(saved)]) == 3
+    assert f"benchmarks: {saved}: File exists" in capsys.readouterr().err
 
 
 def test_what_was_saved_is_shown_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

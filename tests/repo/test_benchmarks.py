@@ -74,7 +74,7 @@ def result(short_folder: Path) -> dict[str, Any]:
 
 def test_the_report_names_the_machine_and_the_versions(result: dict[str, Any]) -> None:
     assert set(result["machine"]) == {
-        *("cpu", "cores", "kernel", "python", "grpcio", "protobuf", "loop")
+        *("cpu", "cores", "memory", "kernel", "python", "grpcio", "protobuf", "loop")
     }  # fmt: skip
     assert all(result["machine"].values())
     assert (result["benchmark"], result["rounds"]) == ("rpc", 1)
@@ -209,7 +209,7 @@ def test_the_scale_benchmark_measures_every_contestant(short_folder: Path) -> No
     assert process.returncode == 0, errors
     described = json.loads(output)
     assert all(series["median"] > 0 for series in described["series"])
-    assert len(described["series"]) == 12
+    assert len(described["series"]) == 14
     targets = {ratio["name"]: ratio["target"] for ratio in described["ratios"]}
     assert targets["1,000 devices against 10"] == "<= 1.2"
     assert targets["an idle device, of 64 KiB"] == "<= 1"
