@@ -57,6 +57,40 @@ def test_a_stretch_of_a_connection_becomes_one_frame() -> None:
             assert finish(joined, needs) == [frame[12:] for frame in cut]
 
 
+def identified(frame: bytes, number: int, flags: int = 0) -> bytes:
+    """A frame of IPv4 with another identification, that may be fragmented if ``flags`` is 0."""
+    changed = bytearray(frame)
+    changed[30:34] = struct.pack(">HH", number, flags)
+    changed[36:38] = bytes(2)
+    changed[36:38] = packets.checksum(bytes(changed[26:46])).to_bytes(2, "big")
+    return bytes(changed)
+
+
+def test_who_numbers_no_packet_has_his_segments_joined_too() -> None:
+    """As pasta sends: identification 0, and nothing about fragments. Cut again, they count on."""
+    frames = [identified(frame, 0) for frame in segments(4, 3, 20, 1400)]
+    ((joined, count),) = compiled().join(frames)
+    assert count == 20
+    cut = finish(joined, quick_check(joined, len(joined), MTU))
+    whole = [identified(frame, number)[12:] for number, frame in enumerate(frames)]
+    assert cut == whole
+
+
+def test_other_numbers_than_the_next_or_none_end_a_stretch() -> None:
+    for numbers, counts in (
+        ((7, 7, 7), [1, 1, 1]),
+        ((7, 8, 0), [2, 1]),
+        ((0, 0, 7), [2, 1]),
+        ((65_535, 0, 1), [3]),
+        ((1, 0, 0), [1, 2]),
+    ):
+        frames = [
+            identified(frame, number)
+            for frame, number in zip(segments(4, 3, 3, 1400), numbers, strict=True)
+        ]
+        assert [count for _, count in compiled().join(frames)] == counts, numbers
+
+
 def test_no_frame_grows_beyond_what_its_length_field_can_say() -> None:
     for version, at in ((4, 12 + 34 + 4), (6, 12 + 54 + 4)):
         first = left_to_offload(segments(version, 3, 2, 1440)[0])

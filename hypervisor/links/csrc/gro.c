@@ -146,9 +146,12 @@ bool gro_add(struct gro *gro, const struct frame *frame)
         || gro->frame->size + next.payload > LONGEST_BYTES || !continues(&gro->first, &next)
         || net32(next.tcp + 4) != gro->sequence)
         return false;
-    /* RFC 6864: where nothing may be fragmented, an identification says nothing. */
-    unsigned identification = (gro->identification + 1) & 0xffff;
-    bool follows = !next.ipv4 || next.ip[6] & DONT_FRAGMENT || net16(next.ip + 4) == identification;
+    /* RFC 6864: where nothing may be fragmented, an identification says nothing. Nor does one that
+       is 0 in all, as pasta's: whoever cuts what is joined numbers the segments from there. */
+    unsigned identification = next.ipv4 ? net16(next.ip + 4) : 0;
+    bool follows = !next.ipv4 || next.ip[6] & DONT_FRAGMENT
+                   || identification == ((gro->identification + 1) & 0xffff)
+                   || (identification == 0 && gro->identification == 0);
     if (!follows || !sums_are_right(frame, &next))
         return false;
     memcpy(gro->frame->data + gro->frame->size, next.tcp + next.headers - next.start, next.payload);
