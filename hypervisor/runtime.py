@@ -31,6 +31,7 @@ from hypervisor.links.data_path import DataPath
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.outlet import Outlet
 from hypervisor.links.patient import PatientCarrier
+from hypervisor.links.shortage import Shortage
 from hypervisor.mach.leases import Address
 from hypervisor.mach.policy import Rule
 from hypervisor.network import Network
@@ -94,6 +95,7 @@ class Runtime:
         self._wall = wall
         self._leases = LeaseBook(leases, clock, wall)
         self._path = path or DataPath()
+        self._shortage = Shortage(self._path)
         self._hosted = {network.name: _Hosted(network) for network in networks}
         self._interconnect = Interconnect(hosted.network for hosted in self._hosted.values())
         for hosted in self._hosted.values():
@@ -118,6 +120,10 @@ class Runtime:
     def writes_left_behind(self) -> int:
         """How many writes to strangers' TAPs did not come to an end, so that others went on."""
         return self._path.left_behind
+
+    def is_short_of_processors(self) -> bool:
+        """Whether known flows are carried, and this thread has had to wait for a processor."""
+        return self._shortage.there_is()
 
     @property
     def network_names(self) -> tuple[str, ...]:

@@ -79,6 +79,11 @@ class DataPath:
         """How many writes did not come to an end, and were left behind by the lane."""
         return 0 if self._lane is None else self._lane.handovers
 
+    @property
+    def lane_cpu_ns(self) -> int:
+        """Processor time of the thread that carries now, in ns: a lower one later is another's."""
+        return 0 if self._lane is None else self._lane.cpu_ns
+
     def close(self, link: Link) -> None:
         """Close a link that nothing leads to any more. Blocks, and is for any thread."""
         if self._lane is not None and isinstance(link, PortLink):

@@ -67,6 +67,12 @@ class Lane:
         handovers: int = self.compiled.handovers
         return handovers
 
+    @property
+    def cpu_ns(self) -> int:
+        """Processor time of the thread that carries now, in ns; others did so before."""
+        cpu_ns: int = self.compiled.cpu_ns
+        return cpu_ns
+
     def give(self, burst: Carried, passenger: Passenger) -> bool:
         """Have a sender's frames carried from now on; False if that is impossible.
 

@@ -30,6 +30,7 @@ from hypervisor.kernel import scm
 from hypervisor.service.identity import NOBODY, TCP_OWNER, Connection, Peers, Person, person_at
 from hypervisor.service.pace import HTTP2_PREFACE, Pace
 from hypervisor.service.relay import Buffer
+from hypervisor.service.share import Share
 from hypervisor.service.strangers import Remarks, StrangerLimits, Strangers, address_of
 from hypervisor.service.visitor import Neighbour, Newcomer, Visitor
 
@@ -86,7 +87,8 @@ class FrontDoor:
 
     What comes by TLS goes to the server's other socket, at ``private_path`` + ``TLS_SUFFIX``.
     ``lend`` carries out lending messages; ``on_end`` is told of each relayed connection's end;
-    ``wall`` is Unix time, by which certificates go.
+    ``wall`` is Unix time, by which certificates go; ``is_short`` says whether calls are to leave
+    processors to the data.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class FrontDoor:
         on_end: Callable[[Connection], None],
         limits: DoorLimits | None = None,
         wall: Callable[[], float] = time.time,
+        is_short: Callable[[], bool] = lambda: False,
     ) -> None:
         self.wall: Callable[[], float] = wall
         self._private_path = private_path
@@ -114,6 +117,7 @@ class FrontDoor:
         self._per_node: Counter[str] = Counter()
         #: How each owner's calls go on to gRPC, where they can be told apart.
         self._paces: dict[str, Pace] = {}
+        self._share = Share(is_short)
         #: Who was turned away and not let in since: nobody can fill the log by knocking.
         self._complained: set[str] = set()
         self._empty: asyncio.Event | None = None
@@ -354,7 +358,7 @@ class FrontDoor:
         if isinstance(visitor, Newcomer):
             prove = visitor.prove
         else:
-            pace = self._paces.setdefault(visitor.person.owner, Pace())
+            pace = self._paces.setdefault(visitor.person.owner, Pace(self._share))
         connection = Connection(visitor.person, listener.network, listener.label, name, prove, pace)
         path = self._private_path + (TLS_SUFFIX if listener.tls else "")
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -21,12 +21,17 @@ Theory of operation
     A call begins on the wire with a frame HEADERS and is complete with the flag END_STREAM
     (RFC 9113, sections 6.1 and 6.2). Nothing else of HTTP/2 is read here. TLS hides even that: what
     comes by it is passed on as it comes.
+
+    All owners' calls together have a part of the time while the processors are short
+    (:mod:`hypervisor.service.share`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final, NamedTuple, Protocol
+
+from hypervisor.service.share import Share
 
 #: Calls of one owner that gRPC may have, and no servicer has seen: complete ones, and all.
 WHOLE: Final = 4
@@ -112,9 +117,11 @@ class Waiting(Protocol):
 class Pace:
     """One owner's calls on their way through gRPC. It belongs to the running loop."""
 
-    __slots__ = ("_begun", "_patience", "_seen", "_waiting", "_whole")
+    __slots__ = ("_begun", "_patience", "_seen", "_share", "_waiting", "_whole")
 
-    def __init__(self) -> None:
+    def __init__(self, share: Share) -> None:
+        """``share`` is that of all owners."""
+        self._share = share
         #: Calls that no servicer has seen, and those of them that are complete.
         self._begun = self._whole = 0
         #: Calls that servicers have seen, since the start.
@@ -125,16 +132,21 @@ class Pace:
     @property
     def room(self) -> Calls:
         """How many calls may begin, and become complete, now."""
-        return Calls(max(0, BEGUN - self._begun), max(0, WHOLE - self._whole))
+        whole = 0 if self._share.rests else max(0, WHOLE - self._whole)
+        return Calls(max(0, BEGUN - self._begun), whole)
 
     def passed(self, calls: Calls) -> None:
         """Calls were passed on to gRPC."""
         self._begun += calls.begun
-        self._whole += calls.whole
+        if calls.whole:
+            self._whole += calls.whole
+            self._share.add(calls.whole)
 
     def wait(self, who: Waiting) -> None:
         """Have ``who`` go on when there is room, after those who wait already."""
         self._waiting[who] = None
+        if self._share.rests:
+            self._share.wait(self)
         if self._patience is None:
             self._be_patient()
 
@@ -146,13 +158,19 @@ class Pace:
         """A servicer has seen a call."""
         self._seen += 1
         self._begun = max(0, self._begun - 1)
-        self._whole = max(0, self._whole - 1)
+        if self._whole:
+            self._whole -= 1
+            self._share.add(-1)
         if self._waiting:
-            self._go_on()
+            self.go_on()
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Let those who wait go on, one after the other, as far as there is room."""
         # Whoever has more to say than there is room for waits again, behind the others.
         for _ in range(len(self._waiting)):
+            if self._share.rests:
+                self._share.wait(self)
+                return
             if self._whole >= WHOLE or self._begun >= BEGUN:
                 return
             who = next(iter(self._waiting))
@@ -166,7 +184,8 @@ class Pace:
     def _out_of_patience(self, seen: int) -> None:
         self._patience = None
         if seen == self._seen:
+            self._share.add(-self._whole)
             self._begun = self._whole = 0
-            self._go_on()
+            self.go_on()
         if self._waiting and self._patience is None:
             self._be_patient()

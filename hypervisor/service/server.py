@@ -139,7 +139,13 @@ class Server:
         for service in ("", *_SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._door = FrontDoor(
-            path, self.peers, self._lend, self.tasks.end_all_of, self._limits.door, self._wall
+            path,
+            self.peers,
+            self._lend,
+            self.tasks.end_all_of,
+            self._limits.door,
+            self._wall,
+            self._runtime.is_short_of_processors,
         )
         for listener in self._listeners:
             self._door.open(listener)

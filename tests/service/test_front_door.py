@@ -50,7 +50,10 @@ class House:
 
 @contextlib.asynccontextmanager
 async def house(
-    folder: Path, behind: Handler = echo, limits: DoorLimits | None = None
+    folder: Path,
+    behind: Handler = echo,
+    limits: DoorLimits | None = None,
+    is_short: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[House]:
     private = str(folder / "private")
     server = await asyncio.start_unix_server(behind, private)
@@ -68,7 +71,12 @@ async def house(
 
     peers = Peers()
     door = FrontDoor(
-        private, peers, lend, lambda connection: built.ended.append(connection), limits
+        private,
+        peers,
+        lend,
+        lambda connection: built.ended.append(connection),
+        limits,
+        is_short=is_short,
     )
     built = House(door, peers, node)
     door.open(Listener(listening, "net0", node))

@@ -73,9 +73,13 @@ class Behind:
     async def has(self, expected: bytes) -> None:
         """Wait until so many calls came, and compare."""
         while len(self.came) < len(expected):
-            self._more.clear()
-            await asyncio.wait_for(self._more.wait(), 20)
+            await self.more()
         assert self.came == expected
+
+    async def more(self) -> None:
+        """Wait until a call comes."""
+        self._more.clear()
+        await asyncio.wait_for(self._more.wait(), 20)
 
 
 async def say(sock: socket.socket, data: bytes) -> None:

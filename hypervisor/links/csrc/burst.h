@@ -295,6 +295,7 @@ bool lane_recall(struct lane *lane, const struct burst *burst, struct returned *
 void lane_await_writes(struct lane *lane, int fd); /* waits: without the GIL */
 bool lane_join(struct lane *lane, double timeout_s); /* the same, for all threads after lane_stop() */
 uint64_t lane_handovers(struct lane *lane); /* how often a write did not come to an end */
+int64_t lane_cpu_ns(struct lane *lane);     /* processor time of the runner */
 
 /* --- lane_object.c -------------------------------------------------------------------------- */
 

@@ -140,6 +140,11 @@ static PyObject *lane_get_handovers(LaneObject *self, void *Py_UNUSED(closure))
     return PyLong_FromUnsignedLongLong(lane_handovers(self->lane));
 }
 
+static PyObject *lane_get_cpu_ns(LaneObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLongLong(lane_cpu_ns(self->lane));
+}
+
 static PyMethodDef lane_methods[] = {
     {"fileno", (PyCFunction)lane_fileno, METH_NOARGS, NULL},
     {"give", (PyCFunction)lane_give_python, METH_VARARGS, NULL},
@@ -153,6 +158,7 @@ static PyMethodDef lane_methods[] = {
 
 static PyGetSetDef lane_properties[] = {
     {"handovers", (getter)lane_get_handovers, NULL, NULL, NULL},
+    {"cpu_ns", (getter)lane_get_cpu_ns, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -82,6 +82,17 @@ static int64_t clock_ns(clockid_t clock)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+int64_t lane_cpu_ns(struct lane *lane)
+{
+    int64_t cpu_ns = 0;
+    lane_lock(lane);
+    /* A thread says what its clock is when it has begun. */
+    if (lane->runner != NULL && lane->runner->clock != 0)
+        cpu_ns = clock_ns(lane->runner->clock);
+    lane_unlock(lane);
+    return cpu_ns;
+}
+
 /* What is known of the processor time of one burst. */
 struct meter {
     int64_t cpu_ns, at_ns;
