@@ -1,9 +1,10 @@
 """A known flow takes only what the long way would pass and learn nothing from, whoever sends.
 
-Senders of every preset, DHCP servers, routers and trunks; receivers with addresses of either
-version, with ranges, without any, and such as nobody looks at. Frames are nearly right: packets for
-the receiver and for others, answers of DHCP that were asked for and that nobody asked for, behind
-options and in fragments; and each of them with bytes changed where it matters.
+Senders of every preset, DHCP servers, routers, trunks and who is behind them or an uplink;
+receivers with addresses of either version, with ranges, without any, and such as nobody looks at.
+Frames are nearly right: packets for the receiver and for others, answers of DHCP that were asked
+for and that nobody asked for, behind options and in fragments; and each of them with bytes changed
+where it matters.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import ARP, Ether
 
+from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.mach.policy import DevicePolicy
+from hypervisor.nic import Handle
 from hypervisor.requests import AttachLink
 from hypervisor.wire.offload import HEAD_BYTES
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
-from tests.helpers.core import Port, World
+from tests.helpers.core import BROADCAST, Port, World
 from tests.helpers.data_paths import NOT_BUILT, compiled
 from tests.helpers.dhcp_talk import answer4, answer6, ask4, ask6, link_local
+from tests.helpers.guard_actor import EXPERIMENTAL
 from tests.helpers.guard_strategies import TELLING
 from tests.helpers.guarded import packed
 
@@ -58,18 +62,34 @@ OPTIONS = [IPOption(b"\x94\x04\0\0")]
 MADE_ANEW = {"ihl": None, "len": None, "chksum": None}
 
 
+#: Who sends from addresses that were seen a moment ago behind a trunk and an uplink.
+TRUNKS = [number for number, policy in enumerate(SENDERS) if policy.trunk]
+OUTSIDE = [bytes((2, 0, 0, 0, 0, 0xA0 + number)) for number in range(len(TRUNKS) + 1)]
+WHENCES = len(SENDERS) + len(OUTSIDE)
+
+
 class Grounds:
     """A network with all these devices, each with a link. Nothing in it may ever change."""
 
     def __init__(self) -> None:
         self.world = World(options={"guard": "full", "policies": (*SENDERS, *RECEIVERS)})
-        self.senders = [self._open(each) for each in SENDERS]
+        network, now = self.world.network, self.world.now
+        self.own = own = [self._open(each) for each in SENDERS]
         self.receivers = [self._open(each) for each in RECEIVERS]
         for port in self.receivers:
             requests = ask4(port, xid=ASKED), ask6(port, "request", ASKED)
             burst = [bytes(VNET_HEADER_BYTES) + each for each in requests]
-            self.world.network.ingress(port.handle, burst, self.world.now)
-        self.world.network.take_events()
+            network.ingress(port.handle, burst, now)
+        uplink = network.open_outlet(UPLINK_OWNER, "nic0", "nic", "outside")
+        network.attach(uplink, "nic", now, vnet_header=True, accepts=15)
+        leading = [*(own[number].handle for number in TRUNKS), uplink]
+        #: The links of senders, and their MAC addresses.
+        self.senders: list[tuple[Handle, bytes]] = [(port.handle, port.mac) for port in own]
+        for handle, mac in zip(leading, OUTSIDE, strict=True):
+            hello = bytes(VNET_HEADER_BYTES) + BROADCAST + mac + EXPERIMENTAL + bytes(46)
+            network.ingress(handle, [hello], now)
+            self.senders.append((handle, mac))
+        network.take_events()
         self.before = self.addresses()
 
     def _open(self, policy: DevicePolicy) -> Port:
@@ -82,8 +102,8 @@ class Grounds:
 
     def addresses(self) -> list[tuple[str, ...]]:
         """Return what each device has."""
-        find = self.world.network.addresses.of_device
-        return [find(port.handle.nic.device) for port in (*self.senders, *self.receivers)]
+        handles = [handle for handle, _ in self.senders] + [port.handle for port in self.receivers]
+        return [self.world.network.addresses.of_device(each.nic.device) for each in handles]
 
 
 @functools.cache
@@ -94,9 +114,10 @@ def grounds() -> Grounds:
 @functools.cache
 def seeds() -> list[bytes]:
     """Return frames from the first sender to the first receiver, or to his MAC at least."""
-    sender, receiver = grounds().senders[0], grounds().receivers[0]
+    sender, receiver = grounds().own[0], grounds().receivers[0]
+    mac = sender.mac.hex(":")
     own, own6 = SENDERS[0].addresses
-    layers: list[Any] = [ARP(hwsrc=sender.mac.hex(":"), psrc=own)]
+    layers: list[Any] = [ARP(hwsrc=mac, psrc=own)]
     for target in TARGETS:
         four = IP(src=own, dst=target)
         layers += [four / TCP() / b"data", four / UDP(dport=53) / b"data"]
@@ -118,18 +139,20 @@ def seeds() -> list[bytes]:
                 layers.append(changed)
     packet = Ether(answers[0]).payload
     layers.append(IPv6(src=packet.src, dst=packet.dst) / IPv6ExtHdrDestOpt() / packet.payload)
-    ether = Ether(src=sender.mac.hex(":"), dst=receiver.mac.hex(":"))
+    ether = Ether(src=mac, dst=receiver.mac.hex(":"))
     return [bytes(ether / layer) for layer in layers] + answers
 
 
 def between(frame: bytes, whence: int, whither: int) -> bytes:
     """Return one of the seeds as one from another sender to another receiver."""
-    ground = grounds()
-    for ports, number in ((ground.senders, whence), (ground.receivers, whither)):
-        old, new = ports[0].mac, ports[number].mac
+    sources = [mac for _, mac in grounds().senders]
+    targets = [port.mac for port in grounds().receivers]
+    for macs, number in ((sources, whence), (targets, whither)):
+        frame = frame.replace(macs[0], macs[number])
+        old, new = (packed(link_local(macs[each])) for each in (0, number))
         frame = frame.replace(old, new)
-        frame = frame.replace(packed(link_local(old)), packed(link_local(new)))
-    for old_text, new_text in zip(SENDERS[0].addresses, SENDERS[whence].addresses, strict=False):
+    own = SENDERS[whence].addresses if whence < len(SENDERS) else ()
+    for old_text, new_text in zip(SENDERS[0].addresses, own, strict=False):
         frame = frame.replace(packed(old_text), packed(new_text))
     return frame
 
@@ -137,7 +160,7 @@ def between(frame: bytes, whence: int, whither: int) -> bytes:
 @st.composite
 def burst_frames(draw: st.DrawFn) -> tuple[int, int, bytes]:
     """Who sends, to whom, and what, behind an offload header that asks for nothing."""
-    whence = draw(st.integers(0, len(SENDERS) - 1))
+    whence = draw(st.integers(0, WHENCES - 1))
     whither = draw(st.integers(0, len(RECEIVERS) - 1))
     frame = bytearray(between(draw(st.sampled_from(seeds())), whence, whither))
     for at, value in draw(st.lists(st.tuples(st.integers(12, 90), TELLING), max_size=3)):
@@ -156,7 +179,7 @@ def test_a_flow_takes_what_the_long_way_passes_and_learns_nothing_from(
 ) -> None:
     whence, whither, frame = found
     ground, offset = grounds(), VNET_HEADER_BYTES
-    network, handle = ground.world.network, ground.senders[whence].handle
+    network, handle = ground.world.network, ground.senders[whence][0]
     pair = frame[offset : offset + 12]
     flow = network.flows_of(handle).get(pair) or network.learn_flow(handle, pair, ground.world.now)
     assert flow is not None, "there is one between any two of these"
