@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -158,6 +159,17 @@ def test_offloads_pass_as_they_are(wire: Wire, kind: str) -> None:
     assert check(got, 1500) == check(sent.raw, 1500)
 
 
+def test_compiled_code_does_not_take_the_kernels_hint_for_the_length_of_headers(wire: Wire) -> None:
+    """How much of a frame lies in one piece varies from driver to driver: no reason to ask."""
+    sent = packets.tcp(MAC, FAR_MAC, 1, 5, version=4, gso_size=1400)
+    hint = sent.raw[:2] + (300).to_bytes(2, sys.byteorder) + sent.raw[4:]
+    os.write(wire.far.shared[port.FD], hint)
+    (got,) = arrived(wire.near)
+    assert check(got, 1500) == check(sent.raw, 1500)
+    if isinstance(wire.near, CompiledNicLink):
+        assert check(got, 1500)[0] is got
+
+
 def seeded(frame: bytes) -> bytes:
     """Put the sum of the pseudo header into the checksum field, as kernels leave it there."""
     header = virtio_net.parse(frame)
@@ -307,3 +319,78 @@ def test_what_this_host_sends_by_the_interface_does_not_come_back(wire: Wire) ->
     assert wire.near.write(FRAME, 0) is None
     assert not readable(wire.near, 0)
     assert len(arrived(wire.far)) == 2
+
+
+class LaneToSocket:
+    """A lane that carries all frames for MAC from an interface to a socket."""
+
+    def __init__(self, link: NicLink) -> None:
+        self.receiver, self._near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lane = compiled().Lane()
+        self._burst = compiled().Burst(link.shared, 1500, FOREVER_S, self._lane)
+        shared = port.share(self._near.fileno(), port.TAP, VNET_HEADER_BYTES)
+        self._burst.learn(MAC + FAR_MAC, "flow", 0, None, None, shared)
+        self._lane.give(self._burst, self)
+
+    def back(self) -> tuple[int, int]:
+        """Wait until the sender comes back; return why, and an errno."""
+        assert readable(self._lane.fileno()), "the sender did not come back"
+        os.eventfd_read(self._lane.fileno())
+        ((_, what, _, number, _, _),) = self._lane.take_returned()
+        return what, number
+
+    def close(self) -> None:
+        self._lane.recall(self._burst)
+        self._lane.stop()
+        assert self._lane.join(10)
+        self.receiver.close()
+        self._near.close()
+
+
+@pytest.fixture
+def carried() -> Iterator[tuple[Wire, LaneToSocket]]:
+    with namespace() as space:
+        make_pair(space)
+        with listening_socket(space, NEAR) as near, listening_socket(space, FAR) as far:
+            made = Wire(space, NicLink(near, NEAR, 1500, 12), NicLink(far, FAR, 1500, 12), near)
+            lane = LaneToSocket(made.near)
+            try:
+                yield made, lane
+            finally:
+                lane.close()
+                made.near.close()
+                made.far.close()
+
+
+def test_the_lane_carries_what_comes_by_an_interface(carried: tuple[Wire, LaneToSocket]) -> None:
+    wire, lane = carried
+    giant = packets.tcp(MAC, FAR_MAC, 1, 5, version=6, gso_size=1400)
+    for raw in (PLAIN_HEADER + FRAME, PLAIN_HEADER + tagged(FRAME, (0x8100, 7)), giant.raw):
+        assert wire.far.write(raw, VNET_HEADER_BYTES) is None
+        assert readable(lane.receiver)
+        got = lane.receiver.recv(70_000)
+        assert check(got, 1500) == check(raw, 1500)
+    stranger = ethernet.build(MAC, b"\2" * 6, EXPERIMENTAL, bytes(50))
+    assert wire.far.write(stranger, 0) is None
+    assert lane.back() == (What.UNKNOWN, 0)
+
+
+def test_the_lane_gives_an_interface_back_that_went_down(
+    carried: tuple[Wire, LaneToSocket],
+) -> None:
+    wire, lane = carried
+    wire.space.run("ip", "link", "set", NEAR, "down")
+    what, number = lane.back()
+    assert (what, number) == (What.UNREAD, errno.ENETDOWN)
+    wire.near.read_failed(number)  # it may come back
+
+
+def test_the_lane_gives_an_interface_back_that_is_no_more(
+    carried: tuple[Wire, LaneToSocket],
+) -> None:
+    wire, lane = carried
+    wire.space.run("ip", "link", "del", NEAR)
+    what, number = lane.back()
+    assert what == What.UNREAD
+    with pytest.raises(LinkGone, match="interface nic0 is gone"):
+        wire.near.read_failed(number)
