@@ -106,7 +106,7 @@ def _start(crew: Crew, guard: str, subnet: int, absent: str) -> Contestant:
     made = Contestant(guard, writer, reader, at[0], at[1], None)
     if not absent:
         joined = made.joined = join_ours(crew, subnet, taps, None)
-        arguments = (sys.executable, "-m", "benchmarks.workers", "blaster", "eth0")
+        arguments = (sys.executable, "-m", "benchmarks.blaster", "eth0")
         made.blaster = joined.left.spawn(*arguments)
         ready(made.blaster)
     return made

@@ -35,7 +35,7 @@ class End:
 def end(inside: Namespace, address: str) -> End:
     """Return an end of one interface and that IPv4 address. Raises BenchmarkError."""
     interface = interfaces_of(inside)[0]
-    blaster = inside.spawn(sys.executable, "-m", "benchmarks.workers", "blaster", interface)
+    blaster = inside.spawn(sys.executable, "-m", "benchmarks.blaster", interface)
     ready(blaster)
     return End(inside, interface, mac_of(inside, interface), address, blaster)
 

@@ -7,10 +7,8 @@ input ends. Times are of CLOCK_MONOTONIC, which all processes of a machine share
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import select
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -21,18 +19,13 @@ import grpc
 from grpc import aio
 
 from benchmarks import ours, streams
-from benchmarks.frames import cycle, of_stations
-from benchmarks.kinds import Pair, cycle_of
+from benchmarks.frames import cycle
 from benchmarks.vde import BURST, Burst, Plug
 
 #: What the bare echo carries: as many bytes as the frame it is compared with.
 ECHO_BYTES = 64
 ECHO_METHOD = "/bare.Echo/Echo"
 ECHO_STREAM = "/bare.Echo/Stream"
-#: Frames in one system call of the blaster: so few that what is lost is lost evenly.
-BLAST = 32
-#: The pause after each when none may be lost.
-PAUSE_S = 0.005
 #: A reader takes the stream for ended when nothing came for so long.
 IDLE_S = 0.2
 #: The same for ours, who loses nothing: on a machine that is busy a frame may be long under way.
@@ -249,58 +242,6 @@ def vde_receiver(switch: str, own: str) -> None:
     plug.close()
 
 
-# --- the stack behind a TAP ----------------------------------------------------------------------
-
-
-def blaster(interface: str) -> None:
-    """Send small frames out of an interface, faster than anybody takes them.
-
-    With ``stations`` they are from as many sources, or to as many destinations, in turn; with
-    ``once`` each is sent once, slowly.
-    """
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        sock.bind((interface, 0))
-        say({"ready": True})
-        for line in sys.stdin:
-            question = json.loads(line)
-            own, to = (
-                bytes.fromhex(question[key].replace(":", "")) for key in ("source", "destination")
-            )
-            receiver = socket.inet_aton(question["receiver"])
-            sender = socket.inet_aton(question["sender"])
-            frames = cycle_of(question["kind"], Pair(to, own, sender, receiver))
-            if stations := question.get("stations"):
-                frames = of_stations(frames[0], question["differ_at"], stations)
-            bursts = [Burst(frames[i : i + BLAST]) for i in range(0, len(frames), BLAST)]
-            if question.get("once"):
-                say({"elapsed_s": _send_once(sock, bursts)})
-            else:
-                say({"elapsed_s": _blast(sock, bursts, question["seconds"])})
-
-
-def _blast(sock: socket.socket, bursts: list[Burst], seconds: float) -> float:
-    """Send for so long as fast as it goes; return how long it was."""
-    started = time.monotonic()
-    deadline, turns = started + seconds, 0
-    while (now := time.monotonic()) < deadline:
-        try:
-            bursts[turns % len(bursts)].send(sock.fileno())
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:  # the queue of the TAP is full
-                raise
-        turns += 1
-    return now - started
-
-
-def _send_once(sock: socket.socket, bursts: list[Burst]) -> float:
-    """Send each once, so slowly that everybody takes them all; return how long it took."""
-    started = time.monotonic()
-    for burst in bursts:
-        burst.send(sock.fileno())
-        time.sleep(PAUSE_S)
-    return time.monotonic() - started
-
-
 # --- start ----------------------------------------------------------------------------------------
 
 
@@ -328,7 +269,6 @@ ASYNCHRONOUS = {
 BLOCKING: dict[str, Callable[..., None]] = {
     "vde-sender": vde_sender,
     "vde-receiver": vde_receiver,
-    "blaster": blaster,
 }
 
 

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-from benchmarks.crowd import DEVICES
+from benchmarks import crowd
+from benchmarks.course import Course
 from benchmarks.frames import DESTINATION, SOURCE, of_stations
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def test_frames_are_measured_beside_ever_more_devices(tmp_path: Path) -> None:
-    command = (sys.executable, "-m", "benchmarks", "crowd", "--json", "--rounds", "1")
-    done = subprocess.run(
-        [*command, "--seconds", "0.1"],
-        cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    figures = {series["name"]: series["median"] for series in result["series"]}
-    assert len(figures) == 3 * len(DEVICES)
-    assert all(value > 0 for value in figures.values()), figures
-    targets = {ratio["name"]: ratio["target"] for ratio in result["ratios"]}
-    assert targets["1,000 devices against 10"] == "<= 1.2"
-    assert not list(tmp_path.iterdir())
+def test_frames_are_measured_beside_more_devices() -> None:
+    said: list[str] = []
+    report = crowd.among((2, 9), Course("crowd", 1, 0.1, say=said.append))
+    assert not report.failures, report.failures
+    assert [one.name for one in report.series if not one.median > 0] == []
+    assert len(report.series) == 2 * len(crowd.FIGURES)
+    assert [one.name for one in report.ratios] == [
+        "a frame, 2 devices against 9",
+        "frames a second, 2 devices against 9",
+    ]
+    assert said
 
 
 def test_frames_of_many_stations_differ_in_one_address_only() -> None:
