@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import hypervisor
 from hypervisor.engine.drops import LINK_GONE
 from hypervisor.engine.opens import Open
-from hypervisor.errors import DeviceError
+from hypervisor.errors import DeviceError, NoMemory
 from hypervisor.guard import Preset
 from hypervisor.infos import MemberInfo
 from hypervisor.interconnect import Interconnect
@@ -236,7 +236,7 @@ class Runtime:
         Frames are written in this thread if the link is a socket, or the device is an uplink, or
         its owner is the server's own uid or trusted by policy; else in a thread of the link's own.
         ``mtu`` is shown. Raises
-        InvalidDest, AlreadyOpen.
+        InvalidDest, AlreadyOpen, and NoMemory if there can be no such thread: the link is gone.
         """
         hosted = self._hosted[network]
         device = handle.nic.device
@@ -253,7 +253,13 @@ class Runtime:
             peer=link.peer,
             mtu=mtu,
         )
-        carrier = self._carrier(hosted, handle, link, inline)
+        try:
+            carrier = self._carrier(hosted, handle, link, inline)
+        except (OSError, RuntimeError) as error:
+            why = f"no thread can be started to write to it ({error})"
+            hosted.network.detach(handle, why, self._clock())
+            self._settle(hosted)
+            raise NoMemory(f"{device.name}: {why}: the server has too many") from error
         hosted.carriers[handle.open] = carrier
         carrier.start()
         self._settle(hosted)

@@ -380,6 +380,8 @@ class Carrier:
 
     def _gone(self, why: str) -> None:
         """The link ended by itself: the port dies with it."""
+        if self._stopped:
+            return  # late news, by a sender from the lane: there may be another link by now
         self.stop()
         self._network.detach(self._handle, why, self._clock())
         self._settle()

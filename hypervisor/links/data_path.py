@@ -7,7 +7,6 @@ from typing import Any
 
 from hypervisor.batches import BatchWork
 from hypervisor.flows import FlowTable
-from hypervisor.links import port
 from hypervisor.links.base import Link
 from hypervisor.links.burst import Burst, CompiledBurst, PortLink, PythonBurst
 from hypervisor.links.lane import Lane
@@ -87,7 +86,9 @@ class DataPath:
     def close(self, link: Link) -> None:
         """Close a link that nothing leads to any more. Blocks, and is for any thread."""
         if self._lane is not None and isinstance(link, PortLink):
-            self._lane.await_writes(link.shared[port.FD])
+            # Whoever has not begun by now sees that it is closed, even with a flow that leads here:
+            # the number may be another file's before that is forgotten.
+            self._lane.await_writes(link.retire())
         link.close()
 
     def stop(self) -> None:

@@ -62,6 +62,7 @@ class LentTap:
     __slots__ = (
         "_buffers",
         "_errors_poll",
+        "_retired",
         "_view",
         "accepts",
         "name",
@@ -88,6 +89,7 @@ class LentTap:
         self._view = memoryview(buffer)
         self._errors_poll = select.poll()
         self._errors_poll.register(fd, 0)
+        self._retired = -1
         #: Calls that failed with something a holder of the TAP can cause, since adoption.
         self.read_error_total = 0
         self.write_error_total = 0
@@ -172,9 +174,20 @@ class LentTap:
 
     def close(self) -> None:
         """Close this process's copy; the interface goes if it was the last. Twice is allowed."""
-        fd = self.release()
+        self.retire()
+        fd, self._retired = self._retired, -1
         if fd >= 0:
             _close(fd)
+
+    def retire(self) -> int:
+        """Have nobody begin to read or write any more, until :meth:`close`; return the descriptor.
+
+        It is -1 if it is not this link's any more.
+        """
+        fd = self.release()
+        if fd >= 0:
+            self._retired = fd
+        return self._retired
 
     def release(self) -> int:
         """Give the descriptor away, to be closed by whoever takes it; -1 if it is gone already."""

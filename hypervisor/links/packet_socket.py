@@ -220,10 +220,18 @@ class NicLink:
 
     def close(self) -> None:
         """Close this link's copy of the descriptor; the socket goes on to listen. Twice is fine."""
-        self._fd = self.shared[port.FD] = -1
+        self.retire()
         self._poll.close()
         self._socket.close()
+
+    def retire(self) -> int:
+        """Have nobody begin to read or write any more, until :meth:`close`; return the descriptor.
+
+        It is -1 if it is closed.
+        """
+        self._fd = self.shared[port.FD] = -1
         self._ended = self._ended or f"the link to {self.peer} was closed here"
+        return self._socket.fileno()
 
     def _exceeds_mtu(self, frame: bytes | memoryview) -> bool:
         """Tell whether the segments of a frame would be longer than the interface carries."""

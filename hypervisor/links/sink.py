@@ -208,7 +208,11 @@ class ThreadedSink:
         self._gone: str | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # there can be no more threads
+            os.close(self._wake)
+            raise
 
     def fileno(self) -> int:
         """See :class:`Sink`."""

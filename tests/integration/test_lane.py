@@ -14,6 +14,7 @@ import pytest
 
 from hypervisor.links import port
 from hypervisor.links.burst import What
+from hypervisor.links.data_path import DataPath
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 from tests.helpers.burst_bench import LaneBench
@@ -248,6 +249,32 @@ def test_a_link_is_closed_when_no_write_to_it_is_under_way_compiled(bench: Paced
     assert place.sink.join(5)
     assert len(place.far.recv(2048)) == 72
     place.far.close()
+
+
+class Watched:
+    """Stands for a lane: notes what a link shares while writes to it are awaited."""
+
+    def __init__(self, link: LentTap) -> None:
+        self._link = link
+        self.seen: list[tuple[int, int, bool]] = []
+
+    def await_writes(self, descriptor: int) -> None:
+        is_open = os.path.exists(f"/proc/self/fd/{descriptor}")
+        self.seen.append((descriptor, self._link.shared[port.FD], is_open))
+
+
+def test_nobody_begins_a_write_to_a_link_while_others_are_awaited_for_its_close() -> None:
+    with lent_tap() as lent:
+        link = LentTap.adopt(lent.give(), MAC)
+        fd = link.fileno()
+        path, lane = DataPath(), Watched(link)
+        path._lane = lane  # type: ignore[assignment]
+        path.close(link)
+        # A descriptor's number is another file's as soon as it is closed.
+        assert lane.seen == [(fd, -1, True)]
+        assert not os.path.exists(f"/proc/self/fd/{fd}")
+        path.close(link)
+        assert lane.seen[1:] == [(-1, -1, False)]
 
 
 def test_a_lane_leaves_no_thread_and_no_descriptor_compiled() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 
 import pytest
 from machdev.v1 import network_pb2
 
-from hypervisor.errors import AlreadyOpen, InvalidDest
+from hypervisor.errors import AlreadyOpen, InvalidDest, NoMemory
 from hypervisor.infos import LinkState
+from hypervisor.links.base import LinkGone
+from hypervisor.links.carrier import Carrier
+from hypervisor.links.data_path import DataPath
 from hypervisor.links.memory import MemoryLink
 from hypervisor.links.outlet import Outlet
 from hypervisor.mach.devices import UPLINK_OWNER
+from tests.helpers.kernel_objects import readable
 from tests.helpers.loops import on_both_loops
 from tests.helpers.service import Client, Served, begun, frame, serving, watching
 
@@ -21,6 +26,22 @@ OUTSIDE = bytes.fromhex("0200000000a1")
 
 def uplink(it: Served) -> Outlet:
     return it.runtime.open_outlet("net0", UPLINK_OWNER, "nic0", "nic", "nic0")
+
+
+def carrier(it: Served, outlet: Outlet) -> Carrier:
+    hosted = it.runtime._hosted["net0"]
+    (each,) = (each for each, one in hosted.outlets.items() if one is outlet)
+    found = hosted.carriers[each]
+    assert isinstance(found, Carrier)
+    return found
+
+
+def closed(far: MemoryLink) -> bool:
+    """Wait until the other end is closed."""
+    assert readable(far)
+    with pytest.raises(LinkGone, match="other end"):
+        far.read_burst(1, 1)
+    return True
 
 
 async def shown(client: Client) -> network_pb2.Link:
@@ -174,3 +195,50 @@ async def test_a_lent_taps_and_a_clients_devices_are_told_apart(tmp_path: Path) 
         assert guest.link_status.state == network_pb2.LINK_STATE_WAITING
         assert guest.mac_address == outlet.mac
         outlet.close()
+
+
+@on_both_loops
+@pytest.mark.parametrize("why", [OSError(errno.EAGAIN, "no"), RuntimeError("no")])
+async def test_a_link_without_a_thread_to_write_to_it_is_refused_and_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: Exception
+) -> None:
+    def no_thread(*_: object) -> None:
+        raise why
+
+    async with serving(tmp_path) as it:
+        client = await it.client()
+        outlet = it.runtime.open_outlet("net0", "uid:61234", "eth", "memory", "x")
+        near, far = MemoryLink.pair()
+        with monkeypatch.context() as patch:
+            patch.setattr(DataPath, "sink", no_thread)
+            with pytest.raises(NoMemory, match="no thread can be started"):
+                outlet.plug(near)
+        assert not outlet.plugged
+        assert (await shown(client)).state == network_pb2.LINK_STATE_WAITING
+        assert await asyncio.to_thread(closed, far)
+        near, far = MemoryLink.pair()
+        outlet.plug(near)
+        assert (await shown(client)).state == network_pb2.LINK_STATE_UP
+        outlet.close()
+        far.close()
+        await it.clean(client)
+
+
+@on_both_loops
+async def test_late_news_of_an_old_link_does_not_end_the_next_one(tmp_path: Path) -> None:
+    async with serving(tmp_path) as it:
+        client, outlet = await it.client(), uplink(it)
+        near, far = MemoryLink.pair()
+        outlet.plug(near)
+        old = carrier(it, outlet)
+        outlet.unplug("it is another interface now")
+        second, other = MemoryLink.pair()
+        outlet.plug(second)
+        # As a sender that was with the lane says it, when he comes back.
+        old._gone("the interface is gone")
+        assert outlet.plugged
+        assert (await shown(client)).state == network_pb2.LINK_STATE_UP
+        outlet.close()
+        far.close()
+        other.close()
+        await it.clean(client)
