@@ -172,12 +172,8 @@ def burst_frames(draw: st.DrawFn) -> tuple[int, int, bytes]:
     return whence, whither, bytes(VNET_HEADER_BYTES) + frame
 
 
-@settings(max_examples=800)
-@given(burst_frames())
-def test_a_flow_takes_what_the_long_way_passes_and_learns_nothing_from(
-    found: tuple[int, int, bytes],
-) -> None:
-    whence, whither, frame = found
+def check(whence: int, whither: int, frame: bytes) -> None:
+    """Ask the flow, its templates in Python and C, and the long way about the same frame."""
     ground, offset = grounds(), VNET_HEADER_BYTES
     network, handle = ground.world.network, ground.senders[whence][0]
     pair = frame[offset : offset + 12]
@@ -197,3 +193,17 @@ def test_a_flow_takes_what_the_long_way_passes_and_learns_nothing_from(
         assert (passed, needs, dict(drops)) == ([frame], [0], {})
     assert ground.addresses() == ground.before
     assert network.take_events() == []
+
+
+@settings(max_examples=800)
+@given(burst_frames())
+def test_a_flow_takes_what_the_long_way_passes_and_learns_nothing_from(
+    found: tuple[int, int, bytes],
+) -> None:
+    check(*found)
+
+
+def test_so_it_is_for_every_frame_between_any_two() -> None:
+    for frame in seeds():
+        for whence, whither in itertools.product(range(WHENCES), range(len(RECEIVERS))):
+            check(whence, whither, bytes(VNET_HEADER_BYTES) + between(frame, whence, whither))
