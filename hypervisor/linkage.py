@@ -292,7 +292,6 @@ class Linkage(Rooms):
             or port is None
             or port is nic.port
             or len(flows) >= MAX_FLOWS
-            or (nic.gate is not None and not nic.guard.full)  # who would see a tag?
             or len(port.receivers) != 1
             or not port.receivers[0].vnet_header
             or port.taps
@@ -304,7 +303,7 @@ class Linkage(Rooms):
         if self.probes.pending and self.probes.is_for(to.device):
             return None  # somebody may answer a probe
         full = guard if guard.full else None
-        forms = guard.forms(addressed.get(addresses[:6]))
+        forms = guard.forms(addressed.get(addresses[:6]), untagged=nic.gate is not None)
         flow = Flow(sender, port.receivers[0], forms, full, addressed)
         flows[addresses] = flow
         self.lean_on(learned, now)

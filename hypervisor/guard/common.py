@@ -8,7 +8,8 @@ say all that the full parser would. They are made from the same
 
 Of a device that the guard does not look into (guard ``mac`` or ``off``, trunks) every frame from
 its own source is common, but for two things that are looked into all the same: whom it is for, if
-the receiver has an address list, and what a DHCP server answers.
+the receiver has an address list, and what a DHCP server answers; and at an access port a VLAN tag
+is never common.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Final
 
 from hypervisor.guard.policy import GuardPolicy
 from hypervisor.guard.template import Template, Templates
+from hypervisor.guard.vlan import TAG_TYPES
 from hypervisor.wire import arp, dhcp, ethernet, icmpv6, protocols
 
 #: (offset, mask, value): mask and value have the same length.
@@ -28,6 +30,7 @@ _Compare = tuple[int, bytes, bytes]
 _SOURCE_GROUP: Final = 0
 _DESTINATION_GROUP: Final = 1
 _KIND_GROUP: Final = 2
+_TAG_GROUP: Final = 3
 #: As many addresses of a device as have templates; its link-local ones come last, and what is from
 #: or for others takes the long way.
 MAX_ADDRESSES: Final = 64
@@ -45,12 +48,14 @@ _ND_TARGET: Final = 62
 _ND_OPTION: Final = 78
 
 
-def templates(policy: GuardPolicy, receiver: GuardPolicy | None = None) -> Templates | None:
+def templates(
+    policy: GuardPolicy, receiver: GuardPolicy | None = None, *, untagged: bool = False
+) -> Templates | None:
     """Return the templates of the frames that one device may send to another.
 
     A ``receiver`` with an address list is sent only what is for it; its MAC is the caller's to
-    compare. None: every frame passes that comes from the device's own source address, or from any
-    if that is its policy.
+    compare. ``untagged`` frames alone may come by an access port of a VLAN. None: every frame
+    passes that comes from the device's own source address, or from any if that is its policy.
     """
     to: list[Template] = []
     if receiver is not None and receiver.addressed:
@@ -59,6 +64,8 @@ def templates(policy: GuardPolicy, receiver: GuardPolicy | None = None) -> Templ
         return Templates([*_sources(policy), *_kinds(policy), *to])
     if policy.dhcp_server:
         to += _no_answers()
+    if untagged:
+        to += _no_tags()
     if not to:
         return None
     if not policy.lenient:
@@ -181,6 +188,13 @@ def _no_answers() -> Iterator[Template]:
             yield _template(_KIND_GROUP, [*udp, plain], length=at + 2)
             yield _template(_KIND_GROUP, udp, passes=False)
     yield _template(_KIND_GROUP, [_ANY])
+
+
+def _no_tags() -> Iterator[Template]:
+    """Yield everything that does not begin with a VLAN tag (:mod:`hypervisor.guard.vlan`)."""
+    for kind in sorted(TAG_TYPES):
+        yield _template(_TAG_GROUP, [(12, b"\xff\xff", kind)], passes=False)
+    yield _template(_TAG_GROUP, [_ANY])
 
 
 def _never_forwarded(size: int) -> Sequence[_Compare]:

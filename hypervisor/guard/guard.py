@@ -96,13 +96,15 @@ class Guard:
         """Whether any unicast source address passes."""
         return self.policy.lenient
 
-    def forms(self, receiver: Guard | None) -> Templates | None:
+    def forms(self, receiver: Guard | None, *, untagged: bool = False) -> Templates | None:
         """Return the common frames toward a receiver, as bits to compare.
 
         They are what :meth:`common` says for a guard that looks into frames. ``receiver`` is None
-        for one without an address list. None: any frame from ``source``.
+        for one without an address list. Only ``untagged`` frames come by a port that is in one
+        VLAN. None: any frame from ``source``.
         """
-        return templates(self.policy, None if receiver is None else receiver.policy)
+        to = None if receiver is None else receiver.policy
+        return templates(self.policy, to, untagged=untagged)
 
     def check_source(self, source: bytes) -> str | None:
         """Return the reason to discard a frame from ``source``, or None to let it pass."""

@@ -85,7 +85,7 @@ class Formed(Guard):
         super().__init__(GuardPolicy(mac, "mac"))
         self._templates = templates
 
-    def forms(self, receiver: Guard | None) -> Templates | None:
+    def forms(self, receiver: Guard | None, *, untagged: bool = False) -> Templates | None:
         return self._templates
 
 

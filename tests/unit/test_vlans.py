@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from hypervisor.guard.vlan import TAG_TYPES
 from hypervisor.mach.devices import UPLINK_OWNER
 from hypervisor.mach.policy import DevicePolicy
 from hypervisor.nic import Handle
@@ -285,4 +286,9 @@ def test_no_flow_is_known_that_would_change_its_form_or_hide_a_tag() -> None:
         assert network.learn_flow(net.a.handle, tagged.mac + net.a.mac, world.now) is None
         assert network.learn_flow(tagged.handle, net.a.mac + tagged.mac, world.now) is None
         known = network.learn_flow(net.a.handle, net.b.mac + net.a.mac, world.now)
-        assert (known is not None) == (guard == "full")
+        assert known is not None
+        udp = ethernet.build(net.b.mac, net.a.mac, ethernet.ETHERTYPE_IPV4, _udp())
+        assert known.takes(bytes(12) + udp, 12, len(udp)) == (guard == "mac")
+        for kind in TAG_TYPES:
+            frame = udp[:12] + kind + b"\0\x0a" + udp[12:]
+            assert not known.takes(bytes(12) + frame, 12, len(frame))
