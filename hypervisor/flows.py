@@ -94,8 +94,8 @@ class CompiledTable(Protocol):
         """
         ...
 
-    def forget(self) -> None:
-        """Empty the copy."""
+    def forget(self) -> Iterable[tuple[Flow, int, int, int, int]]:
+        """Empty the copy; return the same, until this moment: others carry on meanwhile."""
         ...
 
 
@@ -116,20 +116,25 @@ class FlowTable(dict[bytes, Flow]):
     def fold(self, engine: Engine) -> None:
         """Enter what the flows have carried since the last time into the books."""
         if self.compiled is not None:
-            for flow, frames, size_bytes, lost_frames, lost_bytes in self.compiled.fold():
-                # It may be a flow that is forgotten, and was in the middle of a write then.
-                engine.count_direct(
-                    flow.sender, flow.receiver, frames + lost_frames, size_bytes + lost_bytes
-                )
-                if lost_frames:
-                    engine.count_lost(flow.receiver, {LINK_ERROR: lost_frames}, lost_bytes)
+            _enter(engine, self.compiled.fold())
         for flow in self.values():
             if flow.frames:
                 engine.count_direct(flow.sender, flow.receiver, flow.frames, flow.bytes)
                 flow.frames = flow.bytes = 0
 
-    def forget(self) -> None:
-        """Empty the table, and its copy; call :meth:`fold` before."""
+    def forget(self, engine: Engine) -> None:
+        """Empty the table, and its copy, and enter what they have carried into the books."""
+        self.fold(engine)
         self.clear()
         if self.compiled is not None:
-            self.compiled.forget()
+            _enter(engine, self.compiled.forget())
+
+
+def _enter(engine: Engine, carried: Iterable[tuple[Flow, int, int, int, int]]) -> None:
+    for flow, frames, size_bytes, lost_frames, lost_bytes in carried:
+        # It may be a flow that is forgotten, and was in the middle of a write then.
+        engine.count_direct(
+            flow.sender, flow.receiver, frames + lost_frames, size_bytes + lost_bytes
+        )
+        if lost_frames:
+            engine.count_lost(flow.receiver, {LINK_ERROR: lost_frames}, lost_bytes)

@@ -366,9 +366,8 @@ class Rooms:
 
     def forget_flows(self) -> None:
         """Something changed: every flow must be found anew."""
-        self.fold_flows()
         for table in self.flows.values():
-            table.forget()
+            table.forget(self.engine)
         self._leaned_on.clear()
         self.flows_until = None
 

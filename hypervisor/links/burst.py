@@ -310,6 +310,7 @@ class CompiledBurst:
         folded: list[tuple[Flow, int, int, int, int]] = self.compiled.fold()
         return folded
 
-    def forget(self) -> None:
+    def forget(self) -> Iterable[tuple[Flow, int, int, int, int]]:
         """See :class:`hypervisor.flows.CompiledTable`."""
-        self.compiled.forget()
+        folded: list[tuple[Flow, int, int, int, int]] = self.compiled.forget()
+        return folded

@@ -160,7 +160,7 @@ class Carrier:
                 answering = None if flow is None else flow.link
                 break
             if what == What.UNKNOWN and self._learn(burst.peek()):
-                if self._may_leave() and self._leave():
+                if self._stopped or (self._may_leave() and self._leave()):
                     answering = None
                     break
                 continue

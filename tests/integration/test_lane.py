@@ -8,10 +8,11 @@ import os
 import platform
 import socket
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
+from hypervisor.flows import CompiledTable, Flow
 from hypervisor.links import port
 from hypervisor.links.burst import What
 from hypervisor.links.data_path import DataPath
@@ -161,6 +162,36 @@ def test_changes_do_not_wait_for_a_write_that_does_not_end_compiled(bench: Paced
     bench.lane.await_writes(bench.receivers[SUNK].link.fileno())
     # The frame is counted, though its flow was forgotten while it was written.
     assert bench.books()["engine"][:2] == (1, 60)  # type: ignore[index]
+
+
+class Late:
+    """A sender's compiled table, to which frames come just before it is emptied."""
+
+    def __init__(self, table: CompiledTable, meanwhile: Callable[[], None]) -> None:
+        self._table, self._meanwhile = table, meanwhile
+        self.fold = table.fold
+
+    def forget(self) -> Iterable[tuple[Flow, int, int, int, int]]:
+        self._meanwhile()
+        return self._table.forget()
+
+
+def test_what_is_carried_until_the_moment_flows_are_forgotten_is_counted_compiled(
+    bench: Paced,
+) -> None:
+    bench.know(INLINE)
+    bench.give()
+
+    def meanwhile() -> None:
+        bench.send(INLINE, 3)
+        bench.wait_for(INLINE, 3)
+        bench.lane.await_writes(bench.receivers[INLINE].link.fileno())
+
+    flows = bench.network.flows_of(bench.sender.port.handle)
+    assert flows.compiled is not None
+    flows.compiled = Late(flows.compiled, meanwhile)
+    bench.network.forget_flows()
+    assert bench.books()["engine"][:2] == (3, 180)  # type: ignore[index]
 
 
 def test_a_frame_that_is_not_taken_after_all_is_counted_as_lost_compiled(bench: Paced) -> None:

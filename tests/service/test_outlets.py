@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -241,4 +242,34 @@ async def test_late_news_of_an_old_link_does_not_end_the_next_one(tmp_path: Path
         outlet.close()
         far.close()
         other.close()
+        await it.clean(client)
+
+
+@on_both_loops
+async def test_a_link_that_ends_while_a_flow_is_learned_is_not_read_on(tmp_path: Path) -> None:
+    async with serving(tmp_path) as it:
+        client = await it.client()
+        ends = []
+        outlets = [it.runtime.open_outlet("net0", f"uid:{os.geteuid()}", n, "x", "x") for n in "ab"]
+        for outlet in outlets:
+            near, far = MemoryLink.pair(vnet_header=True, accepts=7)
+            outlet.plug(near)
+            ends.append(far)
+        sender = carrier(it, outlets[0])
+        settle, ended = sender._settle, asyncio.Event()
+
+        def settle_and_end() -> None:
+            settle()
+            outlets[0].unplug("it ended while everything was settled")
+            ended.set()
+
+        sender._settle = settle_and_end
+        mac, to = (outlet.mac for outlet in outlets)
+        for number in b"12":
+            ends[0].write(frame(mac, to, bytes([number])), 0)
+        await asyncio.wait_for(ended.wait(), 10)
+        assert ends[1].read_burst(9, 9999) == []
+        for outlet, far in zip(outlets, ends, strict=True):
+            outlet.close()
+            far.close()
         await it.clean(client)

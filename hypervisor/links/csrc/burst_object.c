@@ -30,14 +30,15 @@ static void unlock(const struct burst *burst)
         lane_unlock(burst->lane);
 }
 
-static void forget_all(struct burst *burst)
+/* Empty the table; returns what nothing is written to any more. */
+static struct flow *forget_all(struct burst *burst)
 {
     lock(burst);
     struct flow *unused = table_forget(&burst->table);
     unlock(burst);
     burst->last = NULL;
     burst->sunk_count = 0;
-    flows_free(unused);
+    return unused;
 }
 
 static PyObject *burst_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
@@ -84,7 +85,7 @@ static int burst_traverse(BurstObject *self, visitproc visit, void *arg)
 
 static int burst_clear(BurstObject *self)
 {
-    forget_all(&self->burst);
+    flows_free(forget_all(&self->burst));
     return 0;
 }
 
@@ -92,7 +93,7 @@ static void burst_dealloc(BurstObject *self)
 {
     /* A lane that has it holds a reference: so none has. */
     PyObject_GC_UnTrack(self);
-    forget_all(&self->burst);
+    flows_free(forget_all(&self->burst));
     if (self->burst.lane != NULL)
         lane_adopt_pinned(self->burst.lane, self->burst.table.pinned);
     frame_free(self->burst.pending);
@@ -281,10 +282,19 @@ static PyObject *burst_fold(BurstObject *self, PyObject *Py_UNUSED(ignored))
     return all;
 }
 
+/* Forget all flows, and tell what they have carried until that moment: a lane goes on all the while,
+   and what it carries between a fold() and this would never be told. */
 static PyObject *burst_forget(BurstObject *self, PyObject *Py_UNUSED(ignored))
 {
-    forget_all(&self->burst);
-    Py_RETURN_NONE;
+    struct flow *unused = forget_all(&self->burst);
+    PyObject *all = PyList_New(0);
+    int failed = all == NULL ? -1 : fold_pinned(all, &self->burst);
+    for (struct flow *flow = unused; flow != NULL && !failed; flow = flow->next)
+        failed = fold_one(all, flow);
+    flows_free(unused);
+    if (failed)
+        Py_CLEAR(all);
+    return all;
 }
 
 static PyMethodDef burst_methods[] = {
