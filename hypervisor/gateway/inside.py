@@ -124,6 +124,7 @@ class Inside:
             if not self._versions <= {version for version, _ in inner.default_routes()}:
                 return
             self._poller.forget(bell.fileno())
+            inner.set_queue_length(OUTSIDE, self._plan.outside_queue_packets)
             inner.close()
             bell.close()
             os.kill(holder, signal.SIGKILL)

@@ -40,6 +40,12 @@ RESOLVER_STAND_INS: Final = tuple(link.network.network_address + 3 for link in G
 
 #: pasta's largest MTU: nothing on the way out is smaller than what it reads from a socket.
 OUTSIDE_MTU_BYTES: Final = 65_520
+#: What waits for pasta, which reads a packet at a time while a client's large frames become many at
+#: once: in bytes, and in packets if these are large (what its interface has by itself). pasta knows
+#: no selective acknowledgements, so what does not fit costs a client's connection a timeout, and
+#: then longer ones.
+OUTSIDE_QUEUE_BYTES: Final = 6 << 20
+_LEAST_QUEUE_PACKETS: Final = 1_000
 
 #: Where nothing is ever forwarded to: this host, links, groups, what is reserved (RFC 6890).
 _REFUSED: Final[tuple[Subnet, ...]] = (
@@ -98,6 +104,11 @@ class GatewayPlan:
     def versions(self) -> frozenset[int]:
         """Return the versions of IP it forwards: 4, 6 or both."""
         return frozenset(address.version for address in self.addresses)
+
+    @property
+    def outside_queue_packets(self) -> int:
+        """How many packets may wait for pasta: all are of the network, and of its MTU at most."""
+        return max(_LEAST_QUEUE_PACKETS, OUTSIDE_QUEUE_BYTES // self.mtu_bytes)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values, for :meth:`of_json` in another process."""

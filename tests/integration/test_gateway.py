@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from hypervisor.gateway.plan import OUTSIDE
 from hypervisor.kernel import netlink
 from tests.helpers import run_programs
-from tests.helpers.kernel_objects import a_fresh_uid, readable
+from tests.helpers.kernel_objects import Namespace, a_fresh_uid, readable
 from tests.helpers.outside import (
     BIG_BYTES,
     ECHO_PORT,
@@ -146,6 +148,13 @@ def test_two_users_stacks_reach_a_server_outside_by_tcp_udp_and_ping(up: ServerP
     large = client(up.node, 3, "sh", "-c", script)
     assert large.stdout.split()[::2] == [md5(bytes(BIG_BYTES)).hexdigest()] * 2, large.stderr
     assert "--address 10.0.0.2/24 --gateway 10.0.0.1" in up.said()
+
+
+def test_bursts_of_what_goes_out_wait_for_pasta(up: ServerProcess) -> None:
+    status = Path(f"/proc/{pasta_of(up)}/status").read_text()
+    (first,) = re.findall(r"^PPid:\s(\d+)$", status, re.MULTILINE)
+    shown = Namespace(int(first), 0).run("ip", "-o", "link", "show", OUTSIDE)
+    assert " qlen 4194" in shown.stdout
 
 
 def test_a_server_of_root_has_its_gateway_run_by_nobody_and_takes_it_along(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 
 from hypervisor.gateway.plan import GatewayPlan, host_rules, pasta_arguments, ruleset
@@ -27,6 +28,11 @@ def test_a_plan_survives_the_way_to_another_process() -> None:
     assert GatewayPlan.of_json(json.loads(json.dumps(BOTH.as_json()))) == BOTH
     assert BOTH.versions() == {4, 6}
     assert plan("fd00::1/64").versions() == {6}
+
+
+def test_as_many_bytes_wait_for_pasta_in_packets_of_any_size_but_never_few_packets() -> None:
+    queues = {mtu: replace(BOTH, mtu_bytes=mtu).outside_queue_packets for mtu in (576, 1500, 65520)}
+    assert queues == {576: 10_922, 1500: 4_194, 65520: 1_000}
 
 
 def test_the_rules_load_for_every_kind_of_gateway() -> None:
