@@ -45,7 +45,7 @@ from hypervisor.policing import change_policy
 from hypervisor.port_answers import PortAnswers
 from hypervisor.requests import Completion, Event, EventKind, Request, Role
 from hypervisor.rooms import NetworkOptions
-from hypervisor.routing import ROUTER_DEVICE, ROUTER_OWNER, elsewhere_bytes
+from hypervisor.routing import ROUTER_DEVICE, ROUTER_OWNER
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES, MAX_VLAN_TAGS, VLAN_TAG_BYTES
 
 __all__ = ["Network", "NetworkOptions"]
@@ -83,6 +83,7 @@ class Network(Linkage):
     def use(self, batches: BatchWork) -> None:
         """Let ``batches`` do what is asked of whole batches of frames, from now on."""
         self.engine.run_end = batches.run_end
+        self.engine.lengths = batches.lengths
         self.screens.suspects = batches.suspects
 
     # --- requests -----------------------------------------------------------------------------
@@ -186,17 +187,15 @@ class Network(Linkage):
         if not handle.nic.device.up:
             raise DeviceDown(f"device {handle.nic.device.name} is down: set its UP flag")
         frames = request.frames
-        self._check_vector(frames, handle.nic.trunk, request.inband)
+        size_bytes = self._check_vector(frames, handle.nic.trunk, request.inband)
         if self.routing is not None or handle.nic.quotas:
             # Before a router answers, or a quota is spent: a write that fails has changed nothing.
-            self.engine.check_write(handle.open, sum(map(len, frames)))
+            self.engine.check_write(handle.open, size_bytes)
         self._held[request.request_id] = handle.open
         passed, _, discards = self.screens.screen(handle.nic, frames, 0, None, now)
-        discarded_bytes = sum(map(len, frames)) - sum(map(len, passed)) if discards else 0
-        elsewhere = 0
+        discarded_bytes = size_bytes - sum(map(len, passed)) if discards else 0
         if self.routing is not None:
             routed = self.routing.route(handle.open, passed, 0, None, now)
-            elsewhere = elsewhere_bytes(passed, routed)
             discards.merge(routed.drops)
             discarded_bytes += routed.dropped_bytes
             passed = routed.frames
@@ -204,40 +203,44 @@ class Network(Linkage):
             handle.open,
             request.request_id,
             passed,
+            size_bytes,
             bool(request.mode & D_NOWAIT),
             now,
             discards,
             discarded_bytes,
-            elsewhere,
         )
         if self.routing is not None:
             self.routing.flush(now)
         return _HELD
 
-    def _check_vector(self, frames: Sequence[bytes], tagged: bool, inband: bool) -> None:
-        """Refuse a vector whole if any element is bad. Raises InvalidSize, ArrayTooLarge."""
+    def _check_vector(self, frames: Sequence[bytes], tagged: bool, inband: bool) -> int:
+        """Return the bytes of a vector; refuse it whole if any element is bad.
+
+        Raises InvalidSize, ArrayTooLarge.
+        """
         limits = self.options.limits
         if not frames or len(frames) > limits.vector_frames:
             raise InvalidSize(f"a vector has 1 to {limits.vector_frames} frames, not {len(frames)}")
-        lengths = list(map(len, frames))
-        if inband and max(lengths) > IO_INBAND_MAX:
+        shortest, longest, size_bytes = self.engine.lengths(frames)
+        if inband and longest > IO_INBAND_MAX:
             raise ArrayTooLarge(
-                f"device_write_inband takes at most {IO_INBAND_MAX} bytes, not {max(lengths)}; "
+                f"device_write_inband takes at most {IO_INBAND_MAX} bytes, not {longest}; "
                 "use device_write"
             )
-        if sum(lengths) > limits.vector_bytes:
+        if size_bytes > limits.vector_bytes:
             raise InvalidSize(f"a vector has at most {limits.vector_bytes} bytes in all")
-        if min(lengths) >= ETHERNET_HEADER_BYTES and max(lengths) <= self._longest:
-            return
+        if shortest >= ETHERNET_HEADER_BYTES and longest <= self._longest:
+            return size_bytes
         for index, frame in enumerate(frames):
-            longest = self._longest
-            if len(frame) > longest and tagged:
-                longest = longest_frame(frame, 0, self.mtu, tagged)
-            if not ETHERNET_HEADER_BYTES <= len(frame) <= longest:
+            most = self._longest
+            if len(frame) > most and tagged:
+                most = longest_frame(frame, 0, self.mtu, tagged)
+            if not ETHERNET_HEADER_BYTES <= len(frame) <= most:
                 raise InvalidSize(
                     f"frame {index} has {len(frame)} bytes; a frame here has "
-                    f"{ETHERNET_HEADER_BYTES} to {longest}; nothing was sent"
+                    f"{ETHERNET_HEADER_BYTES} to {most}; nothing was sent"
                 )
+        return size_bytes
 
     def _read(self, request: requests.Read, now: float) -> Any:
         handle = self.tasks.right(request.caller, request.port)[1].target

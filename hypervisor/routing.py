@@ -171,13 +171,6 @@ class Routing:
         self.flush(now)
 
 
-def elsewhere_bytes(frames: Sequence[bytes], routed: Routed) -> int:
-    """Return how many bytes of ``frames`` neither go on nor were dropped; negative if some were cut
-    and have more headers now.
-    """
-    return sum(map(len, frames)) - sum(map(len, routed.frames)) - routed.dropped_bytes
-
-
 def _packed(subnet: Subnet) -> tuple[bytes, int]:
     return subnet.network_address.packed, subnet.prefixlen
 
@@ -195,4 +188,4 @@ def _link_mtu(nic: Nic) -> int:
     return min(known, default=0xFFFF)
 
 
-__all__ = ["ROUTER_DEVICE", "ROUTER_OWNER", "RouterOptions", "Routing", "elsewhere_bytes"]
+__all__ = ["ROUTER_DEVICE", "ROUTER_OWNER", "RouterOptions", "Routing"]

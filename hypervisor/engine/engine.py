@@ -108,21 +108,19 @@ class Engine(Sending):
         sender: Open,
         request_id: int,
         frames: Sequence[bytes],
+        size_bytes: int,
         nowait: bool,
         now: float,
         discards: Mapping[str, int] = NOTHING,
         discarded_bytes: int = 0,
-        elsewhere_bytes: int = 0,
     ) -> None:
         """Accept a vector of plain frames whose lengths were checked (MHVED step 1).
 
-        ``discards`` of it, of ``discarded_bytes``, the guard has taken out already; and
-        ``elsewhere_bytes`` are counted elsewhere (negative: a router has cut some of ``frames``,
-        which are more than the vector was). Completes with :class:`Written` when the last frame
-        has left its TX slot. Raises NoMemory, having sent nothing, if the sender has too much held
-        already.
+        The whole vector was of ``size_bytes``: ``discards``, of ``discarded_bytes``, the guard has
+        taken out already, and a router may have sent some elsewhere, or cut them. Completes with
+        :class:`Written` when the last frame has left its TX slot. Raises NoMemory, having sent
+        nothing, if the sender has too much held already.
         """
-        size_bytes = sum(map(len, frames)) + discarded_bytes + elsewhere_bytes
         self.check_write(sender, size_bytes)
         request = WriteRequest(request_id, size_bytes, nowait)
         if discards:

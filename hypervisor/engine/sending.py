@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hypervisor.batches import Lengths, lengths
 from hypervisor.engine.drops import RX_FULL, UNADDRESSED, UNWANTED, Tally
 from hypervisor.engine.holding import Holding
 from hypervisor.engine.opens import Choice, Open, TxFrame, WriteRequest
@@ -24,6 +25,7 @@ class Sending(Holding):
         #: Frames for which no receiver was chosen, by reason.
         self.discards = Tally()
         self.held_reads = 0
+        self.lengths: Lengths = lengths
 
     def dispatch(
         self,
@@ -37,7 +39,7 @@ class Sending(Holding):
     ) -> None:
         """Give one run to those chosen, by the cheapest way that is right for them."""
         count = len(run)
-        size_bytes = sum(map(len, run))
+        size_bytes = self.lengths(run)[2]
         self.frames_switched += count
         self.bytes_switched += size_bytes - header_bytes * count
         sender.sent_frames += count
@@ -175,7 +177,7 @@ class Sending(Holding):
         start = 0
         reason = RX_FULL
         if not receiver.waiters and not receiver.stalled:
-            size_bytes = sum(map(len, run))
+            size_bytes = self.lengths(run)[2]
             if self.refusal(receiver, len(run), size_bytes, new=True) is None:
                 self.admit_run(receiver, run, size_bytes, header_bytes, needs)
                 return
@@ -215,8 +217,8 @@ class Sending(Holding):
             if count > len(run) - taken:
                 break
             frames = list(run[taken : taken + count])
-            size_bytes = sum(map(len, frames))
-            if max(map(len, frames)) > read.bytes_wanted or size_bytes > self.limits.vector_bytes:
+            _, longest, size_bytes = self.lengths(frames)
+            if longest > read.bytes_wanted or size_bytes > self.limits.vector_bytes:
                 break
             receiver.reads.popleft()
             self.count_read(receiver, -1)

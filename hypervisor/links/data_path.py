@@ -36,7 +36,7 @@ class DataPath:
             return
         try:
             module = importlib.import_module("hypervisor.links._burst")
-            self.batches = BatchWork(module.run_end, module.suspects)
+            self.batches = BatchWork(module.run_end, module.suspects, module.lengths)
         except ImportError as error:
             self.slower = f"the compiled data path was not built: {error}"
         except AttributeError as error:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervisor import screens
-from hypervisor.batches import run_end
+from hypervisor.batches import lengths, run_end
 from hypervisor.guard import Guard, GuardPolicy, templates
 from hypervisor.mach.policy import DevicePolicy
 from hypervisor.requests import Claim
@@ -84,6 +84,12 @@ def test_a_run_ends_where_python_sees_its_end(
 
 
 @pytest.mark.parametrize("way", WAYS)
+@given(batch=st.lists(st.binary(max_size=70), min_size=1, max_size=9))
+def test_lengths_are_those_that_python_sees(way: str, batch: list[bytes]) -> None:
+    assert compiled().lengths(batch) == compiled().lengths(tuple(batch)) == lengths(batch)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_what_is_no_batch_is_refused(way: str) -> None:
     module, good = compiled(), SEEDS[0]
     for bad in (bytearray(good), None):
@@ -91,6 +97,12 @@ def test_what_is_no_batch_is_refused(way: str) -> None:
             module.suspects([good, bad], 0, b"", {}, {})
         with pytest.raises(TypeError):
             module.run_end([good, bad], 0, 2, 0, 12)
+        with pytest.raises(TypeError):
+            module.lengths([good, bad])
+    with pytest.raises(TypeError):
+        module.lengths(7)
+    with pytest.raises(ValueError, match="there are no frames"):
+        module.lengths([])
     with pytest.raises(ValueError, match="frame 1 is shorter than its headers"):
         module.suspects([good, good[:13]], 0, b"", {}, {})
     with pytest.raises(TypeError):

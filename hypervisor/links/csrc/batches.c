@@ -160,3 +160,28 @@ PyObject *batches_run_end(PyObject *Py_UNUSED(module), PyObject *arguments)
     Py_DECREF(frames);
     return stop < 0 ? NULL : PyLong_FromSsize_t(stop);
 }
+
+/* lengths(frames): see hypervisor.batches.lengths. */
+PyObject *batches_lengths(PyObject *Py_UNUSED(module), PyObject *sequence)
+{
+    PyObject *frames = PySequence_Fast(sequence, "frames are a sequence");
+    if (frames == NULL)
+        return NULL;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(frames);
+    Py_ssize_t shortest = PY_SSIZE_T_MAX, longest = 0, total = 0;
+    struct view view;
+    PyObject *told = NULL;
+    Py_ssize_t index = 0;
+    while (index < count && slice_of(frames, index, 0, PY_SSIZE_T_MAX, &view) == 0) {
+        shortest = view.size < shortest ? view.size : shortest;
+        longest = view.size > longest ? view.size : longest;
+        total += view.size;
+        index++;
+    }
+    if (count == 0)
+        PyErr_SetString(PyExc_ValueError, "there are no frames");
+    else if (index == count)
+        told = Py_BuildValue("(nnn)", shortest, longest, total);
+    Py_DECREF(frames);
+    return told;
+}

@@ -126,6 +126,7 @@ bool templates_pass(const char *packed, Py_ssize_t packed_bytes, const unsigned 
 
 PyObject *batches_suspects(PyObject *module, PyObject *arguments);
 PyObject *batches_run_end(PyObject *module, PyObject *arguments);
+PyObject *batches_lengths(PyObject *module, PyObject *frames);
 
 /* --- threads.c ------------------------------------------------------------------------------ */
 

@@ -95,6 +95,7 @@ static PyMethodDef functions[] = {
     {"join", module_join, METH_O, NULL},
     {"suspects", batches_suspects, METH_VARARGS, NULL},
     {"run_end", batches_run_end, METH_VARARGS, NULL},
+    {"lengths", batches_lengths, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
