@@ -277,14 +277,20 @@ class LaneBench(Bench):
     def carry(self) -> bool:
         """Give the sender to the lane until he comes back or has nothing more; False then."""
         self.lane.give(self.burst.compiled, self)
-        while not readable(self.lane.fileno(), 0):
+        while not (returned := self.returned()):
             if not readable(self.sender.link.fileno(), 0) and self.take_back():
                 return self.in_hand()
-        os.eventfd_read(self.lane.fileno())
-        for _, what, flow, number, frames, size_bytes in self.lane.take_returned():
+        for _, what, flow, number, frames, size_bytes in returned:
             assert frames <= 1, "sockets have nothing to lose several frames by"
             self.decide(What(what), flow, number, size_bytes + VNET_HEADER_BYTES)
         return True
+
+    def returned(self) -> Any:
+        """Return who has come back; nobody if the lane rang for one who was recalled meanwhile."""
+        if not readable(self.lane.fileno(), 0):
+            return []
+        os.eventfd_read(self.lane.fileno())
+        return self.lane.take_returned()
 
     def take_back(self) -> bool:
         """Recall a sender who has nothing more to send; False if he has come back meanwhile."""
