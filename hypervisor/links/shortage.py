@@ -80,9 +80,12 @@ class Shortage:
         return self._answer
 
     def _look(self, passed_ns: float) -> bool:
-        lane_ns, (ran_ns, waited_ns) = self._path.lane_cpu_ns, self._thread()
-        carried_ns = lane_ns - self._lane_ns
-        ran_ns, self._ran_ns = ran_ns - self._ran_ns, ran_ns
-        waited_ns, self._waited_ns = waited_ns - self._waited_ns, waited_ns
-        self._lane_ns = lane_ns
-        return carried_ns >= LANE_AT_LEAST * passed_ns and waited_ns >= WAITS_AT_LEAST * ran_ns > 0
+        lane_ns = self._path.lane_cpu_ns
+        carried_ns, self._lane_ns = lane_ns - self._lane_ns, lane_ns
+        if carried_ns < LANE_AT_LEAST * passed_ns:
+            return False
+        # Since it was looked at the last time, which may have been long ago.
+        before_ran_ns, before_waited_ns = self._ran_ns, self._waited_ns
+        self._ran_ns, self._waited_ns = self._thread()
+        ran_ns, waited_ns = self._ran_ns - before_ran_ns, self._waited_ns - before_waited_ns
+        return waited_ns >= WAITS_AT_LEAST * ran_ns > 0
