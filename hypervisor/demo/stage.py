@@ -262,6 +262,8 @@ def stage(interrupts: int) -> Iterator[Stage]:
 def preload_all() -> None:
     """Import what children need who may not read this installation any more."""
     preload()
+    import hypervisor.gateway.spawner  # noqa: F401  a server imports it if it has a gateway
+
     for codec in ("ascii", "latin-1", "utf-8", "idna"):  # each is a module of its own
         codecs.lookup(codec)
     if "uvloop" not in sys.modules:

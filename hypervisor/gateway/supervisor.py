@@ -8,15 +8,17 @@ import json
 import logging
 import os
 import socket
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hypervisor.gateway.directory import Directory
 from hypervisor.gateway.home import Home, NoPlace
 from hypervisor.gateway.plan import GatewayPlan
-from hypervisor.gateway.spawner import Spawner
 from hypervisor.kernel import messages
 from hypervisor.kernel.wait import readable
 from hypervisor.roster import Pace
+
+if TYPE_CHECKING:
+    from hypervisor.gateway.spawner import Spawner
 
 log = logging.getLogger(__name__)
 

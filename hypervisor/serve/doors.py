@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hypervisor.config.model import (
     GuestConfig,
@@ -30,7 +31,6 @@ from hypervisor.serve.heritage import (
     Bequest,
     Heritage,
 )
-from hypervisor.serve.uplinks import UplinkDoor, open_uplink
 from hypervisor.service.certificates import CertificateError, ServerCertificates
 from hypervisor.service.front_door import Listener
 from hypervisor.service.guests import GuestSocket
@@ -38,6 +38,9 @@ from hypervisor.service.node import Node, NodeError, capabilities_to_remove, cla
 from hypervisor.service.systemd import InheritedSocket
 from hypervisor.service.vde import VdeSocket
 from hypervisor.store import LeaseStore, StateDirectory, StoreError, private_directory
+
+if TYPE_CHECKING:
+    from hypervisor.serve.uplinks import UplinkDoor
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +158,20 @@ def _open(
         tcp = _listen(config.listen, heritage, certificates is not None)
         stack.callback(tcp.socket.close)
         listeners.append(tcp)
-    uplinks = [open_uplink(uplink, stack, heritage) for uplink in config.uplinks]
+    uplinks = _uplinks(config, heritage, stack)
     return Doors(state, nodes, guests, vdes, listeners, secrets, leases, uplinks, tcp, certificates)
+
+
+def _uplinks(
+    config: ServerConfig, heritage: Heritage, stack: contextlib.ExitStack
+) -> list[UplinkDoor]:
+    if not config.uplinks:
+        return []
+    # Brings netlink along, as gateways do (hypervisor.serve.gateways). Here, not when it is used:
+    # who gave his privileges up may be unable to read it.
+    from hypervisor.serve.uplinks import open_uplink
+
+    return [open_uplink(uplink, stack, heritage) for uplink in config.uplinks]
 
 
 def _node(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from hypervisor.config.model import GatewayConfig
 from hypervisor.errors import DeviceError
@@ -12,12 +13,14 @@ from hypervisor.gateway.directory import Directory
 from hypervisor.gateway.home import NoPlace
 from hypervisor.gateway.plan import GATEWAY_DEVICE, GATEWAY_OWNER, GatewayPlan, plan_of
 from hypervisor.gateway.registrar import Registrar
-from hypervisor.gateway.spawner import Spawner, spawner
 from hypervisor.gateway.supervisor import Supervisor
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.roster import Rosters
 from hypervisor.runtime import Runtime
 from hypervisor.serve.ports import check_ports
+
+if TYPE_CHECKING:
+    from hypervisor.gateway.spawner import Spawner
 
 #: How long "ready" is put off for the sake of gateways that are not up yet.
 PATIENCE_S = 2.0
@@ -33,6 +36,9 @@ def starter(gateways: Sequence[GatewayConfig]) -> Iterator[Spawner | None]:
         yield None
         return
     check_ports(gateways)
+    # Not for a server without gateways: with it comes netlink, a third of what a start costs.
+    from hypervisor.gateway.spawner import spawner
+
     with spawner() as made:
         yield made
 

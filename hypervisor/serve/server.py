@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hypervisor.config import (
     ConfigError,
@@ -20,9 +21,7 @@ from hypervisor.config import (
     load_config,
 )
 from hypervisor.errors import DeviceError
-from hypervisor.gateway.spawner import Spawner
 from hypervisor.kernel.process import keep_freed_memory
-from hypervisor.links.uplink import NicKeeper
 from hypervisor.runtime import Runtime
 from hypervisor.serve import logs
 from hypervisor.serve.announce import announcement, example_command
@@ -36,7 +35,6 @@ from hypervisor.serve.privileges import give_up_privileges, raise_descriptor_lim
 from hypervisor.serve.readiness import ready_pipe
 from hypervisor.serve.reload import Reloader
 from hypervisor.serve.succession import Successor
-from hypervisor.serve.uplinks import follow_uplinks
 from hypervisor.serve.wishes import Wishes
 from hypervisor.service.certificates import ServerCertificates
 from hypervisor.service.guests import Guests, Invitation
@@ -48,6 +46,10 @@ from hypervisor.service.systemd import (
     inherited_sockets,
 )
 from hypervisor.store import StoreError
+
+if TYPE_CHECKING:
+    from hypervisor.gateway.spawner import Spawner
+    from hypervisor.links.uplink import NicKeeper
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +144,7 @@ async def serve(
     try:
         await server.start()
         invitations = _let_guests_in(guests)
-        keeper, uplinks = follow_uplinks(runtime, doors.uplinks)
+        keeper, uplinks = _followed(runtime, doors)
         _tame_memory()
         gateways = running(config.gateways, spawner, runtime, server.rosters)
         async with _fresh(doors.certificates, server), gateways:
@@ -233,6 +235,16 @@ def _let_guests_in(guests: Guests) -> Sequence[Invitation]:
         return guests.open()
     except DeviceError as error:
         raise StartError(f"cannot open a guest's device: {error}") from error
+
+
+def _followed(
+    runtime: Runtime, doors: Doors
+) -> tuple[NicKeeper | None, Mapping[UplinkConfig, str]]:
+    if not doors.uplinks:
+        return None, {}
+    from hypervisor.serve.uplinks import follow_uplinks
+
+    return follow_uplinks(runtime, doors.uplinks)
 
 
 def _say_ready(

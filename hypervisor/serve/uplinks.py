@@ -55,14 +55,12 @@ def open_uplink(
 
 def follow_uplinks(
     runtime: Runtime, doors: Sequence[UplinkDoor]
-) -> tuple[NicKeeper | None, Mapping[UplinkConfig, str]]:
+) -> tuple[NicKeeper, Mapping[UplinkConfig, str]]:
     """Connect networks to interfaces; returns who follows them (close it), and how each is.
 
     Call it in the runtime's loop. Raises StartError for more uplinks than a network takes, OSError
     if the interfaces cannot be watched.
     """
-    if not doors:
-        return None, {}
     uplinks = {door.config: _uplink(runtime, door) for door in doors}
     keeper = NicKeeper(list(uplinks.values()))
     return keeper, {

@@ -76,6 +76,9 @@ import hypervisor.report
 import hypervisor.service.inspect
 from hypervisor.cli import main
 from hypervisor.kernel.process import become
+if {{"--config", "--gateway", "--uplink"}} & set(sys.argv):
+    import hypervisor.gateway.spawner
+    import hypervisor.serve.uplinks
 uid = int(sys.argv[1])
 become(uid, uid)
 sys.exit(main(sys.argv[2:]))
