@@ -34,7 +34,8 @@ T = TypeVar("T")
 EXPERIMENTAL = 0x88B5
 BROADCAST = b"\xff" * 6
 
-_UIDS = itertools.count(20_000)
+#: Of each part of all tests its own, since parts run at the same time (tests.__main__).
+_UIDS = itertools.count(20_000 + 4_000 * int(os.environ.get("TESTS_PART", "0")))
 _ACKNOWLEDGED = b"."
 
 

@@ -98,10 +98,9 @@ def test_files_end_before_they_are_too_long() -> None:
     assert len(long) <= MOST_LONG_FILES, long
 
 
-def test_every_folder_of_tests_is_in_one_part_of_all_tests() -> None:
-    parts = [folder for part in all_tests.PARTS.values() for folder in part]
-    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
-    assert sorted(parts) == sorted(folders)
+def test_every_file_of_tests_is_in_one_part_of_all_tests() -> None:
+    parts = [path for part in all_tests.PARTS for path in all_tests.files(part)]
+    assert sorted(parts) == sorted((ROOT / "tests").glob("*/test_*.py"))
 
 
 def test_functions_end_before_they_are_too_long() -> None:
