@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import uvloop
+
+T = TypeVar("T", bound=Callable[..., object])
 
 FACTORIES: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -29,9 +31,21 @@ def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
     return _on(test, ["uvloop"])
 
 
+def of_thousands(test: T) -> T:
+    """Let a test of thousands of calls run without asyncio's own debugging; put it below the above.
+
+    With that asyncio keeps the stack of each call and task, which takes most of the time. What it
+    would find in a thousand calls it finds in one, and tests of one are never without it.
+    """
+    test.asyncio_debug = False  # type: ignore[attr-defined]
+    return test
+
+
 def _on(test: Callable[..., Coroutine[Any, Any, None]], loops: list[str]) -> Callable[..., None]:
+    debug = getattr(test, "asyncio_debug", None)  # None: as this Python was told
+
     def run(loop: str, **fixtures: Any) -> None:
-        with asyncio.Runner(loop_factory=FACTORIES[loop]) as runner:
+        with asyncio.Runner(debug=debug, loop_factory=FACTORIES[loop]) as runner:
             runner.run(test(**fixtures))
 
     run.__name__ = test.__name__

@@ -11,7 +11,7 @@ import pytest
 
 from hypervisor import errors
 from hypervisor.errors import D_NOWAIT, D_READ, D_WRITE
-from tests.helpers.loops import on_both_loops
+from tests.helpers.loops import of_thousands, on_both_loops
 from tests.helpers.service import LONGEST, frame, refused, refused_with, serving
 
 NET_STATUS, NET_ADDRESS, NET_FLAGS = 0x6E0001, 0x6E0002, 0x6E0004
@@ -233,6 +233,7 @@ async def test_an_exclusive_open_stays_alone(tmp_path: Path) -> None:
 
 
 @on_both_loops
+@of_thousands
 async def test_a_thousand_opens_by_one_owner_end_at_the_quota(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()

@@ -16,7 +16,7 @@ from pfinet_client import blocking
 from pfinet_client.client import Client
 from pfinet_client.errors import ServerRefused, ServerUnavailable
 from pfinet_client.receive import frame_of
-from tests.helpers.loops import on_both_loops
+from tests.helpers.loops import of_thousands, on_both_loops
 from tests.helpers.service import Served, frame, serving
 
 MIB = 1 << 20
@@ -39,6 +39,7 @@ async def test_everything_goes_over_one_stream_unless_told_otherwise(tmp_path: P
 
 
 @on_both_loops
+@of_thousands
 async def test_a_thousand_reads_wait_in_their_order(tmp_path: Path) -> None:
     async with serving(tmp_path) as served, Client(served.node) as client:
         left, right = await client.open("left"), await client.open("right")

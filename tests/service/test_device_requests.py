@@ -14,7 +14,7 @@ from machdev.v1 import device_pb2 as pb
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import D_NOWAIT, D_READ, D_WRITE
 from hypervisor.service import stream as streams
-from tests.helpers.loops import on_both_loops, on_uvloop
+from tests.helpers.loops import of_thousands, on_both_loops, on_uvloop
 from tests.helpers.request_stream import Requests, error_of
 from tests.helpers.service import Client, Served, frame, serving
 
@@ -324,6 +324,7 @@ async def test_a_stranger_to_the_task_gets_no_stream(tmp_path: Path) -> None:
 
 
 @on_uvloop
+@of_thousands
 async def test_a_flood_of_100000_requests_is_answered_in_bounded_memory(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         client, asked, first, _ = await prepared(served)

@@ -13,7 +13,7 @@ from hypervisor.requests import Event, EventKind
 from hypervisor.service import watch
 from hypervisor.service.certificates import ServerCertificates
 from hypervisor.service.history import CAPACITY
-from tests.helpers.loops import on_both_loops
+from tests.helpers.loops import of_thousands, on_both_loops
 from tests.helpers.pki import Pki, credentials
 from tests.helpers.service import (
     begun,
@@ -106,6 +106,7 @@ async def test_events_arrive_in_order_with_their_time(tmp_path: Path) -> None:
 
 
 @on_both_loops
+@of_thousands
 async def test_a_slow_watcher_is_told_where_and_how_many_events_it_lost(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
@@ -121,6 +122,7 @@ async def test_a_slow_watcher_is_told_where_and_how_many_events_it_lost(tmp_path
 
 
 @on_both_loops
+@of_thousands
 async def test_recorded_events_come_first_and_none_is_missing_or_twice(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()
@@ -167,6 +169,7 @@ def _event(burst: int, number: int) -> Event:
 
 
 @on_both_loops
+@of_thousands
 async def test_a_watcher_that_never_reads_holds_up_nobody(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         client = await it.client()

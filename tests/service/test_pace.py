@@ -16,7 +16,7 @@ from machdev.v1 import network_pb2
 from hypervisor.service import pace
 from hypervisor.service.front_door import Listener
 from hypervisor.service.pace import BEGUN, HTTP2_PREFACE, WHOLE
-from tests.helpers.loops import on_both_loops, on_uvloop
+from tests.helpers.loops import of_thousands, on_both_loops, on_uvloop
 from tests.helpers.service import frame, refused, serving
 from tests.service.test_front_door import House, house
 
@@ -189,6 +189,7 @@ class Flood:
 
 
 @on_uvloop
+@of_thousands
 async def test_a_flood_of_calls_is_no_queue_for_another_owner(open_path: Path) -> None:
     async with serving(open_path) as served:
         door = served.server._door

@@ -15,7 +15,7 @@ from machdev.v1 import ports_pb2 as pb
 from hypervisor.errors import InvalidArgument, InvalidDest, InvalidOperation, InvalidValue
 from hypervisor.mach.net_rcv_msg import net_messages
 from hypervisor.requests import Caller
-from tests.helpers.loops import on_both_loops
+from tests.helpers.loops import of_thousands, on_both_loops
 from tests.helpers.service import Client, Served, frame, refused_with, serving
 
 DEAD_NAME = pb.NOTIFICATION_KIND_DEAD_NAME
@@ -85,6 +85,7 @@ async def test_frames_arrive_as_net_rcv_msg(tmp_path: Path) -> None:
 
 
 @on_both_loops
+@of_thousands
 async def test_a_reader_that_stops_loses_and_is_told(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         client = await attached(served)
