@@ -57,10 +57,12 @@ def wait_for_no_device(node: Path) -> None:
 
 # --- signals ----------------------------------------------------------------------------------
 
+#: It reads again and again: bash looks for signals before, and what comes in between wakes nobody.
 TRAPS = """
 for name in INT QUIT TERM HUP USR1 USR2; do trap "echo $name" $name; done
 echo up
-while :; do read line || exit 3; done
+while read -t 0.1 line; [ $? != 1 ]; do :; done
+exit 3
 """
 
 

@@ -77,9 +77,11 @@ def test_a_command_that_is_not_there_is_127_and_one_that_is_no_program_126() -> 
 def test_signals_of_processes_reach_the_command(number: signal.Signals) -> None:
     reader, writer = os.pipe()
     name = number.name.removeprefix("SIG")
-    # The command reads a pipe nobody writes to, and is woken by the signal alone.
+    # The command reads a pipe nobody writes to. Again and again: bash looks for signals before it
+    # reads, and what comes in between does not wake it.
     idle_reader, idle_writer = os.pipe()
-    script = f"trap 'exit 42' {name}; echo ready >&{writer}; while :; do read <&{idle_reader}; done"
+    loop = f"while :; do read -t 0.1 <&{idle_reader}; done"
+    script = f"trap 'exit 42' {name}; echo ready >&{writer}; {loop}"
     for fd in (writer, idle_reader):
         os.set_inheritable(fd, True)
     with supervised("bash", "-c", script) as pid:
