@@ -1,8 +1,8 @@
 """The command line: ``hypervisor serve|gateway|check-config|status|devices|fdb|leases|...``.
 
-Only what a command needs is imported, when it runs: --help knows nothing of gRPC. Exit status: 0
-for success, 1 for a failure, 2 for a mistake in the command line or the configuration, 130 when
-interrupted.
+Only what a command needs is imported, when it runs: --help knows nothing of gRPC, ``status``
+nothing of configurations. Exit status: 0 for success, 1 for a failure, 2 for a mistake in the
+command line or the configuration, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from hypervisor import (
     looker_commands,
     policy_commands,
 )
-from hypervisor.config import ConfigError, FlagValues, load_config
 from hypervisor.console import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from hypervisor.kernel.places import find_node
 
@@ -219,6 +218,7 @@ def _add_upgrade(commands: Any) -> None:
 def _serve(parsed: argparse.Namespace) -> int:
     # Strangers must not write to our log: gRPC would tell of each handshake of theirs that fails.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from hypervisor.config import ConfigError, FlagValues
     from hypervisor.serve import StartError, run_server
 
     flags = FlagValues(
@@ -264,6 +264,8 @@ def _upgrade(parsed: argparse.Namespace) -> int:
 
 
 def _check_config(parsed: argparse.Namespace) -> int:
+    from hypervisor.config import ConfigError, FlagValues, load_config
+
     try:
         config = load_config(parsed.file, FlagValues())
     except ConfigError as error:

@@ -139,10 +139,11 @@ def _fdb(parsed: argparse.Namespace) -> int:
 
 def _events(parsed: argparse.Namespace) -> int:
     from hypervisor import report
-    from hypervisor.config import kinds, people
 
     which = {"device": parsed.device_name, "kind": parsed.kind, "reason": parsed.reason}
     if parsed.owner:
+        from hypervisor.config import kinds, people
+
         try:
             which["owner"] = str(people.OWNER.read(parsed.owner))
         except kinds.BadValue as error:

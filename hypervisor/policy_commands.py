@@ -8,11 +8,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hypervisor.config import ConfigError, FlagValues, ServerConfig, kinds, load_config, people
 from hypervisor.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, printable
 from hypervisor.kernel.places import find_node
+
+if TYPE_CHECKING:
+    from hypervisor.config import ServerConfig
 
 #: Adds a command: (subparsers, name, summary, examples) -> its parser.
 Maker = Callable[[Any, str, str, str], argparse.ArgumentParser]
@@ -84,6 +86,7 @@ def _add_reload(policies: Any, make: Maker) -> None:
 
 def _check(parsed: argparse.Namespace) -> int:
     """Exit 0 if the file is good, 2 if it is not."""
+    from hypervisor.config import ConfigError, FlagValues, load_config
     from hypervisor.explain import in_order
 
     try:
@@ -98,6 +101,7 @@ def _check(parsed: argparse.Namespace) -> int:
 
 def _explain(parsed: argparse.Namespace) -> int:
     """Exit 0 if every frame passes, 1 if one does not or nothing can be said."""
+    from hypervisor.config import ConfigError, FlagValues, kinds, load_config
     from hypervisor.explain import Explainer, ExplainError
     from hypervisor.kernel.captures import CaptureError, frames
 
@@ -126,6 +130,7 @@ def _explain(parsed: argparse.Namespace) -> int:
 
 
 def _question(parsed: argparse.Namespace, config: ServerConfig) -> Any:
+    from hypervisor.config import kinds, people
     from hypervisor.explain import Question
 
     return Question(

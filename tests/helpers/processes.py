@@ -71,11 +71,15 @@ sys.exit(main(sys.argv[1:]))
 _AS_USER = f"""
 import sys
 {_UNTIMED}
-import hypervisor.serve
-import hypervisor.report
-import hypervisor.service.inspect
 from hypervisor.cli import main
 from hypervisor.kernel.process import become
+if "serve" in sys.argv:
+    import hypervisor.serve
+else:
+    import hypervisor.config
+    import hypervisor.report
+    import hypervisor.service.inspect
+    import shutil
 if {{"--config", "--gateway", "--uplink"}} & set(sys.argv):
     import hypervisor.gateway.spawner
     import hypervisor.serve.uplinks
