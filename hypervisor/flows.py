@@ -21,7 +21,7 @@ Flows count for themselves and are folded into the engine's books when somebody 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from hypervisor.engine.drops import LINK_ERROR
 from hypervisor.engine.engine import Engine
@@ -85,16 +85,31 @@ class Flow:
         return self.templates is None or self.templates.passes(head, offset, size)
 
 
+class Carried(NamedTuple):
+    """What a flow has carried by compiled code since the last time; bytes are those on the wire.
+
+    ``frames`` were written as they came, or ``joined_frames`` of them as part of the one before,
+    without the ``joined_bytes`` of their headers. ``lost_frames`` beside these were not taken by
+    the receiver, and nobody has been told.
+    """
+
+    flow: Flow
+    frames: int
+    bytes: int
+    lost_frames: int
+    lost_bytes: int
+    joined_frames: int
+    joined_bytes: int
+
+
 class CompiledTable(Protocol):
     """A copy of a table that compiled code looks flows up in, and counts in."""
 
-    def fold(self) -> Iterable[tuple[Flow, int, int, int, int]]:
-        """Return what flows have carried since the last time: (flow, frames, bytes), and how many
-        frames and bytes beside these were not taken, which nobody has been told of.
-        """
+    def fold(self) -> Iterable[Carried]:
+        """Return what flows have carried since the last time."""
         ...
 
-    def forget(self) -> Iterable[tuple[Flow, int, int, int, int]]:
+    def forget(self) -> Iterable[Carried]:
         """Empty the copy; return the same, until this moment: others carry on meanwhile."""
         ...
 
@@ -130,11 +145,16 @@ class FlowTable(dict[bytes, Flow]):
             _enter(engine, self.compiled.forget())
 
 
-def _enter(engine: Engine, carried: Iterable[tuple[Flow, int, int, int, int]]) -> None:
-    for flow, frames, size_bytes, lost_frames, lost_bytes in carried:
+def _enter(engine: Engine, carried: Iterable[Carried]) -> None:
+    for each in carried:
         # It may be a flow that is forgotten, and was in the middle of a write then.
+        flow = each.flow
         engine.count_direct(
-            flow.sender, flow.receiver, frames + lost_frames, size_bytes + lost_bytes
+            flow.sender,
+            flow.receiver,
+            each.frames + each.lost_frames,
+            each.bytes + each.lost_bytes,
         )
-        if lost_frames:
-            engine.count_lost(flow.receiver, {LINK_ERROR: lost_frames}, lost_bytes)
+        if each.lost_frames:
+            engine.count_lost(flow.receiver, {LINK_ERROR: each.lost_frames}, each.lost_bytes)
+        engine.count_joined(flow.receiver, each.joined_frames, each.joined_bytes)

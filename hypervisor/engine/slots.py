@@ -272,6 +272,15 @@ class Slots:
             self.count_drop(receiver, reason, copies, None)
         receiver.delivered_bytes -= size_bytes
 
+    def count_joined(self, receiver: Open, frames: int, size_bytes: int) -> None:
+        """So many of the frames counted as delivered came as part of the one before.
+
+        What the receiver did not get by that are ``size_bytes`` of headers. His counters are those
+        of his stack: each is a copy of its sender's frame that was delivered, but not a frame.
+        """
+        receiver.delivered_frames -= frames
+        receiver.delivered_bytes -= size_bytes
+
     def hand_to_link(self, receiver: Open, max_frames: int) -> list[tuple[bytes, int]]:
         """Return the next frames for a link, each with the bytes of its offload header.
 

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Final, Protocol
 
-from hypervisor.flows import Flow, FlowTable
+from hypervisor.flows import Carried, Flow, FlowTable
 from hypervisor.guard import PLENTY
 from hypervisor.links.base import Link, LinkGone
 from hypervisor.links.lane import Lane
@@ -305,12 +305,10 @@ class CompiledBurst:
         self.compiled.learn(addresses, flow, flow.refuses, templates, compiled, link.shared)
         return True
 
-    def fold(self) -> Iterable[tuple[Flow, int, int, int, int]]:
+    def fold(self) -> Iterable[Carried]:
         """See :class:`hypervisor.flows.CompiledTable`."""
-        folded: list[tuple[Flow, int, int, int, int]] = self.compiled.fold()
-        return folded
+        return map(Carried._make, self.compiled.fold())
 
-    def forget(self) -> Iterable[tuple[Flow, int, int, int, int]]:
+    def forget(self) -> Iterable[Carried]:
         """See :class:`hypervisor.flows.CompiledTable`."""
-        folded: list[tuple[Flow, int, int, int, int]] = self.compiled.forget()
-        return folded
+        return map(Carried._make, self.compiled.forget())

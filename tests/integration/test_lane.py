@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from hypervisor.flows import CompiledTable, Flow
+from hypervisor.flows import Carried, CompiledTable
 from hypervisor.links import port
 from hypervisor.links.burst import What
 from hypervisor.links.data_path import DataPath
@@ -29,7 +29,7 @@ from tests.helpers.kernel_objects import (
     readable,
     slow_down,
 )
-from tests.helpers.packets import plain
+from tests.helpers.packets import plain, tcp
 from tests.helpers.scheduling import Scheduling, by_name, scheduling_of, threads
 
 INLINE, POOR, SUNK = range(3)
@@ -171,7 +171,7 @@ class Late:
         self._table, self._meanwhile = table, meanwhile
         self.fold = table.fold
 
-    def forget(self) -> Iterable[tuple[Flow, int, int, int, int]]:
+    def forget(self) -> Iterable[Carried]:
         self._meanwhile()
         return self._table.forget()
 
@@ -422,6 +422,27 @@ def test_rules_that_take_100_ms_a_frame_stall_nobody_else_compiled(bare: Bare) -
         while (carried := bare.carried()).get(MAC) != 1:
             assert carried.get(MAC, 0) == 0
             os.sched_yield()
+
+
+def test_frames_that_came_as_part_of_others_are_counted_apart_compiled(bare: Bare) -> None:
+    frames = tcp(FAR_MAC, MAC, 1, 20, version=4, gso_size=1400).plain
+    for frame in frames:
+        bare.sender.send(bytes(12) + frame)
+    bare.lane.give(bare.burst, None)
+    counted: list[tuple[int, ...]] = []
+    while sum(each[0] for each in counted) < len(frames):
+        os.sched_yield()
+        counted += [each[1:] for each in bare.burst.fold()]
+    bare.lane.recall(bare.burst)
+    counted += [each[1:] for each in bare.burst.fold()]
+    totals = map(sum, zip(*counted, strict=True))
+    count, size_bytes, lost_frames, _, joined_frames, joined_bytes = totals
+    assert (count, size_bytes) == (len(frames), sum(map(len, frames)))
+    assert lost_frames == 0
+    assert joined_frames > 0
+    got = [len(bare.quick.recv(1 << 16)) - 12 for _ in range(count - joined_frames)]
+    assert sum(got) == size_bytes - joined_bytes
+    assert not readable(bare.quick, 0)
 
 
 def test_a_tap_deleted_under_the_lane_comes_back_with_the_reason_compiled(bare: Bare) -> None:

@@ -193,8 +193,9 @@ struct flow {
     PyObject *sink;      /* a SinkType, or NULL: the port is written at once */
     Py_buffer port;      /* a struct port, if there is no sink */
     /* Passed on without being stored, and not folded; without offload headers. Of these, what was
-       not taken by a receiver whose sender had gone on without waiting. */
-    _Atomic uint64_t frames, bytes, lost_frames, lost_bytes;
+       not taken by a receiver whose sender had gone on without waiting; and what the receiver got
+       less of frames and of bytes, since some came to him as part of the one before (gro.c). */
+    _Atomic uint64_t frames, bytes, lost_frames, lost_bytes, joined_frames, joined_bytes;
     uint32_t sunk_frames; /* given to the sink in this run() */
     uint64_t sunk_bytes;  /* with offload headers */
     unsigned pins;        /* writes of a lane under way; under its lock */

@@ -242,13 +242,17 @@ static PyObject *burst_peek(BurstObject *self, PyObject *Py_UNUSED(ignored))
 /* Take what a flow has counted; returns -1 and an exception if it cannot be told. */
 static int fold_one(PyObject *all, struct flow *flow)
 {
+    /* A lane counts these last: so they are never more than the frames they are of. */
+    unsigned long long joined = atomic_exchange(&flow->joined_frames, 0);
+    unsigned long long joined_bytes = atomic_exchange(&flow->joined_bytes, 0);
     unsigned long long frames = atomic_exchange(&flow->frames, 0);
     unsigned long long bytes = atomic_exchange(&flow->bytes, 0);
     unsigned long long lost = atomic_exchange(&flow->lost_frames, 0);
     unsigned long long lost_bytes = atomic_exchange(&flow->lost_bytes, 0);
-    if (frames == 0 && lost == 0)
+    if (frames == 0 && lost == 0 && joined == 0)
         return 0;
-    PyObject *one = Py_BuildValue("OKKKK", flow->flow, frames, bytes, lost, lost_bytes);
+    PyObject *one = Py_BuildValue("OKKKKKK", flow->flow, frames, bytes, lost, lost_bytes, joined,
+                                  joined_bytes);
     int failed = one == NULL ? -1 : PyList_Append(all, one);
     Py_XDECREF(one);
     return failed;

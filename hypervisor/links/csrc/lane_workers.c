@@ -154,6 +154,7 @@ static bool write_on(struct worker *worker, struct ride *ride)
     ssize_t put = sink == NULL ? port_write(port, frame) : sink_write_direct(sink, frame);
     ride->number = put < 0 ? errno : 0;
     bool slow = sink != NULL && was_slow(&ride->meter, worker->began_ns, now_ns());
+    uint64_t joined_bytes = ride->gro.bytes - (frame->size - VNET_HEADER_BYTES);
     frame_free(ride->gro.frame);
     lane_lock(lane);
     if (sink != NULL)
@@ -166,6 +167,8 @@ static bool write_on(struct worker *worker, struct ride *ride)
     if (ride->number == 0) {
         atomic_fetch_add_explicit(&flow->frames, ride->gro.frames, memory_order_relaxed);
         atomic_fetch_add_explicit(&flow->bytes, ride->gro.bytes, memory_order_relaxed);
+        atomic_fetch_add_explicit(&flow->joined_frames, ride->gro.frames - 1, memory_order_release);
+        atomic_fetch_add_explicit(&flow->joined_bytes, joined_bytes, memory_order_release);
     } else if (!mine || is_passing(ride->number)) {
         atomic_fetch_add_explicit(&flow->lost_frames, ride->gro.frames, memory_order_relaxed);
         atomic_fetch_add_explicit(&flow->lost_bytes, ride->gro.bytes, memory_order_relaxed);
