@@ -31,7 +31,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, NamedTuple, Protocol
 
-from hypervisor.service.share import Share
+from hypervisor.service.share import Part, Share
 
 #: Calls of one owner that gRPC may have, and no servicer has seen: complete ones, and all.
 WHOLE: Final = 4
@@ -117,11 +117,11 @@ class Waiting(Protocol):
 class Pace:
     """One owner's calls on their way through gRPC. It belongs to the running loop."""
 
-    __slots__ = ("_begun", "_patience", "_seen", "_share", "_waiting", "_whole")
+    __slots__ = ("_begun", "_part", "_patience", "_seen", "_waiting", "_whole")
 
     def __init__(self, share: Share) -> None:
         """``share`` is that of all owners."""
-        self._share = share
+        self._part = Part(share)
         #: Calls that no servicer has seen, and those of them that are complete.
         self._begun = self._whole = 0
         #: Calls that servicers have seen, since the start.
@@ -132,7 +132,7 @@ class Pace:
     @property
     def room(self) -> Calls:
         """How many calls may begin, and become complete, now."""
-        whole = 0 if self._share.rests else max(0, WHOLE - self._whole)
+        whole = 0 if self._part.rests else max(0, WHOLE - self._whole)
         return Calls(max(0, BEGUN - self._begun), whole)
 
     def passed(self, calls: Calls) -> None:
@@ -140,13 +140,12 @@ class Pace:
         self._begun += calls.begun
         if calls.whole:
             self._whole += calls.whole
-            self._share.add(calls.whole)
+            self._part.add(calls.whole)
 
     def wait(self, who: Waiting) -> None:
         """Have ``who`` go on when there is room, after those who wait already."""
         self._waiting[who] = None
-        if self._share.rests:
-            self._share.wait(self)
+        self._part.wait(self)
         if self._patience is None:
             self._be_patient()
 
@@ -160,7 +159,7 @@ class Pace:
         self._begun = max(0, self._begun - 1)
         if self._whole:
             self._whole -= 1
-            self._share.add(-1)
+            self._part.add(-1)
         if self._waiting:
             self.go_on()
 
@@ -168,8 +167,8 @@ class Pace:
         """Let those who wait go on, one after the other, as far as there is room."""
         # Whoever has more to say than there is room for waits again, behind the others.
         for _ in range(len(self._waiting)):
-            if self._share.rests:
-                self._share.wait(self)
+            if self._part.rests:
+                self._part.wait(self)
                 return
             if self._whole >= WHOLE or self._begun >= BEGUN:
                 return
@@ -184,7 +183,7 @@ class Pace:
     def _out_of_patience(self, seen: int) -> None:
         self._patience = None
         if seen == self._seen:
-            self._share.add(-self._whole)
+            self._part.add(-self._whole)
             self._begun = self._whole = 0
             self.go_on()
         if self._waiting and self._patience is None:

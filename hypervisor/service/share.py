@@ -8,8 +8,9 @@ Theory of operation
     a servicer is followed by :data:`REST` seconds in which no other may become complete. One caller
     who waits for each answer does that anyway and is not held up; a flood is.
 
-    What rests is not who called, but calls: whoever waits goes on when the rest is over, owners in
-    turn (:mod:`hypervisor.service.pace`). No rest is longer than :data:`MOST_S`, whatever calls do.
+    The same is reckoned for each owner, and only those rest who owe it themselves: who calls now
+    and then is not held up by somebody's flood. Whoever waits goes on when the rest is over, owners
+    in turn (:mod:`hypervisor.service.pace`). No rest is longer than :data:`MOST_S`.
 """
 
 from __future__ import annotations
@@ -35,20 +36,42 @@ class Resting(Protocol):
         """Pass on what may pass now, and wait again with the rest."""
 
 
+class Debt:
+    """The rest that is owed for calls on their way, in seconds: ``owed_s``, as of the last look."""
+
+    __slots__ = ("_at_s", "_on_way", "owed_s")
+
+    def __init__(self, now_s: float) -> None:
+        self.owed_s = 0.0
+        self._at_s = now_s
+        self._on_way = 0
+
+    def add(self, calls: int, now_s: float) -> None:
+        """So many calls more are on their way; less than nothing if servicers have seen some."""
+        self.settle(now_s)
+        self._on_way += calls
+
+    def settle(self, now_s: float) -> float:
+        """Bring it up to date, and return it."""
+        passed_s, self._at_s = now_s - self._at_s, now_s
+        work_s = min(passed_s, WORK_S) if self._on_way else 0.0
+        owed_s = self.owed_s + REST * work_s - (passed_s - work_s)
+        self.owed_s = min(max(0.0, owed_s), MOST_S)
+        return self.owed_s
+
+
 class Share:
     """The part of the time that all calls of a front door have. It belongs to the running loop."""
 
-    __slots__ = ("_at_s", "_clock", "_is_short", "_on_way", "_owed_s", "_timer", "_until_s", "_who")
+    __slots__ = ("_debt", "_is_short", "_timer", "_until_s", "_who", "clock")
 
     def __init__(
         self, is_short: Callable[[], bool], clock: Callable[[], float] = time.monotonic
     ) -> None:
         """``is_short`` says whether somebody needs the processors more; it may be asked often."""
         self._is_short = is_short
-        self._clock = clock
-        self._on_way = 0
-        self._at_s = clock()
-        self._owed_s = 0.0
+        self.clock: Callable[[], float] = clock
+        self._debt = Debt(clock())
         #: The rest there is, and when it is over at the latest.
         self._timer: asyncio.TimerHandle | None = None
         self._until_s = 0.0
@@ -56,36 +79,26 @@ class Share:
 
     @property
     def rests(self) -> bool:
-        """Whether no call may become complete now."""
+        """Whether calls rest now, of those who owe it."""
         return self._timer is not None
 
-    def add(self, calls: int) -> None:
-        """So many calls more are on their way; less than nothing if servicers have seen some."""
-        now_s = self._settle()
-        self._on_way += calls
-        if self._timer is None and self._owed_s > BURST_S and self._is_short():
+    def add(self, calls: int, now_s: float) -> None:
+        """So many calls more are on their way; begin to rest if it is time."""
+        self._debt.add(calls, now_s)
+        if self._timer is None and self._debt.owed_s > BURST_S and self._is_short():
             self._until_s = now_s + MOST_S
-            self._rest(min(self._owed_s, MOST_S))
+            self._rest(self._debt.owed_s)
 
     def wait(self, who: Resting) -> None:
         """Have ``who`` go on when the rest is over, after those who wait already."""
         self._who[who] = None
 
-    def _settle(self) -> float:
-        """Bring what is owed up to date, and return the time."""
-        now_s = self._clock()
-        passed_s, self._at_s = now_s - self._at_s, now_s
-        work_s = min(passed_s, WORK_S) if self._on_way else 0.0
-        owed_s = self._owed_s + REST * work_s - (passed_s - work_s)
-        self._owed_s = min(max(0.0, owed_s), MOST_S)
-        return now_s
-
     def _rest(self, for_s: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(for_s, self._end)
 
     def _end(self) -> None:
-        now_s = self._settle()
-        left_s = min(self._owed_s, self._until_s - now_s)
+        now_s = self.clock()
+        left_s = min(self._debt.settle(now_s), self._until_s - now_s)
         # A loop's timers may have a resolution of a millisecond.
         if left_s >= 0.001 and self._is_short():
             self._rest(left_s)
@@ -97,3 +110,29 @@ class Share:
             who = next(iter(self._who))
             del self._who[who]
             who.go_on()
+
+
+class Part:
+    """One owner's part in it."""
+
+    __slots__ = ("_debt", "_share")
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self._debt = Debt(share.clock())
+
+    @property
+    def rests(self) -> bool:
+        """Whether no call of this owner may become complete now."""
+        return self._share.rests and self._debt.settle(self._share.clock()) > BURST_S
+
+    def add(self, calls: int) -> None:
+        """So many calls more are on their way; less than nothing if servicers have seen some."""
+        now_s = self._share.clock()
+        self._debt.add(calls, now_s)
+        self._share.add(calls, now_s)
+
+    def wait(self, who: Resting) -> None:
+        """If there is a rest, have ``who`` go on when it is over, after those who wait already."""
+        if self._share.rests:
+            self._share.wait(who)

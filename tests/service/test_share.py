@@ -9,7 +9,7 @@ import pytest
 
 from hypervisor.links.shortage import LOOK_S, Shortage, ran_and_waited_ns
 from hypervisor.service.pace import BEGUN, WHOLE, Calls, Pace
-from hypervisor.service.share import BURST_S, MOST_S, REST, WORK_S, Share
+from hypervisor.service.share import BURST_S, MOST_S, REST, WORK_S, Part, Share
 from tests.helpers.loops import on_both_loops
 from tests.service.test_front_door import house
 from tests.service.test_pace import Behind, begin, complete, say, seen
@@ -27,33 +27,36 @@ class Clock:
         return self.now_s
 
 
+def work(part: Part, clock: Clock, for_s: float) -> None:
+    """Have a call be on its way for so long."""
+    part.add(1)
+    clock.now_s += for_s
+    part.add(-1)
+
+
 class Owner:
     """Has calls that wait for the end of a rest; each is work enough for the next one."""
 
     def __init__(self, name: str, share: Share, clock: Clock, order: list[str]) -> None:
-        self.name, self.share, self.clock, self.order = name, share, clock, order
+        self.name, self.part, self.clock, self.order = name, Part(share), clock, order
         self.gone_on = asyncio.Event()
-        share.wait(self)
+        self.part.wait(self)
 
     def go_on(self) -> None:
         self.order.append(self.name)
+        work(self.part, self.clock, WORK_S)
         if len(self.order) < 6:
-            self.share.wait(self)
-        self.share.add(1)
-        self.clock.now_s += WORK_S
-        self.share.add(-1)
+            self.part.wait(self)
         self.gone_on.set()
 
 
 @on_both_loops
 async def test_a_caller_who_waits_for_each_answer_is_not_held_up() -> None:
     clock = Clock()
-    share = Share(lambda: True, clock)
+    part = Part(Share(lambda: True, clock))
     for _ in range(1000):
-        share.add(1)
-        clock.now_s += 0.6 * MS
-        share.add(-1)
-        assert not share.rests
+        work(part, clock, 0.6 * MS)
+        assert not part.rests
         clock.now_s += 1.4 * MS
 
 
@@ -75,9 +78,7 @@ async def test_calls_rest_when_there_were_some_all_the_time_and_data_needs_it() 
 async def test_owners_go_on_in_turn_when_a_rest_is_over() -> None:
     clock, order = Clock(), list[str]()
     share = Share(lambda: True, clock)
-    share.add(1)
-    clock.now_s += WORK_S
-    share.add(-1)
+    work(Part(share), clock, WORK_S)
     assert share.rests
     owners = [Owner(name, share, clock, order) for name in "abc"]
     while len(order) < 6:
@@ -99,8 +100,9 @@ async def test_owners_go_on_in_turn_when_a_rest_is_over() -> None:
 async def test_a_rest_ends_though_no_call_is_ever_seen() -> None:
     share = Share(lambda: True)
     order: list[str] = []
+    part = Part(share)
     while not share.rests:
-        share.add(1)
+        part.add(1)
         await asyncio.sleep(0)
     owner = Owner("a", share, Clock(), order)
     await asyncio.wait_for(owner.gone_on.wait(), 20)
@@ -109,11 +111,24 @@ async def test_a_rest_ends_though_no_call_is_ever_seen() -> None:
 @on_both_loops
 async def test_calls_that_are_not_worked_on_are_owed_nothing() -> None:
     clock = Clock()
-    share = Share(lambda: True, clock)
-    share.add(1)
+    part = Part(Share(lambda: True, clock))
+    part.add(1)
     clock.now_s += 1.0
-    share.add(1)
-    assert not share.rests
+    part.add(1)
+    assert not part.rests
+
+
+@on_both_loops
+async def test_who_calls_now_and_then_is_not_held_up_by_a_flood() -> None:
+    clock = Clock()
+    share = Share(lambda: True, clock)
+    flood, other = Part(share), Part(share)
+    for _ in range(100):
+        work(flood, clock, 2 * MS)
+        assert share.rests
+        work(other, clock, 0.3 * MS)
+        assert flood.rests
+        assert not other.rests
 
 
 @on_both_loops
