@@ -52,15 +52,16 @@ class Linkage(Rooms):
         vnet_header: bool,
         accepts: int,
         direct: bool = False,
+        patient: bool = False,
         peer: str = "",
         mtu: int = 0,
     ) -> None:
         """Put a link behind an open: its frames go there, reads of it are refused.
 
         A ``direct`` link is written at once by whoever runs this network (see
-        :meth:`take_passing`). ``peer`` and ``mtu`` are what people are shown of it. Raises
-        InvalidDest if the open was closed meanwhile, AlreadyOpen if the device has another stack,
-        or the outlet a link.
+        :meth:`take_passing`); a ``patient`` one can say that it is full. ``peer`` and ``mtu`` are
+        what people are shown of it. Raises InvalidDest if the open was closed meanwhile,
+        AlreadyOpen if the device has another stack, or the outlet a link.
         """
         each = handle.open
         if each not in self.engine.opens:
@@ -78,6 +79,7 @@ class Linkage(Rooms):
         each.vnet_header = vnet_header
         each.accepts = accepts
         each.direct = direct
+        each.in_flows = vnet_header or patient
         handle.link = kind
         record = handle.record = handle.record or LinkRecord(kind, peer)
         record.kind, record.peer = kind, peer or record.peer
@@ -280,20 +282,21 @@ class Linkage(Rooms):
         """Find the flow of a link's frames that begin with these 12 ``addresses``.
 
         There is one from the device's own address, or from one that was seen behind it a moment
-        ago, to where the other address is, if both have links with offload headers and there is
-        one open there. It is then in :meth:`flows_of`. None: call :meth:`ingress`.
+        ago, to where the other address is, if both have links that may be in flows (all but TAPs
+        without offload headers) and there is one open there. It is then in :meth:`flows_of`.
+        None: call :meth:`ingress`.
         """
         sender, nic = handle.open, handle.nic
         flows = self.flows_of(handle)
         port, learned = self._only_port(nic, addresses, now)
         if (
-            not sender.vnet_header
+            not sender.in_flows
             or not nic.device.up
             or port is None
             or port is nic.port
             or len(flows) >= MAX_FLOWS
             or len(port.receivers) != 1
-            or not port.receivers[0].vnet_header
+            or not port.receivers[0].in_flows
             or port.taps
             or sender.tap is not None
         ):

@@ -31,6 +31,7 @@ from hypervisor.links.data_path import DataPath
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.outlet import Outlet
 from hypervisor.links.patient import PatientCarrier
+from hypervisor.links.reader import Host, Reader
 from hypervisor.links.shortage import Shortage
 from hypervisor.mach.leases import Address
 from hypervisor.mach.policy import Rule
@@ -57,7 +58,7 @@ class _Hosted:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.carriers: dict[Open, Carrier | PatientCarrier] = {}
+        self.carriers: dict[Open, Reader] = {}
         self.outlets: dict[Open, Outlet] = {}
         #: Who is told that the devices or their addresses are not what they were.
         self.on_members: Callable[[], None] = lambda: None
@@ -65,11 +66,9 @@ class _Hosted:
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at: float | None = None
 
-    def carrier_of_flow(self, receiver: Open) -> Carrier:
-        """Return the carrier of an open that flows lead to: links with offload headers only."""
-        carrier = self.carriers[receiver]
-        assert isinstance(carrier, Carrier)
-        return carrier
+    def carrier_of_flow(self, receiver: Open) -> Reader:
+        """Return the carrier of an open that flows lead to."""
+        return self.carriers[receiver]
 
 
 class Runtime:
@@ -250,6 +249,7 @@ class Runtime:
             vnet_header=link.vnet_header,
             accepts=link.accepts,
             direct=inline,
+            patient=isinstance(link, PatientLink),
             peer=link.peer,
             mtu=mtu,
         )
@@ -264,32 +264,18 @@ class Runtime:
         carrier.start()
         self._settle(hosted)
 
-    def _carrier(
-        self, hosted: _Hosted, handle: Handle, link: Link, inline: bool
-    ) -> Carrier | PatientCarrier:
-        def settle() -> None:
-            self._settle(hosted)
-
-        if isinstance(link, PatientLink):
-            return PatientCarrier(
-                hosted.network,
-                handle,
-                link,
-                clock=self._clock,
-                settle=settle,
-                close_later=self._close_later,
-            )
-        return Carrier(
+    def _carrier(self, hosted: _Hosted, handle: Handle, link: Link, inline: bool) -> Reader:
+        host = Host(
             hosted.network,
-            handle,
-            link,
-            inline=inline,
-            path=self._path,
+            self._path,
             clock=self._clock,
             find=hosted.carrier_of_flow,
-            settle=settle,
+            settle=lambda: self._settle(hosted),
             close_later=self._close_later,
         )
+        if isinstance(link, PatientLink):
+            return PatientCarrier(host, handle, link)
+        return Carrier(host, handle, link, inline=inline)
 
     async def stop(self) -> None:
         """End every held request with ServerDied, close every link. Twice is allowed."""

@@ -183,6 +183,8 @@ class Open:
         self.direct = False
         self.vnet_header = False
         self.accepts = 0
+        #: Known flows may lead from and to that link (:mod:`hypervisor.flows`).
+        self.in_flows = False
         #: Bytes of a frame's beginning by which it is classified: 12, or 16 with its VLAN tag.
         self.head_bytes = HEAD_BYTES
         # Only who drains may make senders wait: a link, or an open that has read.
@@ -225,6 +227,7 @@ class Open:
         "head_bytes",
         "held_bytes",
         "held_frames",
+        "in_flows",
         "is_link",
         "link_request",
         "may_hold",

@@ -17,6 +17,7 @@ read_burst() is called without a reason, as the runtime does once a second.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -87,6 +88,12 @@ class PatientLink(Link, Protocol):
     senders, until it takes them. Its write() is for whoever does not want to wait.
     """
 
+    #: What compiled code that reads and writes here too has as well (:mod:`hypervisor.links.port`).
+    #: Nobody else writes while its ``WAITS`` is set.
+    shared: array[int]
+    #: Each frame is taken whole or not at all, so that two may write at the same time.
+    whole_frames: bool
+
     def write_run(self, run: Sequence[Outgoing]) -> int:
         """Give frames in order, at most :data:`RUN_FRAMES`; return how many were taken.
 
@@ -95,8 +102,36 @@ class PatientLink(Link, Protocol):
         """
         ...
 
+    @property
+    def half_written(self) -> bool:
+        """Whether the end of a frame that was taken waits here, for write_run() to be called again.
+
+        Also with nothing: the other side is full.
+        """
+        ...
+
     def write_fileno(self) -> int:
         """Return the descriptor that polls writable when write_run() would take frames."""
+        ...
+
+    def look(self) -> None:
+        """See whether the other side is still there. Raises LinkGone."""
+        ...
+
+    def read_failed(self, number: int | None) -> None:
+        """Judge the errno of compiled code's failed read. Raises LinkGone unless it may go on."""
+        ...
+
+    def write_failed(self, number: int | None) -> str:
+        """Judge the errno of compiled code's failed write. Returns a reason or raises LinkGone."""
+        ...
+
+    def settle(self) -> None:
+        """Compiled code has read: have fileno() poll readable if frames wait in memory."""
+        ...
+
+    def retire(self) -> int:
+        """Have compiled code not begin to read or write any more; return the descriptor, or -1."""
         ...
 
 

@@ -15,9 +15,13 @@ Theory of operation
     Nothing else happens to the network while a burst runs, so that what was true at its begin
     (nothing waits for the receiver) is true at its end; the books are done when it comes back.
 
-There are two: :class:`PythonBurst` for any link, and ``Burst`` in ``csrc/`` for lent TAPs and NICs,
-which runs without the interpreter, behind :class:`CompiledBurst`. The same tests ask both, and one
-proves them equal. The compiled one is built if it can be, see docs/ARCHITECTURE.md.
+    A link without offload headers takes what leaves nothing undone, and nobody has to ask what is
+    left undone in what it brings; sizes are told as if each frame had one. A socket's other side
+    may be full, or have more to take first: then the frame stays in the hand too.
+
+There are two: :class:`PythonBurst` for any link, and ``Burst`` in ``csrc/`` for lent TAPs, NICs and
+sockets, which runs without the interpreter, behind :class:`CompiledBurst`. The same tests ask both,
+and one proves them equal. The compiled one is built if it can be, see docs/ARCHITECTURE.md.
 """
 
 from __future__ import annotations
@@ -30,7 +34,9 @@ from typing import Final, Protocol
 
 from hypervisor.flows import Carried, Flow, FlowTable
 from hypervisor.guard import PLENTY
-from hypervisor.links.base import Link, LinkGone
+from hypervisor.links import port
+from hypervisor.links.base import Link, LinkGone, PatientLink
+from hypervisor.links.dgram import DgramLink
 from hypervisor.links.lane import Lane
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.packet_socket import NicLink
@@ -48,6 +54,8 @@ BURST_S = 0.002
 _SHORTEST: Final = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES
 _ADDRESSES: Final = slice(VNET_HEADER_BYTES, VNET_HEADER_BYTES + 12)
 _SEGMENTED: Final = int(Offload.TSO4 | Offload.TSO6)
+#: No reason of a drop: the frame stays in the hand.
+_NOT_NOW: Final = "not now"
 
 
 class What(enum.IntEnum):
@@ -58,13 +66,13 @@ class What(enum.IntEnum):
     ANSWERED = 2  #: a small frame was written inline, and ``only_one`` was asked for
     UNKNOWN = 3  #: in the hand: no flow has these addresses
     UNFIT = 4  #: in the hand: not of its flow, or too short to have one
-    NO_ROOM = 5  #: in the hand: what was granted to the flow's sink does not hold it
+    NO_ROOM = 5  #: in the hand: what was granted to the flow's sink does not hold it, or a socket
     UNWRITTEN = 6  #: the receiver's link did not take the frame, which is lost
     UNREAD = 7  #: the link's own read failed
 
 
-#: Links that compiled code can read and write, all with offload headers.
-PortLink = LentTap | NicLink
+#: Links that compiled code can read and write; TAPs only with offload headers.
+PortLink = LentTap | NicLink | DgramLink
 
 #: What went to sinks in one run: (flow, frames, bytes with offload headers).
 Sunk = Sequence[tuple[Flow, int, int]]
@@ -113,10 +121,11 @@ class Burst(Protocol):
 
 
 class Receiver(Protocol):
-    """Where a flow's frames go: into the sink, or inline to the link if there is none."""
+    """Where a flow's frames go: into the sink, or at once to the link, which may be patient."""
 
     link: Link
     sink: Sink | None
+    patient: PatientLink | None
 
 
 class PythonBurst:
@@ -124,6 +133,9 @@ class PythonBurst:
 
     def __init__(self, link: Link, flows: FlowTable, mtu: int, limit_s: float = BURST_S) -> None:
         self._link = link
+        self._header_bytes = VNET_HEADER_BYTES if link.vnet_header else 0
+        #: What frames lack in front.
+        self._lead = b"" if link.vnet_header else PLAIN_HEADER
         self._flows = flows
         self._mtu = mtu
         self._longest = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES + mtu
@@ -154,7 +166,7 @@ class PythonBurst:
     def peek(self) -> bytes:
         """See :class:`Burst`."""
         assert self._hand is not None
-        return bytes(self._hand[_ADDRESSES])
+        return bytes(self._hand[self._header_bytes : self._header_bytes + 12])
 
     def take(self) -> bytes | None:
         """See :class:`Burst`."""
@@ -191,12 +203,12 @@ class PythonBurst:
                 if view is None:
                     return What.EMPTY, last, None, 0
                 self._frames_left -= 1
-                self._bytes_left -= len(view)
-            size = len(view)
+                self._bytes_left -= len(view) + len(self._lead)
+            size = len(view) + len(self._lead)
             self._hand = view
             if size < _SHORTEST:
                 return What.UNFIT, last, None, 0
-            head = bytes(view[:HEAD_BYTES])
+            head = self._lead + bytes(view[:HEAD_BYTES])
             flow = self._flows.get(head[_ADDRESSES])
             if flow is None:
                 return What.UNKNOWN, last, None, 0
@@ -206,7 +218,7 @@ class PythonBurst:
             receiver: Receiver = flow.link
             sink = receiver.sink
             if sink is not None:
-                if not sink.put(view.tobytes()):
+                if not sink.put(self._lead + view.tobytes()):
                     return What.NO_ROOM, flow, None, size
                 self._spend(size)
                 sums = sunk.setdefault(flow, [0, 0])
@@ -214,21 +226,37 @@ class PythonBurst:
                 sums[1] += size
                 self._hand = None
                 continue
-            last = flow
+            try:
+                reason = self._write(receiver, view)
+            except LinkGone as error:
+                reason = error
+            if reason == _NOT_NOW:
+                return What.NO_ROOM, flow, None, size
             self._hand = None
             self._spend(size)
-            try:
-                reason = receiver.link.write(view, VNET_HEADER_BYTES)
-            except LinkGone as error:
-                return What.UNWRITTEN, flow, error, size
             if reason is not None:
                 return What.UNWRITTEN, flow, reason, size
             flow.frames += 1
             flow.bytes += size - VNET_HEADER_BYTES
-            if self._only_one and size <= self._longest:
-                return What.ANSWERED, last, None, 0
+            if receiver.patient is None:
+                last = flow
+                if self._only_one and size <= self._longest:
+                    return What.ANSWERED, last, None, 0
             if time.monotonic() >= self._until_s:
                 return What.FULL, last, None, 0
+
+    def _write(self, receiver: Receiver, view: memoryview) -> str | LinkGone | None:
+        """Give a frame to a receiver's link; None if it was taken. Raises LinkGone."""
+        patient = receiver.patient
+        if patient is None:
+            return receiver.link.write(view, self._header_bytes)
+        shared, size_bytes = patient.shared, len(view) - self._header_bytes
+        if shared[port.WAITS] or not (
+            (patient.whole_frames or size_bytes <= shared[port.WHOLE_BYTES])
+            and patient.write_run([(bytes(view), self._header_bytes)])
+        ):
+            return _NOT_NOW
+        return None
 
     def _spend(self, size: int) -> None:
         """One frame is passed on; ``size`` includes its offload header."""
@@ -249,7 +277,7 @@ class PythonBurst:
 
 
 class CompiledBurst:
-    """A :class:`Burst` over a lent TAP with offload headers, and its flows' copy of the table."""
+    """A :class:`Burst` over a link that compiled code serves, and its flows' copy of the table."""
 
     def __init__(
         self,
@@ -262,6 +290,7 @@ class CompiledBurst:
     ) -> None:
         """``lane`` is where the burst may be given to."""
         self._link = link
+        self._patient = None if link.vnet_header or not isinstance(link, PatientLink) else link
         #: For a lane.
         self.compiled = compiled.Burst(link.shared, mtu, limit_s, lane and lane.compiled)
         self.begin = self.compiled.begin
@@ -272,15 +301,23 @@ class CompiledBurst:
     def run(self) -> Outcome:
         """See :class:`Burst`."""
         what, flow, sunk, number, size = self.compiled.run()
+        self.settle()
         return what, flow, sunk, self.reason(what, flow, number), size
 
     def take(self) -> bytes | None:
         """See :class:`Burst`."""
         frame: bytes = self.compiled.take()
+        if not self._link.vnet_header:
+            return frame[VNET_HEADER_BYTES:]
         if not isinstance(self._link, NicLink) or len(frame) < _SHORTEST:
             return frame
         first = self._link.opened(memoryview(frame))
         return None if first is None else bytes(first)
+
+    def settle(self) -> None:
+        """The compiled burst has read, here or in a lane, and does not any more."""
+        if self._patient is not None:
+            self._patient.settle()
 
     def reason(self, what: int, flow: Flow | None, number: int) -> str | LinkGone | None:
         """Judge the errno of a failed read, or of a failed write to ``flow``; None: it goes on."""

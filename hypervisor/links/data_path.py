@@ -7,6 +7,7 @@ from typing import Any
 
 from hypervisor.batches import BatchWork
 from hypervisor.flows import FlowTable
+from hypervisor.links import port
 from hypervisor.links.base import Link
 from hypervisor.links.burst import Burst, CompiledBurst, PortLink, PythonBurst
 from hypervisor.links.lane import Lane
@@ -55,7 +56,11 @@ class DataPath:
 
     def burst(self, link: Link, flows: FlowTable, mtu: int) -> Burst:
         """Return the burst loop of a link."""
-        if self._compiled is not None and isinstance(link, PortLink) and link.vnet_header:
+        if (
+            self._compiled is not None
+            and isinstance(link, PortLink)
+            and port.is_served(link.shared)
+        ):
             return CompiledBurst(link, flows, mtu, self._compiled, lane=self.lane)
         return PythonBurst(link, flows, mtu)
 

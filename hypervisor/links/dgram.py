@@ -6,7 +6,8 @@ then on the kernel refuses what anybody else sends (EPERM), and can tell us when
 
 Frames that were queued before are told apart by their sender's path. A guest that is started
 again on the same path is the same guest. One that just goes says nothing: its end shows in
-write(), or when read_burst() finds nothing and looks whether anybody is bound to the path still.
+write(), or when :meth:`DgramLink.look` finds nobody bound to the path, as read_burst() does when it
+finds nothing.
 
 A path is a claim of the guest's, who would like to have frames sent in our name to a socket that he
 may not write to himself (a log's, a service manager's). In a mount namespace of his own he can bind
@@ -23,6 +24,7 @@ import stat
 from collections.abc import Sequence
 
 from hypervisor.kernel import scm
+from hypervisor.links import port
 from hypervisor.links.base import LinkGone, Outgoing
 from hypervisor.wire.framing import MAX_FRAME_BYTES
 
@@ -39,6 +41,8 @@ class DgramLink:
 
     vnet_header = False
     accepts = 0
+    whole_frames = True
+    half_written = False
 
     def __init__(
         self,
@@ -58,8 +62,12 @@ class DgramLink:
         self._buffer = memoryview(bytearray(MAX_FRAME_BYTES + 1))
         self._ended = ""
         self._socket = sock.dup()
+        #: See :class:`~hypervisor.links.base.PatientLink`; compiled code hears the guest only, too.
+        self.shared = port.share_socket(
+            self._socket.fileno(), port.DGRAM, MAX_FRAME_BYTES, os.fsencode(guest)
+        )
         try:
-            self._look()
+            self.look()
         except LinkGone:
             self._socket.close()
             raise
@@ -84,14 +92,14 @@ class DgramLink:
             room -= len(view)
             frames.append(view.tobytes())
         if not frames:
-            self._look()
+            self.look()
         return frames
 
     def read_view(self) -> memoryview | None:
         """Return the next frame in this link's buffer; see :meth:`Link.read_view`."""
         view = self._next()
         if view is None:
-            self._look()
+            self.look()
         return view
 
     def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
@@ -114,12 +122,43 @@ class DgramLink:
                 raise gone from None
         return taken
 
+    def look(self) -> None:
+        """See whether somebody is at the guest's address, whoever was there before."""
+        self._check()
+        if not self._stays_bound:
+            return
+        try:
+            self._socket.connect(self._guest)
+            bound = self._socket.getpeername()
+            status = os.lstat(self._guest)
+        except OSError as error:
+            raise self._gone(error) from None
+        if bound != self._guest or not stat.S_ISSOCK(status.st_mode) or status.st_uid != self._uid:
+            raise self._end(f"{self._guest} is not a socket of uid {self._uid}'s own")
+
+    def read_failed(self, number: int | None) -> None:
+        """See :class:`PatientLink`; each failure is the end."""
+        raise self._failed(number)
+
+    def write_failed(self, number: int | None) -> str:
+        """See :class:`PatientLink`; each failure is the end."""
+        raise self._failed(number)
+
+    def settle(self) -> None:
+        """See :class:`PatientLink`: nothing waits in memory."""
+
+    def retire(self) -> int:
+        """See :class:`PatientLink`."""
+        self.shared[port.FD] = -1
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Let the guest go; twice is allowed."""
         if self._socket.fileno() >= 0:
             if not self._ended:
                 scm.disconnect(self._socket)
             self._ended = "the socket for the guest was closed here"
+            self.retire()
             self._socket.close()
 
     def _next(self) -> memoryview | None:
@@ -134,23 +173,13 @@ class DgramLink:
             if sender == self._guest:
                 return self._buffer[:size]
 
-    def _look(self) -> None:
-        """See whether somebody is at the guest's address, whoever was there before."""
-        self._check()
-        if not self._stays_bound:
-            return
-        try:
-            self._socket.connect(self._guest)
-            bound = self._socket.getpeername()
-            status = os.lstat(self._guest)
-        except OSError as error:
-            raise self._gone(error) from None
-        if bound != self._guest or not stat.S_ISSOCK(status.st_mode) or status.st_uid != self._uid:
-            raise self._end(f"{self._guest} is not a socket of uid {self._uid}'s own")
-
     def _check(self) -> None:
         if self._ended:
             raise LinkGone(self._ended)
+
+    def _failed(self, number: int | None) -> LinkGone:
+        self._check()
+        return self._gone(OSError(number, os.strerror(number or errno.EIO)))
 
     def _gone(self, error: OSError) -> LinkGone:
         where = self._guest

@@ -14,11 +14,13 @@ read; what was half sent is lost with the connection.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
 from collections.abc import Sequence
 
+from hypervisor.links import port
 from hypervisor.links.base import RUN_FRAMES, LinkGone, Outgoing
 from hypervisor.wire.errors import WireError
 from hypervisor.wire.framing import MAX_FRAME_BYTES, StreamFrames, length_prefix
@@ -41,6 +43,7 @@ class StreamLink:
     kind = "stream"
     vnet_header = False
     accepts = 0
+    whole_frames = False
 
     def __init__(
         self, sock: socket.socket, peer: str = "", max_frame_bytes: int = MAX_FRAME_BYTES
@@ -49,6 +52,8 @@ class StreamLink:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._socket = sock
+        #: See :class:`~hypervisor.links.base.PatientLink`.
+        self.shared = port.share_socket(sock.fileno(), port.STREAM, max_frame_bytes, b"")
         self._frames = StreamFrames(max_frame_bytes)
         #: Bytes of a frame that the kernel has the beginning of.
         self._rest = memoryview(b"")
@@ -108,7 +113,7 @@ class StreamLink:
         for frame, header_bytes in run[:RUN_FRAMES]:
             data = frame[header_bytes:] if header_bytes else frame
             parts += (length_prefix(len(data)), data)
-        sent = self._send(parts)
+        sent = self._send(parts) if parts else 0
         taken = 0
         while sent > 0:
             size = len(parts[2 * taken]) + len(parts[2 * taken + 1])
@@ -119,10 +124,36 @@ class StreamLink:
             taken += 1
         return taken
 
+    @property
+    def half_written(self) -> bool:
+        """See :attr:`PatientLink.half_written`."""
+        return len(self._rest) > 0
+
+    def look(self) -> None:
+        """See :class:`PatientLink`: the end of a connection shows by itself."""
+
+    def read_failed(self, number: int | None) -> None:
+        """See :class:`PatientLink`; each failure is the end."""
+        raise self._gone(OSError(number, os.strerror(number or errno.EIO)))
+
+    def write_failed(self, number: int | None) -> str:
+        """See :class:`PatientLink`; each failure is the end."""
+        raise self._gone(OSError(number, os.strerror(number or errno.EIO)))
+
+    def settle(self) -> None:
+        """See :class:`PatientLink`."""
+        self._tell_what_waits()
+
+    def retire(self) -> int:
+        """See :class:`PatientLink`."""
+        self.shared[port.FD] = -1
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Close the connection; twice is allowed."""
         if self._event >= 0:
             self._poll.close()
+            self.retire()
             self._socket.close()
             os.close(self._event)
             self._event = -1

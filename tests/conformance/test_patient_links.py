@@ -119,6 +119,25 @@ def test_what_it_has_no_room_for_waits_and_comes_in_order(rig: Rig) -> None:
         received += 1
 
 
+def test_the_end_of_a_frame_that_was_half_taken_goes_without_another_one(rig: Rig) -> None:
+    """The last frame of a run may be cut, with nothing behind it that would be given later."""
+    long = ethernet(BROADCAST, MAC, bytes(60_000))
+    given = 0
+    while rig.link.write_run([(long, 0)]) and not rig.link.half_written:
+        given += 1
+        assert given < MANY
+    given += rig.link.half_written
+    assert rig.link.half_written is not rig.link.whole_frames
+    received = 0
+    while rig.link.half_written:
+        assert rig.link.write_run(()) == 0
+        if received < given - 1:
+            assert rig.receive() == long
+            received += 1
+    for _ in range(given - received):
+        assert rig.receive() == long
+
+
 def test_a_run_is_without_its_offload_headers(rig: Rig) -> None:
     assert rig.link.write_run([(bytes(12) + frame(1), 12), (frame(2), 0)]) == 2
     assert rig.receive() == frame(1)

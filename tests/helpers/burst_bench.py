@@ -1,21 +1,24 @@
 """A burst loop on a bench: one sender's link, receivers of each kind, and a network that counts.
 
 The links are sockets that keep messages whole, so that no namespace is needed and thousands of
-frames can be tried; the code under test cannot tell them from TAPs.
+frames can be tried; the code under test cannot tell them from TAPs. Others are what they seem.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from hypervisor.flows import Flow, FlowTable
 from hypervisor.guard import Guard, GuardPolicy, Templates, room, spend
+from hypervisor.links import port
 from hypervisor.links.base import LinkGone
-from hypervisor.links.burst import Burst, CompiledBurst, PythonBurst, What
+from hypervisor.links.burst import Burst, CompiledBurst, PortLink, PythonBurst, What
 from hypervisor.links.data_path import DataPath
+from hypervisor.links.dgram import DgramLink
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.sink import CompiledSink, Sink
 from hypervisor.mach.policy import Rule
@@ -30,8 +33,13 @@ CHUNK_BYTES = 60_000
 #: No burst of a test ends because the machine is busy.
 FOREVER_S = 1e6
 
-#: Receivers: name, offloads they take, whether they are written inline.
-RECEIVERS = (("inline", CSUM | TSO4 | TSO6 | 8, True), ("poor", CSUM, True), ("sunk", 15, False))
+#: Receivers: name, kind, offloads they take, whether they are written inline.
+RECEIVERS = (
+    ("inline", "tap", CSUM | TSO4 | TSO6 | 8, True),
+    ("poor", "tap", CSUM, True),
+    ("sunk", "tap", 15, False),
+    ("plug", "dgram", 0, False),
+)
 
 
 class Place:
@@ -41,6 +49,7 @@ class Place:
         self,
         world: World,
         name: str,
+        kind: str,
         accepts: int,
         direct: bool,
         path: DataPath,
@@ -48,18 +57,43 @@ class Place:
     ) -> None:
         self.name = name
         self.port = world.open("eth0", owner=f"uid:{name}")
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
+        self.far: socket.socket
+        self.link: LentTap | DgramLink
+        if kind == "tap":
+            self.far, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.link = LentTap(near.detach(), name, vnet_header=True)
+        else:
+            self.link = self._plug_in()
+        #: Bytes of offload header that frames have at the far end.
+        self.header_bytes = VNET_HEADER_BYTES if self.link.vnet_header else 0
+        self.patient = None if kind == "tap" else self.link
         world.network.attach(
-            self.port.handle, "tap", world.now, vnet_header=True, accepts=accepts, direct=direct
+            self.port.handle,
+            kind,
+            world.now,
+            vnet_header=self.link.vnet_header,
+            accepts=accepts,
+            direct=direct,
+            patient=self.patient is not None,
         )
-        self.far, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.link = LentTap(near.detach(), name, vnet_header=True)
         self.sink: Sink | None = None
         if pace_fd >= 0:
+            assert isinstance(self.link, LentTap)
             held = compiled().Sink(self.link.fileno(), True, pace_fd=pace_fd)
             self.sink = CompiledSink(self.link, held)
-        elif not direct:
+        elif not direct and self.patient is None:
             self.sink = path.sink(self.link, name)
         self.received: list[bytes] = []
+
+    def _plug_in(self) -> DgramLink:
+        self.folder = tempfile.TemporaryDirectory()
+        self.far = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.far.bind(f"{self.folder.name}/guest")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as near:
+            near.bind("")
+            self.far.connect(near.getsockname())
+            return DgramLink(near, self.far.getsockname(), os.geteuid(), stays_bound=False)
 
     def receive(self) -> None:
         while self.far.fileno() >= 0 and readable(self.far, 0):
@@ -71,6 +105,8 @@ class Place:
             assert self.sink.join(5)
         self.link.close()
         self.far.close()
+        if self.folder is not None:
+            self.folder.cleanup()
 
 
 def sender_mac() -> bytes:
@@ -99,7 +135,9 @@ class Bench:
         only_one: bool,
         rates: tuple[int, int] = (0, 0),
         pace_fd: int = -1,
+        kind: str = "tap",
     ) -> None:
+        """``kind`` is the sender's."""
         path = DataPath(compiled=way != "python")
         # What the sender may bring in a second, in frames and bytes.
         policy = {"frames_per_s": rates[0], "bytes_per_s": rates[1]}
@@ -107,9 +145,9 @@ class Bench:
         self.world = World(options={"rules": rules})
         self.network = self.world.network
         self.only_one = only_one
-        self.sender = Place(self.world, "sender", 15, True, path)
+        self.sender = Place(self.world, "sender", kind, 15, kind == "tap", path)
         self.receivers = [
-            Place(self.world, *one, path, -1 if one[2] else pace_fd) for one in RECEIVERS
+            Place(self.world, *one, path, pace_fd if one[0] == "sunk" else -1) for one in RECEIVERS
         ]
         self.places = {place.port.handle.open: place for place in self.receivers}
         self.sender.port.handle.nic.guard = Formed(self.sender.port.mac, templates)
@@ -123,7 +161,7 @@ class Bench:
         else:
             self.burst = PythonBurst(link, flows, mtu, FOREVER_S)
 
-    def make_compiled(self, link: LentTap, flows: FlowTable, mtu: int) -> CompiledBurst:
+    def make_compiled(self, link: PortLink, flows: FlowTable, mtu: int) -> CompiledBurst:
         return CompiledBurst(link, flows, mtu, compiled(), FOREVER_S)
 
     def destinations(self) -> list[bytes]:
@@ -138,7 +176,7 @@ class Bench:
             if sent_bytes and sent_bytes + len(frame) > CHUNK_BYTES:
                 self.drive()
                 sent_bytes = 0
-            self.sender.far.send(frame)
+            self.sender.far.send(frame[VNET_HEADER_BYTES - self.sender.header_bytes :])
             sent_bytes += len(frame)
         self.drive()
 
@@ -167,7 +205,8 @@ class Bench:
     def lose(self, flow: Flow, size: int, why: object) -> None:
         reason = "link_gone" if isinstance(why, LinkGone) else str(why)
         self.network.lost(flow, size - VNET_HEADER_BYTES, reason)
-        self.record.append((What.UNWRITTEN, flow.link.name, size, str(why)))
+        # One message names a path, which is another one each time.
+        self.record.append((What.UNWRITTEN, flow.link.name, size, str(why).split("/")[0]))
 
     def gather(self) -> None:
         """See what receivers have got, when their sinks are done."""
@@ -189,8 +228,10 @@ class Bench:
 
     def grant_or_take(self, place: Place, size: int) -> None:
         frames, size_bytes = self.network.express_room(place.port.handle)
-        assert place.sink is not None
-        if frames < 1 or size_bytes < size:
+        if place.sink is None:
+            assert place.patient is not None
+            self.record.append((What.NO_ROOM, self.burst.take()))
+        elif frames < 1 or size_bytes < size:
             self.record.append((What.NO_ROOM, self.burst.take()))
         else:
             # Few at a time, so that grants end in the middle of bursts.
@@ -217,6 +258,12 @@ class Bench:
     def cut(self, index: int) -> None:
         """Have a receiver's link break."""
         self.receivers[index].far.close()
+
+    def hold(self, index: int) -> None:
+        """Have frames wait for a socket's other side, as its carrier does."""
+        patient = self.receivers[index].patient
+        assert patient is not None
+        patient.shared[port.WAITS] = 1
 
     def books(self) -> dict[str, object]:
         """Return every counter that there is, after the census."""
@@ -254,14 +301,18 @@ class LaneBench(Bench):
     """The same, with a lane that carries what the loop of :class:`Bench` would pass on."""
 
     def __init__(
-        self, templates: Templates | None, pace_fd: int = -1, lane: object | None = None
+        self,
+        templates: Templates | None,
+        pace_fd: int = -1,
+        lane: object | None = None,
+        kind: str = "tap",
     ) -> None:
-        """``lane`` is somebody else's, if several benches share one."""
+        """``lane`` is somebody else's, if several benches share one; ``kind`` is the sender's."""
         self.lane: Any = lane or compiled().Lane()
         self.burst: CompiledBurst
-        super().__init__("compiled", templates, only_one=False, pace_fd=pace_fd)
+        super().__init__("compiled", templates, only_one=False, pace_fd=pace_fd, kind=kind)
 
-    def make_compiled(self, link: LentTap, flows: FlowTable, mtu: int) -> CompiledBurst:
+    def make_compiled(self, link: PortLink, flows: FlowTable, mtu: int) -> CompiledBurst:
         burst = CompiledBurst(link, flows, mtu, compiled(), FOREVER_S)
         burst.compiled = compiled().Burst(link.shared, mtu, FOREVER_S, self.lane)
         burst.begin = burst.compiled.begin

@@ -15,6 +15,7 @@ from tests.helpers.burst_bench import Bench, LaneBench, sender_mac
 from tests.helpers.data_paths import PATHS, compiled
 
 MTU = 1500
+PLUG = 3
 KINDS = ("plain", "giant", "udp", "tcp4", "tcp6", "runt")
 IPV4 = bytes(12) + b"\x08\x00\x45"
 IPV6 = bytes(12) + b"\x86\xdd\x60"
@@ -81,7 +82,7 @@ changes = st.lists(
 ).map(tuple)
 shapes = st.builds(
     Shape,
-    st.sampled_from((0, 0, 0, 1, 1, 2, 2, 2, 3, 4)),
+    st.sampled_from((0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5)),
     st.sampled_from(KINDS),
     st.integers(0, 99),
     st.sampled_from(((), (), ())) | changes,
@@ -94,7 +95,9 @@ shapes = st.builds(
     bursts=st.lists(st.lists(shapes, min_size=1, max_size=30), min_size=1, max_size=4),
     forms=st.sampled_from(TEMPLATES),
     only_one=st.booleans(),
-    cut=st.sampled_from((None, None, None, 0, 2)),
+    cut=st.sampled_from((None, None, None, 0, 2, 3)),
+    kind=st.sampled_from(("tap", "tap", "dgram")),
+    waits=st.booleans(),
     rates=st.sampled_from(((0, 0), (0, 0), (20, 0), (0, 9_000), (16, 70_000))),
 )
 def test_both_paths_do_the_same(
@@ -102,18 +105,26 @@ def test_both_paths_do_the_same(
     forms: Templates | None,
     only_one: bool,
     cut: int | None,
+    kind: str,
+    waits: bool,
     rates: tuple[int, int],
 ) -> None:
+    """``kind`` is the sender's; ``waits`` has frames wait for the plug from the second burst on."""
     seen = []
     # A lane does not carry who has quotas; a sink whose link breaks tells of it in its own time.
     lane = ("lane",) if "compiled" in PATHS and not any(rates) and cut != 2 else ()
     for way in PATHS + lane:
-        bench = Bench(way, forms, only_one, rates) if way != "lane" else LaneBench(forms)
+        if way == "lane":
+            bench: Bench = LaneBench(forms, kind=kind)
+        else:
+            bench = Bench(way, forms, only_one, rates, kind=kind)
         try:
             number = 0
             for index, burst in enumerate(bursts):
                 if cut is not None and index == 1:
                     bench.cut(cut)
+                if index == 1 and waits:
+                    bench.hold(PLUG)
                 bench.bring([shape.make(bench, number + n) for n, shape in enumerate(burst)])
                 number += len(burst)
                 bench.world.now += 0.25
@@ -148,12 +159,12 @@ def test_hostile_frames_in_every_place(way: str, forms: Templates) -> None:
         number = 0
         for at in (*range(12), 24, 25, 26, 28, 29, 32, 35, 44, 58, 65, 78):
             for kind in ("udp", "tcp4", "tcp6", "runt", "plain"):
-                shapes = [Shape(whom, kind, 5, ((at, 255),), False) for whom in range(5)]
+                shapes = [Shape(whom, kind, 5, ((at, 255),), False) for whom in range(6)]
                 bench.bring([each.make(bench, number + n) for n, each in enumerate(shapes)])
                 number += len(shapes)
-        for index in range(3):
+        for index in range(4):
             bench.cut(index)
-        bench.bring([Shape(n % 3, "tcp4", 99, (), False).make(bench, 9999 + n) for n in range(9)])
+        bench.bring([Shape(n % 4, "tcp4", 99, (), False).make(bench, 9999 + n) for n in range(9)])
         assert bench.record
         bench.books()
     finally:
@@ -171,7 +182,7 @@ def test_nearly_all_of_a_bulk_transfer_is_passed_on_where_it_lies(
             shape = Shape(number % 3 % 2 * 2, "tcp4", 99, (), forged=False)
             bench.bring([shape.make(bench, number)])
         assert bench.record == []
-        assert [len(place.received) for place in bench.receivers] == [20, 0, 10]
+        assert [len(place.received) for place in bench.receivers] == [20, 0, 10, 0]
         bench.books()
     finally:
         bench.close()

@@ -115,6 +115,12 @@ static void spend(struct burst *burst, ssize_t size)
     burst->spent_bytes += size;
 }
 
+/* Write a frame at once; 0 or an errno. */
+static int write_to(const struct port *port, const struct frame *frame)
+{
+    return port_write(port, frame) < 0 ? errno : 0;
+}
+
 /* Pass the pending frame on, or say why not: EMPTY stands for "done, go on". */
 static enum outcome pass_on(struct burst *burst, int *number)
 {
@@ -133,18 +139,27 @@ static enum outcome pass_on(struct burst *burst, int *number)
         return EMPTY;
     }
     struct port *receiver = flow->port.buf;
-    burst->last = flow;
+    bool patient = port_is_patient(receiver);
+    *number = patient && port_waits(receiver) ? EAGAIN : write_to(receiver, frame);
+    if (*number == EAGAIN && patient) {
+        burst->last = flow;
+        return NO_ROOM;
+    }
     spend(burst, frame->size);
-    if (port_write(receiver, frame) < 0) {
-        *number = errno;
+    if (*number != 0) {
+        burst->last = flow;
         return UNWRITTEN;
     }
     receiver->write_errors = 0;
     flow->frames++;
     flow->bytes += frame->size - VNET_HEADER_BYTES;
-    size_t longest = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES + burst->mtu;
-    if (burst->only_one && frame->size <= longest)
-        return ANSWERED;
+    if (!patient) {
+        /* His stack may have answered already. */
+        size_t longest = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES + burst->mtu;
+        burst->last = flow;
+        if (burst->only_one && frame->size <= longest)
+            return ANSWERED;
+    }
     return now_ns() < burst->until_ns ? EMPTY : FULL;
 }
 

@@ -55,7 +55,7 @@ ssize_t frame_write(int fd, const struct frame *frame);
 
 /* --- ports.c: what is read from and written to ------------------------------------------------ */
 
-enum port_kind { PORT_TAP, PORT_NIC };
+enum port_kind { PORT_TAP, PORT_NIC, PORT_DGRAM, PORT_STREAM };
 
 /* What a link shares with whoever reads and writes its descriptor besides it: ints, in this order
    (hypervisor.links.port). */
@@ -63,14 +63,26 @@ struct port {
     int fd; /* -1 once closed */
     int write_errors, read_errors; /* in a row */
     int kind;                      /* enum port_kind */
-    int header_bytes;              /* of the kernel's offload header: 12, or 10 */
+    int header_bytes;              /* of the kernel's offload header: 12, or 10, or 0 */
     int mtu;                       /* of a NIC, in bytes */
+    /* Of a socket. */
+    int waits;         /* frames wait for its other side: nobody may write but who holds those */
+    int whole_bytes;   /* a stream's message of so many goes whole or not at all */
+    int longest_bytes; /* of a frame */
+    int start, end;    /* of what a stream has in its buffer */
+    int more_bytes;
+    unsigned char more[]; /* the address of whom a datagram socket hears, a stream's buffer */
 };
 
 /* Read one frame behind its offload header, or write one, now or not at all: 0 or more bytes, or -1
    and errno. The frame read has room for BUFFER_BYTES. */
-ssize_t port_read(const struct port *port, struct frame *frame);
+ssize_t port_read(struct port *port, struct frame *frame);
 ssize_t port_write(const struct port *port, const struct frame *frame);
+/* Whether its other side can be full, so that who writes EAGAIN keeps the frame: a socket. */
+bool port_is_patient(const struct port *port);
+bool port_waits(const struct port *port); /* nobody may write now but the link itself */
+/* Whether frames wait in memory, which no poll tells of. */
+bool port_has_more(const struct port *port);
 /* After a read that said EAGAIN: whether there will never be anything more. */
 bool port_is_gone(const struct port *port);
 int port_view(PyObject *shared, Py_buffer *view); /* a struct port; -1 and an exception */

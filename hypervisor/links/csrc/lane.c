@@ -13,6 +13,11 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+/* A sender waits here so long for a socket that is full, and anew if that has taken so many frames
+   meanwhile; then the loop has to see to it, and he is not held up by who reads slowly. */
+static const int64_t patience_ns = 10 * 1000 * 1000;
+enum { PROGRESS_FRAMES = 64, RECOVERY = 10 /* times his patience, and he has it again */ };
+
 /* --- its life ------------------------------------------------------------------------------- */
 
 void lane_hold(struct lane *lane)
@@ -25,6 +30,7 @@ void lane_release(struct lane *lane)
     if (atomic_fetch_sub(&lane->holders, 1) != 1)
         return;
     close(lane->epoll_fd);
+    close(lane->room_fd);
     close(lane->timer_fd);
     close(lane->wake_in);
     close(lane->wake_out);
@@ -66,12 +72,16 @@ struct lane *lane_make(void)
     pthread_condattr_destroy(&clock);
     lane->free_slots = lane->given = lane->returned = -1;
     lane->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    lane->room_fd = epoll_create1(EPOLL_CLOEXEC);
     lane->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
     lane->wake_in = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     lane->wake_out = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct epoll_event wake = {.events = EPOLLIN, .data.u64 = WAKE};
-    int failed = lane->epoll_fd < 0 || lane->timer_fd < 0 || lane->wake_in < 0 || lane->wake_out < 0
+    struct epoll_event room = {.events = EPOLLIN, .data.u64 = ROOM};
+    int failed = lane->epoll_fd < 0 || lane->room_fd < 0 || lane->timer_fd < 0 || lane->wake_in < 0
+                         || lane->wake_out < 0
                          || epoll_ctl(lane->epoll_fd, EPOLL_CTL_ADD, lane->wake_in, &wake) < 0
+                         || epoll_ctl(lane->epoll_fd, EPOLL_CTL_ADD, lane->room_fd, &room) < 0
                      ? errno
                      : 0;
     lane_lock(lane);
@@ -134,6 +144,7 @@ static void free_slot(struct lane *lane, struct slot *slot)
     slot->burst = NULL;
     slot->burst_object = slot->owner = NULL;
     slot->returned = false;
+    slot->until_ns = 0;
     slot->generation++;
     slot->next = lane->free_slots;
     lane->free_slots = lane_index_of(lane, slot);
@@ -161,14 +172,23 @@ void lane_look_at_hands(struct lane *lane)
 {
     for (int i = 0; i < lane->slots_count; i++) {
         struct slot *slot = &lane->slots[i];
-        if (slot->burst != NULL && !slot->returned && slot->burst->pending != NULL)
+        if (slot->burst != NULL && !slot->returned && !slot->waits && slot->burst->pending != NULL)
             look_at(lane, slot);
     }
 }
 
+static int start_polling(struct lane *lane, struct slot *slot)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = lane_data_of(lane, slot)};
+    return epoll_ctl(lane->epoll_fd, EPOLL_CTL_ADD, slot->burst->port->fd, &event);
+}
+
 static void stop_polling(struct lane *lane, struct slot *slot)
 {
-    epoll_ctl(lane->epoll_fd, EPOLL_CTL_DEL, slot->burst->port->fd, NULL);
+    if (!slot->waits)
+        epoll_ctl(lane->epoll_fd, EPOLL_CTL_DEL, slot->burst->port->fd, NULL);
+    lane->waiting -= slot->waits;
+    slot->waits = false;
     if (slot->given)
         unlink_from(lane, &lane->given, lane_index_of(lane, slot));
     slot->given = false;
@@ -184,15 +204,10 @@ int lane_give(struct lane *lane, struct burst *burst, PyObject *owner, PyObject 
         return -1;
     }
     struct slot *slot = &lane->slots[index];
-    struct epoll_event event = {
-        .events = EPOLLIN,
-        .data.u64 = lane_data_of(lane, slot),
-    };
     slot->burst = burst;
     slot->burst_object = burst_object;
     slot->owner = owner;
-    int failed = epoll_ctl(lane->epoll_fd, EPOLL_CTL_ADD, burst->port->fd, &event);
-    if (failed < 0) {
+    if (start_polling(lane, slot) < 0) {
         int number = errno;
         free_slot(lane, slot);
         lane_unlock(lane);
@@ -218,6 +233,60 @@ void lane_give_back(struct lane *lane, struct slot *slot, const struct returned 
     *place = lane_index_of(lane, slot);
     lane_ring(lane->wake_out);
 }
+
+/* --- senders that wait for room; under the lock ------------------------------------------------ */
+
+bool lane_await_room(struct lane *lane, struct slot *slot, const struct port *port)
+{
+    int64_t at_ns = now_ns();
+    if (slot->until_ns == 0 || at_ns - slot->until_ns > RECOVERY * patience_ns) {
+        slot->until_ns = at_ns + patience_ns;
+        slot->taken = 0;
+    }
+    /* Once: what is closed meanwhile cannot be taken out of the set any more, and says nothing. */
+    struct epoll_event event = {.events = EPOLLOUT | EPOLLONESHOT, .data.fd = port->fd};
+    if (at_ns >= slot->until_ns
+        || (epoll_ctl(lane->room_fd, EPOLL_CTL_ADD, port->fd, &event) < 0
+            && (errno != EEXIST || epoll_ctl(lane->room_fd, EPOLL_CTL_MOD, port->fd, &event) < 0)))
+        return false;
+    stop_polling(lane, slot);
+    slot->waits = true;
+    slot->waits_fd = port->fd;
+    lane->waiting++;
+    return true;
+}
+
+void lane_note_taken(struct slot *slot, int fd)
+{
+    if (slot->until_ns != 0 && fd == slot->waits_fd && ++slot->taken >= PROGRESS_FRAMES)
+        slot->until_ns = 0;
+}
+
+void lane_end_waits(struct lane *lane, int fd)
+{
+    int64_t at_ns = now_ns();
+    for (int i = 0; lane->waiting > 0 && i < lane->slots_count; i++) {
+        struct slot *slot = &lane->slots[i];
+        if (!slot->waits || (slot->waits_fd != fd && at_ns < slot->until_ns))
+            continue;
+        slot->waits = false;
+        lane->waiting--;
+        if (start_polling(lane, slot) < 0)
+            lane_give_back(lane, slot, &(struct returned){.outcome = FULL});
+        else
+            look_at(lane, slot);
+    }
+}
+
+void lane_see_room(struct lane *lane)
+{
+    struct epoll_event events[16];
+    int count = epoll_wait(lane->room_fd, events, 16, 0);
+    for (int i = 0; i < count; i++)
+        lane_end_waits(lane, events[i].data.fd);
+}
+
+/* --- senders, back to the loop ------------------------------------------------------------------ */
 
 static void take_over(struct lane *lane, struct slot *slot, struct returned *returned)
 {

@@ -8,7 +8,8 @@
 #include <pthread.h>
 #include <time.h>
 
-#define WAKE UINT64_MAX /* epoll's data for wake_in */
+#define WAKE UINT64_MAX       /* epoll's data for wake_in */
+#define ROOM (UINT64_MAX - 1) /* and for room_fd */
 
 struct worker {
     struct worker *next;
@@ -27,6 +28,10 @@ struct slot {
     uint32_t generation;
     bool returned;
     bool given; /* has a frame in the hand to be looked at, which nothing else tells of */
+    bool waits; /* has one in the hand that the socket waits_fd had no room for; is not polled */
+    int waits_fd;
+    int64_t until_ns; /* when its patience with waits_fd ends; 0: it has not been tried */
+    unsigned taken;   /* frames by waits_fd since it has been */
     struct returned why;
     int next; /* free, returned, or to be looked at without being polled; -1: the last */
 };
@@ -34,6 +39,7 @@ struct slot {
 struct lane {
     atomic_int holders; /* its Python object, bursts, and threads */
     int epoll_fd, timer_fd;
+    int room_fd;  /* an epoll set of the sockets that senders wait for */
     int wake_in;  /* the runner has something to look at */
     int wake_out; /* the loop has */
 
@@ -46,6 +52,7 @@ struct lane {
     uint64_t handovers;
     struct slot *slots;
     int slots_count, free_slots, given, returned;
+    int waiting; /* senders */
     struct flow *pinned; /* of bursts that are no more */
 };
 
@@ -63,6 +70,11 @@ static inline uint64_t lane_data_of(const struct lane *lane, const struct slot *
 void lane_look_at_hands(struct lane *lane); /* have the runner see to frames that are in hands */
 struct slot *lane_slot_of(struct lane *lane, uint64_t data); /* NULL: it is not there any more */
 void lane_give_back(struct lane *lane, struct slot *slot, const struct returned *why);
+/* Have a sender wait until there is room at a socket; false if it has waited long enough. */
+bool lane_await_room(struct lane *lane, struct slot *slot, const struct port *port);
+void lane_note_taken(struct slot *slot, int fd); /* a frame was written there */
+void lane_see_room(struct lane *lane);          /* some of the sockets waited for have room */
+void lane_end_waits(struct lane *lane, int fd); /* for that socket, and those of no more patience */
 int lane_start_worker(struct lane *lane, struct worker **role); /* 0, or an errno */
 void lane_set_timer(struct lane *lane, int64_t in_ns);
 void lane_ring(int fd);

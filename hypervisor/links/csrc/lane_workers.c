@@ -1,4 +1,4 @@
-/* The threads of a lane: one carries the frames of known flows from TAP to TAP, one watches it.
+/* The threads of a lane: one carries the frames of known flows, one watches it.
 
    The lock is held but for waiting and for writes.
 
@@ -24,6 +24,7 @@
 
 enum {
     EVENTS = 64,       /* senders of one look; the rest at the next */
+    WAITS_TICK_MS = 5, /* patience is looked at so often */
     MOST_WORKERS = 10, /* eight of them left behind; then strangers are written by their sinks */
     STACK_BYTES = 128 << 10,
 };
@@ -118,6 +119,7 @@ struct ride {
     struct flow *flow; /* that a write has begun to, if one has: its receiver is ours */
     struct gro gro;    /* the frames for it; none if there is no flow */
     int number;        /* the errno of the last write */
+    bool full;         /* it found no room at a socket, which may come */
     bool in_error;     /* he polls as in error */
     bool dry;          /* he has nothing more, or was read enough of */
 };
@@ -129,8 +131,24 @@ static bool is_passing(int number)
     return number == EAGAIN || number == ENOBUFS || number == ENOMEM;
 }
 
+/* Count what was written, or is lost. `joined_bytes` are those on the wire that the one frame that
+   was written does not have. */
+static void count(struct ride *ride, struct flow *flow, uint64_t joined_bytes, bool mine)
+{
+    if (ride->number == 0) {
+        atomic_fetch_add_explicit(&flow->frames, ride->gro.frames, memory_order_relaxed);
+        atomic_fetch_add_explicit(&flow->bytes, ride->gro.bytes, memory_order_relaxed);
+        atomic_fetch_add_explicit(&flow->joined_frames, ride->gro.frames - 1, memory_order_release);
+        atomic_fetch_add_explicit(&flow->joined_bytes, joined_bytes, memory_order_release);
+    } else if (!mine || is_passing(ride->number)) {
+        atomic_fetch_add_explicit(&flow->lost_frames, ride->gro.frames, memory_order_relaxed);
+        atomic_fetch_add_explicit(&flow->lost_bytes, ride->gro.bytes, memory_order_relaxed);
+        ride->number = 0;
+    }
+}
+
 /* Write what was joined. The lock is given away meanwhile: returns whether the sender is still this
-   worker's then. */
+   worker's then. With `ride->full` the frame is in his hand again. */
 static bool write_on(struct worker *worker, struct ride *ride)
 {
     struct lane *lane = worker->lane;
@@ -150,12 +168,14 @@ static bool write_on(struct worker *worker, struct ride *ride)
         lane_set_timer(lane, tick_ns);
     }
     lane_unlock(lane);
-    const struct frame *frame = ride->gro.frame;
+    struct frame *frame = ride->gro.frame;
     ssize_t put = sink == NULL ? port_write(port, frame) : sink_write_direct(sink, frame);
     ride->number = put < 0 ? errno : 0;
+    ride->full = ride->number == EAGAIN && sink == NULL && port_is_patient(port);
     bool slow = sink != NULL && was_slow(&ride->meter, worker->began_ns, now_ns());
     uint64_t joined_bytes = ride->gro.bytes - (frame->size - VNET_HEADER_BYTES);
-    frame_free(ride->gro.frame);
+    if (!ride->full)
+        frame_free(frame);
     lane_lock(lane);
     if (sink != NULL)
         sink_end_direct(sink, slow);
@@ -163,25 +183,26 @@ static bool write_on(struct worker *worker, struct ride *ride)
     flow->pins--;
     if (lane->awaiting > 0)
         pthread_cond_broadcast(&lane->written);
-    bool mine = lane->runner == worker && lane_slot_of(lane, ride->data) != NULL;
-    if (ride->number == 0) {
-        atomic_fetch_add_explicit(&flow->frames, ride->gro.frames, memory_order_relaxed);
-        atomic_fetch_add_explicit(&flow->bytes, ride->gro.bytes, memory_order_relaxed);
-        atomic_fetch_add_explicit(&flow->joined_frames, ride->gro.frames - 1, memory_order_release);
-        atomic_fetch_add_explicit(&flow->joined_bytes, joined_bytes, memory_order_release);
-    } else if (!mine || is_passing(ride->number)) {
-        atomic_fetch_add_explicit(&flow->lost_frames, ride->gro.frames, memory_order_relaxed);
-        atomic_fetch_add_explicit(&flow->lost_bytes, ride->gro.bytes, memory_order_relaxed);
-        ride->number = 0;
+    struct slot *slot = lane_slot_of(lane, ride->data);
+    bool mine = lane->runner == worker && slot != NULL;
+    if (ride->full && mine) {
+        slot->burst->pending = frame;
+        return true;
     }
+    if (mine && ride->number == 0)
+        lane_note_taken(slot, worker->fd);
+    if (ride->full)
+        frame_free(frame);
+    count(ride, flow, joined_bytes, mine);
     return mine;
 }
 
 /* Get leave to write to the receiver of a flow: EMPTY, or NO_ROOM. */
 static enum outcome begin_write(struct lane *lane, const struct flow *flow, struct meter *meter)
 {
+    const struct port *port = flow->port.buf;
     if (flow->sink == NULL)
-        return EMPTY;
+        return port_is_patient(port) && port_waits(port) ? NO_ROOM : EMPTY;
     int64_t at_ns = now_ns();
     if (lane->watch == NULL || !sink_begin_direct(sink_of(flow->sink), at_ns))
         return NO_ROOM;
@@ -221,6 +242,13 @@ static enum step write_taken(struct worker *worker, struct ride *ride, struct re
     struct flow *flow = ride->flow;
     if (!write_on(worker, ride))
         return OVER;
+    if (ride->full) {
+        struct slot *slot = lane_slot_of(worker->lane, ride->data);
+        if (lane_await_room(worker->lane, slot, flow->port.buf))
+            return OVER;
+        *why = (struct returned){.outcome = NO_ROOM, .flow = flow};
+        return BACK;
+    }
     if (ride->number == 0)
         return ride->dry ? OVER : GO_ON;
     *why = (struct returned){
@@ -276,7 +304,7 @@ static void carry(struct worker *worker, uint64_t data, bool in_error)
     struct ride ride = {.data = data, .in_error = in_error};
     struct returned why = {0};
     enum step step;
-    if (slot == NULL)
+    if (slot == NULL || slot->waits)
         return;
     struct burst *burst = slot->burst;
     burst_begin(burst, burst_ns);
@@ -311,12 +339,17 @@ static void run(struct worker *worker)
     struct lane *lane = worker->lane;
     struct epoll_event events[EVENTS];
     while (lane->runner == worker && !lane->stopping) {
+        int timeout_ms = lane->waiting > 0 ? WAITS_TICK_MS : -1;
         lane_unlock(lane);
-        int count = epoll_wait(lane->epoll_fd, events, EVENTS, -1);
+        int count = epoll_wait(lane->epoll_fd, events, EVENTS, timeout_ms);
         lane_lock(lane);
+        if (lane->waiting > 0)
+            lane_end_waits(lane, -1);
         for (int i = 0; i < count && lane->runner == worker && !lane->stopping; i++) {
             if (events[i].data.u64 == WAKE)
                 carry_given(worker);
+            else if (events[i].data.u64 == ROOM)
+                lane_see_room(lane);
             else
                 carry(worker, events[i].data.u64, events[i].events & EPOLLERR);
         }

@@ -2,7 +2,8 @@
 
    A frame here has an offload header of 12 bytes in front. A TAP has it so. What a packet socket
    says beside the frame is put where it belongs (hypervisor/links/packet_socket.py says what the
-   kernel does and how that was found out). */
+   kernel does and how that was found out). The sockets of guests and plugs have none: what comes
+   there leaves nothing undone, and is given zeros. */
 
 #include "burst.h"
 
@@ -12,6 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 
 enum {
     FLAG_NEEDS_CSUM = 1,
@@ -146,14 +148,80 @@ static ssize_t nic_write(const struct port *port, const struct frame *frame)
     return put;
 }
 
-ssize_t port_read(const struct port *port, struct frame *frame)
+/* Whether a datagram is from whom its socket hears. Others' can have been queued before. */
+static bool is_heard(const struct port *port, const struct sockaddr_un *from, socklen_t length)
 {
-    return port->kind == PORT_NIC ? nic_read(port, frame) : frame_read(port->fd, frame);
+    size_t head = offsetof(struct sockaddr_un, sun_path);
+    size_t room = length > head ? length - head : 0;
+    size_t size = strnlen(from->sun_path, room < sizeof from->sun_path ? room : sizeof from->sun_path);
+    return size == (size_t)port->more_bytes && memcmp(from->sun_path, port->more, size) == 0;
+}
+
+static ssize_t dgram_read(const struct port *port, struct frame *frame)
+{
+    struct sockaddr_un from;
+    /* One byte more than any frame may have, so that what is too long stays too long. */
+    struct iovec part = {frame->data + VNET_HEADER_BYTES, (size_t)port->longest_bytes + 1};
+    struct msghdr message = {.msg_name = &from, .msg_iov = &part, .msg_iovlen = 1};
+    ssize_t got;
+    memset(frame->data, 0, VNET_HEADER_BYTES);
+    do {
+        message.msg_namelen = sizeof from;
+        got = recvmsg(port->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    } while (got < 0 ? errno == EINTR : !is_heard(port, &from, message.msg_namelen));
+    if (got >= 0)
+        frame->size = (uint32_t)got + VNET_HEADER_BYTES;
+    return got;
+}
+
+static ssize_t dgram_write(const struct port *port, const struct frame *frame)
+{
+    ssize_t put;
+    do
+        put = send(port->fd, frame->data + VNET_HEADER_BYTES, frame->size - VNET_HEADER_BYTES,
+                   MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (put < 0 && errno == EINTR);
+    return put;
+}
+
+ssize_t port_read(struct port *port, struct frame *frame)
+{
+    switch (port->kind) {
+    case PORT_NIC:
+        return nic_read(port, frame);
+    case PORT_DGRAM:
+        return dgram_read(port, frame);
+    default:
+        return frame_read(port->fd, frame);
+    }
 }
 
 ssize_t port_write(const struct port *port, const struct frame *frame)
 {
-    return port->kind == PORT_NIC ? nic_write(port, frame) : frame_write(port->fd, frame);
+    switch (port->kind) {
+    case PORT_NIC:
+        return nic_write(port, frame);
+    case PORT_DGRAM:
+        return dgram_write(port, frame);
+    default:
+        return frame_write(port->fd, frame);
+    }
+}
+
+bool port_is_patient(const struct port *port)
+{
+    return port->kind == PORT_DGRAM || port->kind == PORT_STREAM;
+}
+
+bool port_waits(const struct port *port)
+{
+    return __atomic_load_n(&port->waits, __ATOMIC_ACQUIRE) != 0;
+}
+
+bool port_has_more(const struct port *port)
+{
+    (void)port;
+    return false;
 }
 
 bool port_is_gone(const struct port *port)
@@ -167,11 +235,12 @@ int port_view(PyObject *shared, Py_buffer *view)
 {
     if (PyObject_GetBuffer(shared, view, PyBUF_WRITABLE) < 0)
         return -1;
-    if (view->len < (Py_ssize_t)sizeof(struct port)) {
-        PyBuffer_Release(view);
-        PyErr_Format(PyExc_ValueError, "what a link shares is %zu ints",
-                     sizeof(struct port) / sizeof(int));
-        return -1;
-    }
-    return 0;
+    const struct port *port = view->buf;
+    Py_ssize_t ints = (Py_ssize_t)sizeof(struct port);
+    if (view->len >= ints && port->more_bytes >= 0 && port->more_bytes <= view->len - ints)
+        return 0;
+    PyBuffer_Release(view);
+    PyErr_Format(PyExc_ValueError, "what a link shares is %zd ints, and what follows them",
+                 ints / (Py_ssize_t)sizeof(int));
+    return -1;
 }
