@@ -354,6 +354,8 @@ def test_what_hangs_is_made_anew_and_said_in_a_line_and_the_rest_goes_on(
         assert program.line().encode() + b"\n" == PAGE
         said = "no gateway: pasta has stopped: it has done nothing for 6 s; the network goes on"
         assert running.said().count(said) == 1, running.said()
+        # It is up when its services are as well, which may be later than its way out.
+        wait_said(running, "gateway is up", 2)
         os.kill(first_of_its_namespace(running.process.pid), signal.SIGKILL)
         wait_said(running, "no gateway: it was killed; the network goes on", 1)
         program.tell(f"until curl -sSm2 {WEB} 2>/dev/null; do :; done")
