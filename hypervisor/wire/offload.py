@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import struct
 
-from hypervisor.wire import ipv6, protocols
+from hypervisor.wire import protocols
 from hypervisor.wire.errors import WireError
 from hypervisor.wire.ethernet import (
     ETHERNET_HEADER_BYTES,
@@ -39,6 +39,7 @@ from hypervisor.wire.ethernet import (
     l2_header,
 )
 from hypervisor.wire.segmentation import complete, segment, segment_udp
+from hypervisor.wire.transport import find_transport
 from hypervisor.wire.virtio_net import (
     FLAG_DATA_VALID,
     FLAG_NEEDS_CSUM,
@@ -218,7 +219,7 @@ def _check_any(frame: bytes, mtu: int) -> tuple[bytes, int]:
         return _with_header(frame, PLAIN_HEADER), 0
     reason = CSUM_BAD if gso_type == GSO_NONE else GSO_BAD
     try:
-        version, protocol, transport, headers, tags = _transport(frame)
+        version, protocol, transport, headers, tags = find_transport(frame)
     except WireError as error:
         raise OffloadError(reason, str(error)) from None
     expected = _TCP_CSUM if protocol == protocols.TCP else _UDP_CSUM
@@ -275,76 +276,6 @@ def _check_gso(
     return needs | _ECN if gso_type & GSO_ECN else needs
 
 
-def _transport(frame: bytes) -> tuple[int, int, int, int, int]:
-    """Find the TCP or UDP header of a frame behind its offload header.
-
-    Returns (IP version, protocol, start of the transport header, its end, VLAN tags); start and end
-    count from the Ethernet header. Raises WireError where there is none, where the packet is a
-    fragment, and where a length says anything but what is there: a checksum that is summed to the
-    end of the frame must not cover padding.
-    """
-    end = len(frame)
-    ethertype, at, tags = l2_header(frame, VNET_HEADER_BYTES)
-    if ethertype == ETHERTYPE_IPV4:
-        version = 4
-        protocol, at = _upper_layer4(frame, at, end)
-    elif ethertype == ETHERTYPE_IPV6:
-        version = 6
-        protocol, at = _upper_layer6(frame, at, end)
-    else:
-        raise WireError("ethernet", "EtherType", hex(ethertype), "that of IPv4 or IPv6")
-    if protocol == protocols.TCP:
-        if end - at < 20:
-            raise WireError("tcp", "length", end - at, "at least 20")
-        header_bytes = frame[at + 12] >> 4 << 2
-        if not 20 <= header_bytes <= end - at:
-            raise WireError("tcp", "data offset", header_bytes, f"20 to {end - at}")
-    elif protocol == protocols.UDP:
-        if end - at < 8:
-            raise WireError("udp", "length", end - at, "at least 8")
-        header_bytes = 8
-        length = frame[at + 4] << 8 | frame[at + 5]
-        if length != end - at:
-            raise WireError("udp", "length", length, end - at)
-    else:
-        raise WireError("ip", "protocol of a partial checksum", protocol, "TCP or UDP")
-    start = at - VNET_HEADER_BYTES
-    return version, protocol, start, start + header_bytes, tags
-
-
-def _upper_layer4(frame: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return (protocol, offset of its header) of the whole IPv4 packet in ``frame[at:end]``."""
-    if end - at < 20:
-        raise WireError("ipv4", "length", end - at, "at least 20")
-    header_bytes = (frame[at] & 15) * 4
-    if frame[at] >> 4 != 4 or not 20 <= header_bytes <= end - at:
-        raise WireError("ipv4", "version and header length", hex(frame[at]), "those of IPv4")
-    total = frame[at + 2] << 8 | frame[at + 3]
-    if total != end - at:
-        raise WireError("ipv4", "total length", total, end - at)
-    if (frame[at + 6] << 8 | frame[at + 7]) & 0x3FFF:
-        raise WireError("ipv4", "a partial checksum", "in a fragment", "in a whole packet")
-    return frame[at + 9], at + header_bytes
-
-
-def _upper_layer6(frame: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return (protocol, offset of its header) of the whole IPv6 packet in ``frame[at:end]``."""
-    payload = at + ipv6.IPV6_HEADER_BYTES
-    if payload > end:
-        raise WireError("ipv6", "length", end - at, "at least 40")
-    if frame[at] >> 4 != 6:
-        raise WireError("ipv6", "version", frame[at] >> 4, 6)
-    length = frame[at + 4] << 8 | frame[at + 5]
-    if length != end - payload:
-        raise WireError("ipv6", "payload length", length, end - payload)
-    upper = ipv6.walk_extensions(frame, payload, end, frame[at + 6])
-    if upper.is_fragment:
-        raise WireError("ipv6", "a partial checksum", "in a fragment", "in a whole packet")
-    if upper.segments_left:
-        raise WireError("ipv6", "segments left with a partial checksum", upper.segments_left, 0)
-    return upper.protocol, upper.offset
-
-
 def finish(frame: bytes, needs: int) -> list[bytes]:
     """Return the plain Ethernet frames that a checked frame stands for, without offload header.
 
@@ -369,7 +300,7 @@ def cut_udp(frame: bytes) -> list[bytes]:
     """
     _, _, _, gso_size, start, offset, _ = HEADER.unpack_from(frame)
     try:
-        _, protocol, transport, headers, _ = _transport(frame)
+        _, protocol, transport, headers, _ = find_transport(frame)
     except WireError as error:
         raise OffloadError(GSO_BAD, str(error)) from None
     payload = len(frame) - VNET_HEADER_BYTES - headers
