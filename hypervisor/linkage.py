@@ -23,7 +23,7 @@ from hypervisor.errors import (
 )
 from hypervisor.flows import MAX_FLOWS, Flow, FlowTable
 from hypervisor.forwarding import Port
-from hypervisor.guard import inspect_burst
+from hypervisor.guard import inspect_burst, spread
 from hypervisor.infos import LinkState
 from hypervisor.mach.policy import Identity
 from hypervisor.nic import Handle, LinkRecord, Nic
@@ -214,6 +214,8 @@ class Linkage(Rooms):
             size_bytes = _wire_bytes(frames, header_bytes)
             self.engine.discard(each, {DEVICE_DOWN: len(frames)}, size_bytes)
             return
+        if each.vnet_header:
+            frames = spread(frames)
         passed: Sequence[bytes]
         needs: Sequence[int] | None
         passed, needs, discards = inspect_burst(frames, each.vnet_header, self.mtu, nic.trunk)

@@ -37,14 +37,13 @@ from hypervisor.wire.ethernet import (
 from hypervisor.wire.fragmentation import fragment, has_source_route
 from hypervisor.wire.icmp_errors import Problem
 from hypervisor.wire.offload import finish
-from hypervisor.wire.virtio_net import PLAIN_HEADER, Offload
+from hypervisor.wire.virtio_net import PLAIN_HEADER, SEGMENTED
 
 if TYPE_CHECKING:
     from hypervisor.forwarding.router import Router
 
 _ETHERNET: Final = 14
-_TSO: Final = int(Offload.TSO4 | Offload.TSO6)
-# Of an offload header: where the TCP header ends, and the payload of each segment.
+# Of an offload header: where the headers end, and the payload of each segment.
 _SEGMENT = struct.Struct("=2xHH")
 _LINK_LOCAL4: Final = b"\xa9\xfe"
 
@@ -278,7 +277,7 @@ class Transit:
         if packet.ttl <= 1:
             raise Refused(TTL_EXPIRED, icmp_errors.TIME_EXCEEDED)
         size = packet.size_bytes
-        if job.need & _TSO:
+        if job.need & SEGMENTED:
             size = min(size, segment_bytes(job.frame))
         header = hop.header
         if not header:

@@ -49,7 +49,7 @@ from hypervisor.forwarding.router_host import OwnAddress, RouterHost
 from hypervisor.forwarding.routes import RouteTable, Target
 from hypervisor.wire import icmp_errors
 from hypervisor.wire.protocols import ICMPV6
-from hypervisor.wire.virtio_net import Offload
+from hypervisor.wire.virtio_net import SEGMENTED
 
 #: MACs behind uplinks that were answered lately, beside those of next hops.
 MAX_ASKERS: Final = 1_024
@@ -60,7 +60,6 @@ _IP6: Final = b"\x86\xdd"
 _IPV4 = struct.Struct(">BxH4xB3x4s4s")
 # Version, payload length, next header, hop limit, source, destination.
 _IPV6 = struct.Struct(">B3xHBB16s16s")
-_TSO: Final = int(Offload.TSO4 | Offload.TSO6)
 _ETHERNET: Final = 14
 
 
@@ -307,7 +306,7 @@ class Router:
             or hop.port.choice.discard is not None
             or not self._is_fair(ingress, source)
             or at + size > len(frame)
-            or (size > hop.mtu and (not need & _TSO or segment_bytes(frame) > hop.mtu))
+            or (size > hop.mtu and (not need & SEGMENTED or segment_bytes(frame) > hop.mtu))
         ):
             return False
         self.send(

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from hypervisor.guard.common import templates
 from hypervisor.guard.guard import COMMON_BYTES, Guard
-from hypervisor.guard.ingress import inspect_burst, longest_frame
+from hypervisor.guard.ingress import inspect_burst, longest_frame, spread
 from hypervisor.guard.judge import judge
 from hypervisor.guard.policy import GuardPolicy, Prefix, Preset
 from hypervisor.guard.quota import PLENTY, Quota, Rates, room, spend
@@ -52,5 +52,6 @@ __all__ = [
     "longest_frame",
     "room",
     "spend",
+    "spread",
     "templates",
 ]

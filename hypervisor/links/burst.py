@@ -43,17 +43,20 @@ from hypervisor.links.packet_socket import NicLink
 from hypervisor.links.sink import CompiledSink, Sink, ThreadedSink
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
 from hypervisor.wire.offload import HEAD_BYTES, quick_check
-from hypervisor.wire.virtio_net import PLAIN_HEADER, VNET_HEADER_BYTES, Offload
+from hypervisor.wire.virtio_net import GSO_UDP_L4, PLAIN_HEADER, SEGMENTED, VNET_HEADER_BYTES
 
 #: One burst: enough to spread the cost of a wake-up, little enough to stay in the cache, and
 #: not long where a receiver's own rules make each write slow. The compiled one has the same.
 BURST_FRAMES = 64
 BURST_BYTES = 256 << 10
 BURST_S = 0.002
+#: The longest frame a kernel yields, and what one of UDP segmentation counts for in a burst: cut,
+#: it may be as many as that.
+LONGEST_BYTES = 65536 + 256
 
 _SHORTEST: Final = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES
+_UDP_SEGMENTATION: Final = bytes((GSO_UDP_L4,))
 _ADDRESSES: Final = slice(VNET_HEADER_BYTES, VNET_HEADER_BYTES + 12)
-_SEGMENTED: Final = int(Offload.TSO4 | Offload.TSO6)
 #: No reason of a drop: the frame stays in the hand.
 _NOT_NOW: Final = "not now"
 
@@ -105,11 +108,8 @@ class Burst(Protocol):
         """Return the 12 bytes of addresses of the frame in the hand (not one that is too short)."""
         ...
 
-    def take(self) -> bytes | None:
-        """Return the frame in the hand, which is the caller's then; None if it is none after all.
-
-        There may be more of it, at the link's next read.
-        """
+    def take(self) -> bytes:
+        """Return the frame in the hand, which is the caller's then."""
         ...
 
     def learn(self, addresses: bytes, flow: Flow) -> bool:
@@ -168,7 +168,7 @@ class PythonBurst:
         assert self._hand is not None
         return bytes(self._hand[self._header_bytes : self._header_bytes + 12])
 
-    def take(self) -> bytes | None:
+    def take(self) -> bytes:
         """See :class:`Burst`."""
         assert self._hand is not None
         data, self._hand = self._hand.tobytes(), None
@@ -203,7 +203,8 @@ class PythonBurst:
                 if view is None:
                     return What.EMPTY, last, None, 0
                 self._frames_left -= 1
-                self._bytes_left -= len(view) + len(self._lead)
+                udp = self._link.vnet_header and view[1:2] == _UDP_SEGMENTATION
+                self._bytes_left -= LONGEST_BYTES if udp else len(view) + len(self._lead)
             size = len(view) + len(self._lead)
             self._hand = view
             if size < _SHORTEST:
@@ -271,7 +272,7 @@ class PythonBurst:
         return (
             needs >= 0
             and not needs & flow.refuses
-            and (size <= self._longest or bool(needs & _SEGMENTED))
+            and (size <= self._longest or bool(needs & SEGMENTED))
             and flow.takes(head, VNET_HEADER_BYTES, size - VNET_HEADER_BYTES)
         )
 
@@ -304,15 +305,14 @@ class CompiledBurst:
         self.settle()
         return what, flow, sunk, self.reason(what, flow, number), size
 
-    def take(self) -> bytes | None:
+    def take(self) -> bytes:
         """See :class:`Burst`."""
         frame: bytes = self.compiled.take()
         if not self._link.vnet_header:
             return frame[VNET_HEADER_BYTES:]
-        if not isinstance(self._link, NicLink) or len(frame) < _SHORTEST:
-            return frame
-        first = self._link.opened(memoryview(frame))
-        return None if first is None else bytes(first)
+        if isinstance(self._link, NicLink) and len(frame) >= _SHORTEST:
+            self._link.note(frame)
+        return frame
 
     def settle(self) -> None:
         """The compiled burst has read, here or in a lane, and does not any more."""

@@ -39,7 +39,13 @@ from hypervisor.errors import DeviceError, InvalidArgument, InvalidOperation
 from hypervisor.kernel import tap
 from hypervisor.links import port
 from hypervisor.links.base import LinkGone
-from hypervisor.wire.virtio_net import ALL_OFFLOADS, PLAIN_HEADER, VNET_HEADER_BYTES
+from hypervisor.wire.virtio_net import (
+    ALL_OFFLOADS,
+    GSO_UDP_L4,
+    OLD_OFFLOADS,
+    PLAIN_HEADER,
+    VNET_HEADER_BYTES,
+)
 
 #: Failed reads, or failed writes, in a row that end the link.
 MAX_ERRORS = 64
@@ -73,7 +79,10 @@ class LentTap:
         "write_error_total",
     )
 
-    def __init__(self, fd: int, name: str, *, vnet_header: bool) -> None:
+    def __init__(
+        self, fd: int, name: str, *, vnet_header: bool, accepts: int = ALL_OFFLOADS
+    ) -> None:
+        """``accepts`` is what its kernel takes; without offload headers it is given nothing."""
         #: What compiled code that reads and writes here too has as well, see
         #: :mod:`hypervisor.links.port`.
         self.shared = port.share(fd, port.TAP, VNET_HEADER_BYTES if vnet_header else 0)
@@ -81,7 +90,7 @@ class LentTap:
         self.name = name
         self.peer = name
         self.vnet_header = vnet_header
-        self.accepts = ALL_OFFLOADS if vnet_header else 0
+        self.accepts = accepts if vnet_header else 0
         # One buffer for the life of the link, used by the one reading thread. Kernels before 6.13
         # leave bytes 10 and 11 of the header unwritten: being nobody else's they stay zero.
         buffer = bytearray(_BUFFER_BYTES)
@@ -105,8 +114,8 @@ class LentTap:
         """
         try:
             facts = _examine(fd, expected_mac)
-            _prepare(fd, facts.vnet_header)
-            return cls(fd, facts.name, vnet_header=facts.vnet_header)
+            accepts = _prepare(fd, facts.vnet_header)
+            return cls(fd, facts.name, vnet_header=facts.vnet_header, accepts=accepts)
         except BaseException:
             _close(fd)
             raise
@@ -135,7 +144,8 @@ class LentTap:
                 self.read_failed(error.errno)
                 continue
             append(view[:size].tobytes())
-            room -= size
+            # A short frame of UDP segmentation may be cut into as many as the longest.
+            room -= _BUFFER_BYTES if view[1] == GSO_UDP_L4 and self.vnet_header else size
         if frames:
             self.shared[_READ_ERRORS] = 0
         return frames
@@ -280,14 +290,18 @@ def _refusal(fd: int, facts: tap.TapFacts, expected_mac: bytes) -> DeviceError |
     return None
 
 
-def _prepare(fd: int, vnet_header: bool) -> None:
+def _prepare(fd: int, vnet_header: bool) -> int:
+    """Make a TAP ready; return the offloads that may be left undone in frames for it."""
     os.set_inheritable(fd, False)
     try:
-        if vnet_header:
-            tap.set_vnet_header_size(fd, tap.VNET_HEADER_BYTES)
-            tap.set_vnet_little_endian(fd, sys.byteorder == "little")
-        # Without a header nothing could say what is left undone, so nothing may be.
-        tap.set_offload(fd, tap.OFFLOADS if vnet_header else 0)
+        if not vnet_header:
+            # Nothing could say what is left undone, so nothing may be.
+            tap.set_offload(fd, 0)
+            return 0
+        tap.set_vnet_header_size(fd, tap.VNET_HEADER_BYTES)
+        tap.set_vnet_little_endian(fd, sys.byteorder == "little")
+        # A kernel that gives such frames takes them too.
+        return ALL_OFFLOADS if tap.set_best_offload(fd) else OLD_OFFLOADS
     except OSError as error:
         raise InvalidArgument(f"the TAP lent cannot be made ready: {error.strerror}") from None
 

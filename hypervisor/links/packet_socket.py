@@ -9,8 +9,8 @@ What the kernel hands to a packet socket is not what was on the wire, all of it 
 - *A VLAN tag is not in the frame* but beside it (PACKET_AUXDATA): it is put back. On the way out a
   tag in the frame is just sent.
 - *Offloads that the header has no word for* (tunnels, SCTP) make recvmsg say EINVAL, and the frame
-  is gone: counted as ``kernel_refused``. UDP segmentation has a word that no guest knows: it is
-  undone here.
+  is gone: counted as ``kernel_refused``. UDP segmentation has a word since Linux 6.2, and is
+  taken for sure where PACKET_VNET_HDR_SZ is known (6.6).
 - *What this host sends* by the interface is not received (PACKET_IGNORE_OUTGOING).
 - *Down* is ENETDOWN: once to the reader, each time to the writer, whose frames are dropped as
   ``link_down``. *Gone* looks the same to the reader; but the socket is bound to nothing then. Both
@@ -32,7 +32,6 @@ import os
 import select
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -41,11 +40,11 @@ from hypervisor.kernel import packet
 from hypervisor.links import port
 from hypervisor.links.base import LinkGone
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES, VLAN_TAG_BYTES
-from hypervisor.wire.offload import OffloadError, cut_udp
 from hypervisor.wire.virtio_net import (
     ALL_OFFLOADS,
     GSO_UDP_L4,
     HEADER,
+    OLD_OFFLOADS,
     PLAIN_HEADER,
     VNET_HEADER_BYTES,
 )
@@ -78,10 +77,11 @@ class NicLink:
 
     kind = "nic"
     vnet_header = True
-    accepts = ALL_OFFLOADS
 
     def __init__(self, sock: socket.socket, name: str, mtu: int, header_bytes: int) -> None:
         self.peer = name
+        # No kernel says whether it takes UDP segmentation; a header of 12 bytes is younger.
+        self.accepts = ALL_OFFLOADS if header_bytes == VNET_HEADER_BYTES else OLD_OFFLOADS
         self._header_bytes = header_bytes
         self._socket = sock.dup()
         self._socket.setblocking(False)
@@ -89,8 +89,6 @@ class NicLink:
         #: What compiled code that reads and writes here too has as well, see
         #: :mod:`hypervisor.links.port`.
         self.shared = port.share(self._fd, port.NIC, header_bytes, mtu)
-        #: Of a frame that had to be cut, what was not taken yet.
-        self._datagrams: deque[memoryview] = deque()
         self._groups = 0
         #: Called when a storm begins; who gives it has to call :meth:`resume` a little later.
         self.on_storm: Callable[[], None] | None = None
@@ -131,16 +129,12 @@ class NicLink:
             if view is None:
                 break
             frames.append(bytes(view))
-            room -= len(view)
-        # Nothing polls readable for these. They are those of one frame: bounded by themselves.
-        while self._datagrams:
-            frames.append(bytes(self._datagrams.popleft()))
+            # A short frame of UDP segmentation may be cut into as many as the longest.
+            room -= _BUFFER_BYTES if view[1] == GSO_UDP_L4 else len(view)
         return frames
 
     def read_view(self) -> memoryview | None:
         """Return the next frame in this link's buffer; see :meth:`Link.read_view`."""
-        if self._datagrams:
-            return self._datagrams.popleft()
         while True:
             try:
                 size, control, flags, sender = self._receive(self._parts, _CONTROL_BYTES)
@@ -162,30 +156,19 @@ class NicLink:
             if status & packet.STATUS_VLAN_VALID:
                 known = status & packet.STATUS_VLAN_TPID_VALID
                 view = _tagged(view, tpid if known else _DEFAULT_TPID, tag)
-            first = self.opened(view)
-            if first is not None:
-                return first
+            self.note(view)
+            return view
 
-    def opened(self, frame: memoryview) -> memoryview | None:
-        """Look at a frame that was read, with its offload header and tag, and is for the network.
+    def note(self, frame: bytes | memoryview) -> None:
+        """Look whether a frame that was read, with its offload header, makes a storm.
 
-        Returns the frame; of one that had to be cut the first part, the others come at the next
-        reads; None if it could not be cut. For whoever has read it here (:meth:`read_view`, or
-        compiled code).
+        For whoever has read it here (:meth:`read_view`, or compiled code).
         """
         if frame[VNET_HEADER_BYTES] & 1:
             self._groups += 1
             if self._groups == STORM_FRAMES and self.on_storm is not None:
                 self._poll.modify(self._fd, 0)
                 self.on_storm()
-        if frame[1] != GSO_UDP_L4:
-            return frame
-        try:
-            self._datagrams.extend(map(memoryview, cut_udp(bytes(frame))))
-        except OffloadError:
-            self._miss(KERNEL_REFUSED)
-            return None
-        return self._datagrams.popleft() if self._datagrams else None
 
     def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
         """Send one frame by the interface; see :meth:`Link.write`."""

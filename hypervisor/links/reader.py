@@ -182,8 +182,7 @@ class Reader(ABC):
 
     def _take_long_way(self) -> None:
         """Bring in a frame that is of no known flow, and what comes right behind it."""
-        first = self._burst.take()
-        frames = [] if first is None else [first]
+        frames = [self._burst.take()]
         gone: str | None = None
         try:
             frames += self.link.read_burst(BURST_FRAMES - len(frames), BURST_BYTES)

@@ -25,7 +25,8 @@ Modules, lowest first::
     framing                            frames on a byte stream, as QEMU and passt send them
     vde                                how a VDE client plugs in
     x509                               how long a certificate is good
-    segmentation                       checksum completion and TCP segmentation in software
+    segmentation                       checksums completed, TCP and UDP cut up, in software
+    transport                          where the TCP or UDP header of a frame is
     offload                            judge such a header; finish what it leaves undone
     summary                            one line about a frame, for people
 

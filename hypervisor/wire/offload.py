@@ -10,8 +10,9 @@ header:
 * nothing left undone: twelve zero bytes;
 * checksum left undone: NEEDS_CSUM, csum_start the transport header, csum_offset the protocol's own,
   hdr_len 0 (as Linux writes it);
-* segmentation left undone: the same, and gso_type that of the packet, hdr_len the end of the TCP
-  header, gso_size the payload of each segment. A frame that needs no cutting loses its gso_type.
+* segmentation left undone: the same, and gso_type that of the packet, hdr_len the end of the
+  transport header, gso_size the payload of each segment (of UDP: of each datagram). A frame that
+  needs no cutting loses its gso_type.
 
 DATA_VALID, "the checksum has been looked at", is cleared: it would be believed by the receiver.
 
@@ -20,9 +21,10 @@ holds (Linux: the sum of the pseudo header) does not matter to it: the sum is ma
 
 Limits, said out loud: partial checksums are for TCP and UDP only; not in fragments, not behind an
 IPv6 routing header with segments left (its pseudo header has another destination); gso_size under
-500 is refused, so a sender behind a path MTU under about 550 must cut for itself; no UDP GSO,
-no tunnels, no BIG TCP, since no sender here is told that we take them. Only a packet socket is
-given UDP GSO all the same: :func:`cut_udp` undoes it at the door.
+500 is refused, so a sender of TCP behind a path MTU under about 550 must cut for itself; of UDP,
+where the program decides, :func:`cut_udp` undoes such frames before they are judged (see
+:func:`hypervisor.guard.ingress.spread`); no tunnels, no BIG TCP, since no sender here is told that
+we take them.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from hypervisor.wire.ethernet import (
 )
 from hypervisor.wire.segmentation import complete, segment, segment_udp
 from hypervisor.wire.transport import find_transport
+from hypervisor.wire.udp import UDP_HEADER_BYTES
 from hypervisor.wire.virtio_net import (
     FLAG_DATA_VALID,
     FLAG_NEEDS_CSUM,
@@ -47,8 +50,10 @@ from hypervisor.wire.virtio_net import (
     GSO_NONE,
     GSO_TCPV4,
     GSO_TCPV6,
+    GSO_UDP_L4,
     HEADER,
     PLAIN_HEADER,
+    SEGMENTED,
     VNET_HEADER_BYTES,
     Offload,
 )
@@ -66,7 +71,7 @@ _CSUM = int(Offload.CSUM)
 _TSO4 = int(Offload.CSUM | Offload.TSO4)
 _TSO6 = int(Offload.CSUM | Offload.TSO6)
 _ECN = int(Offload.ECN)
-_TSO = int(Offload.TSO4 | Offload.TSO6)
+_USO = int(Offload.CSUM | Offload.USO)
 
 _TCP_CSUM = 16
 _UDP_CSUM = 6
@@ -133,8 +138,20 @@ def quick_check(head: bytes, size: int, mtu: int) -> int:
     if flags != FLAG_NEEDS_CSUM or num_buffers:
         return -1
     if offset == _UDP_CSUM:
-        common = not gso_type and not hdr_len and not gso_size and _is_udp(head, size, start)
-        return _CSUM if common else -1
+        if not _is_udp(head, size, start):
+            return -1
+        if not gso_type and not hdr_len and not gso_size:
+            return _CSUM
+        headers = start + UDP_HEADER_BYTES
+        payload = size - VNET_HEADER_BYTES - headers
+        return (
+            _USO
+            if gso_type == GSO_UDP_L4
+            and hdr_len == headers
+            and MIN_GSO_SIZE_BYTES <= gso_size <= ETHERNET_HEADER_BYTES + mtu - headers
+            and gso_size < payload <= gso_size * MAX_GSO_SEGMENTS
+            else -1
+        )
     if offset != _TCP_CSUM or size < _FAST_TCP4_BYTES:
         return -1
     if start == _TCP4_START:
@@ -260,8 +277,13 @@ def _check_gso(
     ``headers`` is the length of all headers of a segment, ``payload`` that of the payload to cut,
     ``limit`` that of the longest frame the network takes, all in bytes.
     """
-    tso_type, needs = (GSO_TCPV4, _TSO4) if version == 4 else (GSO_TCPV6, _TSO6)
-    if protocol != protocols.TCP or gso_type & ~GSO_ECN != tso_type:
+    if protocol == protocols.UDP:
+        wanted, needs, may = GSO_UDP_L4, _USO, 0
+    elif version == 4:
+        wanted, needs, may = GSO_TCPV4, _TSO4, GSO_ECN
+    else:
+        wanted, needs, may = GSO_TCPV6, _TSO6, GSO_ECN
+    if gso_type & ~may != wanted:
         raise OffloadError(GSO_BAD, f"gso_type {gso_type:#x} on IPv{version} protocol {protocol}")
     if gso_size < MIN_GSO_SIZE_BYTES:
         raise OffloadError(GSO_BAD, f"gso_size {gso_size} is under {MIN_GSO_SIZE_BYTES} bytes")
@@ -279,15 +301,17 @@ def _check_gso(
 def finish(frame: bytes, needs: int) -> list[bytes]:
     """Return the plain Ethernet frames that a checked frame stands for, without offload header.
 
-    ``frame`` and ``needs`` are what :func:`check` returned. Checksums are completed and TCP is cut
-    into segments, so that any receiver can take the result. ``needs`` 0 costs one copy.
+    ``frame`` and ``needs`` are what :func:`check` returned. Checksums are completed, and what is
+    to be segmented is cut, so that any receiver can take the result. ``needs`` 0 costs one copy.
     """
     if not needs:
         return [frame[VNET_HEADER_BYTES:]]
     _, _, headers, gso_size, start, offset, _ = HEADER.unpack_from(frame)
     protocol = protocols.TCP if offset == _TCP_CSUM else protocols.UDP
     l3, is_ipv4, pseudo = _network_layer(frame, protocol)
-    if needs & _TSO:
+    if needs & SEGMENTED:
+        if protocol == protocols.UDP:
+            return segment_udp(frame, pseudo, l3, start, gso_size, is_ipv4=is_ipv4)
         return segment(frame, pseudo, l3, start, headers, gso_size, is_ipv4=is_ipv4)
     return [complete(frame, pseudo, start, offset)]
 
@@ -295,8 +319,8 @@ def finish(frame: bytes, needs: int) -> list[bytes]:
 def cut_udp(frame: bytes) -> list[bytes]:
     """Return the plain datagrams that a frame of UDP segmentation (GSO_UDP_L4) stands for.
 
-    For kernels that offer it unasked, as to a packet socket; nobody here is given such frames.
-    Each datagram is behind an empty offload header. Raises OffloadError if the header does not fit.
+    For frames that have not been judged, with datagrams of any length. Each one is behind an empty
+    offload header. Raises OffloadError if the header does not fit, and then :func:`check` does too.
     """
     _, _, _, gso_size, start, offset, _ = HEADER.unpack_from(frame)
     try:

@@ -2,8 +2,9 @@
 
 It says what the sender left undone: ``NEEDS_CSUM``, complete the checksum at ``csum_start`` +
 ``csum_offset`` (both counted from the Ethernet header); ``gso_type`` and ``gso_size``, cut this one
-large TCP segment into many. Twelve bytes, ``struct virtio_net_hdr_v1``, in the byte order of the
-host, which is what a TAP uses until somebody sets TUNSETVNETLE or TUNSETVNETBE.
+large TCP segment into many, or this large UDP datagram. Twelve bytes, ``struct virtio_net_hdr_v1``,
+in the byte order of the host, which is what a TAP uses until somebody sets TUNSETVNETLE or
+TUNSETVNETBE.
 
 Not every kernel writes ``num_buffers`` (bytes 10 and 11) of what it gives to read(): where it does
 not, a reader that does not clear its buffer sees what was there before.
@@ -47,10 +48,16 @@ class Offload(enum.IntFlag):
     TSO4 = 2
     TSO6 = 4
     ECN = 8
+    #: UDP of either version: no kernel takes one without the other.
+    USO = 16
 
 
-#: All that this switch ever hands on; 16 is left for UDP segmentation (USO).
-ALL_OFFLOADS = int(Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.ECN)
+#: All that this switch ever hands on.
+ALL_OFFLOADS = int(Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.ECN | Offload.USO)
+#: What kernels before 6.2 do not know of it is missing here.
+OLD_OFFLOADS = ALL_OFFLOADS & ~int(Offload.USO)
+#: A frame that needs one of these stands for several packets, and is as long as all of them.
+SEGMENTED = int(Offload.TSO4 | Offload.TSO6 | Offload.USO)
 
 
 class VnetHeader(NamedTuple):

@@ -20,6 +20,7 @@ from hypervisor.guard import (
     Templates,
     inspect_burst,
     judge,
+    spread,
     templates,
 )
 from hypervisor.wire import arp, dhcp, ethernet, icmp, icmpv6, ipv4, ipv6, offload, tcp, udp
@@ -125,18 +126,24 @@ def wire(data: bytes) -> None:
 def ingress(data: bytes) -> None:
     """What a link brings passes or is counted once, and can be finished for any receiver."""
     for vnet_header in (True, False):
-        passed, needs, discards = inspect_burst([data], vnet_header, MTU, False)
-        assert len(passed) + sum(discards.values()) == 1
-        if not passed or needs is None:
-            continue
-        assert passed[0][VNET_HEADER_BYTES:] == data[VNET_HEADER_BYTES:]
-        assert offload.quick_check(passed[0], len(passed[0]), MTU) in (needs[0], -1)
-        for plain in offload.finish(passed[0], needs[0]):
-            assert ethernet.ETHERNET_HEADER_BYTES <= len(plain) <= 14 + MTU
-            assert plain[:14] == data[12:26]
+        for each in spread([data]) if vnet_header else [data]:
+            enters(each, vnet_header)
     with suppress(OffloadError):
         if len(data) >= VNET_HEADER_BYTES:
             offload.cut_udp(data)
+
+
+def enters(data: bytes, vnet_header: bool) -> None:
+    """One frame is judged."""
+    passed, needs, discards = inspect_burst([data], vnet_header, MTU, False)
+    assert len(passed) + sum(discards.values()) == 1
+    if not passed or needs is None:
+        return
+    assert passed[0][VNET_HEADER_BYTES:] == data[VNET_HEADER_BYTES:]
+    assert offload.quick_check(passed[0], len(passed[0]), MTU) in (needs[0], -1)
+    for plain in offload.finish(passed[0], needs[0]):
+        assert ethernet.ETHERNET_HEADER_BYTES <= len(plain) <= 14 + MTU
+        assert plain[:14] == data[12:26]
 
 
 def compiled(data: bytes) -> None:

@@ -73,6 +73,8 @@ class NetworkActor(NetworkObserver):
         if kind == "udp":
             return packets.udp(to, source, number, size)
         version, segments = int(kind[3]), 2 + number % 3
+        if kind.startswith("uso"):
+            return packets.uso(to, source, number, segments, version=version, gso_size=500)
         return packets.tcp(to, source, number, segments, version=version, gso_size=500)
 
     def post(self, each: NaiveOpen, vector: list[Sent], nowait: bool) -> None:

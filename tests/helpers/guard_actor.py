@@ -117,7 +117,9 @@ class GuardActor(UplinkActor):
         self.model.guard = FullGuard(self.policies, addresses_of)
 
     @precondition(lambda self: any(each.vnet_header for each in self.links()))
-    @rule(pick=picks, count=st.integers(1, 3), kind=st.sampled_from(("udp", "tcp4", "tcp6")))
+    @rule(
+        pick=picks, count=st.integers(1, 3), kind=st.sampled_from(("udp", "tcp4", "tcp6", "uso4"))
+    )
     def bring_astray(self, pick: int, count: int, kind: str) -> None:
         """Bring packets for one host in frames for everybody."""
         senders = [each for each in self.links() if each.vnet_header]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-CSUM, TSO4, TSO6 = 1, 2, 4
+CSUM, TSO4, TSO6, USO = 1, 2, 4, 16
 MTU = 1500
 
 _VNET = struct.Struct("=BBHHHHH")
@@ -19,8 +19,8 @@ _VNET = struct.Struct("=BBHHHHH")
 class Sent:
     """A frame as its sender gives it, and as the plain frames that it stands for.
 
-    ``needs`` are the offloads (CSUM, TSO4, TSO6) that a receiver must accept to get it as it is.
-    ``tags`` are its VLAN tags, and ``bare`` the frame without them if there are any.
+    ``needs`` are the offloads (CSUM, TSO4, TSO6, USO) that a receiver must accept to get it as it
+    is. ``tags`` are its VLAN tags, and ``bare`` the frame without them if there are any.
     """
 
     raw: bytes
@@ -110,6 +110,40 @@ def tcp(
         whole[18:20] = struct.pack(">H", 20 + len(payload))
     header = _VNET.pack(1, kind, start + 20, gso_size, start, 16, 0)
     return Sent(header + bytes(whole), cut, 12, needs)
+
+
+def uso(
+    destination: bytes, source: bytes, number: int, datagrams: int, *, version: int, gso_size: int
+) -> Sent:
+    """Return one large UDP packet to be cut into ``datagrams``; the last one is a short one."""
+    start = 34 if version == 4 else 54
+    payload = b"".join(
+        struct.pack(">QH", number, index) + bytes([index]) * (gso_size - 10)
+        for index in range(datagrams)
+    )[: -gso_size // 2]
+    cut = tuple(
+        _datagram(destination, source, number + index, payload[at : at + gso_size], version)
+        for index, at in enumerate(range(0, len(payload), gso_size))
+    )
+    whole = bytearray(_datagram(destination, source, number, payload, version))
+    whole[start + 6 : start + 8] = b"\xde\xad"
+    header = _VNET.pack(1, 5, start + 8, gso_size, start, 6, 0)
+    return Sent(header + bytes(whole), cut, 12, CSUM | USO)
+
+
+def _datagram(
+    destination: bytes, source: bytes, identification: int, payload: bytes, version: int
+) -> bytes:
+    length = 8 + len(payload)
+    segment = struct.pack(">HHHH", 5000, 53, length, 0) + payload
+    if version == 4:
+        addresses = bytes([10, 0, 0, 1, 10, 0, 0, 2])
+        ip = b"\x08\x00" + _ipv4(20 + length, identification, 17, addresses)
+    else:
+        addresses = (b"\xfd" + bytes(14) + b"\x01") + (b"\xfd" + bytes(14) + b"\x02")
+        ip = b"\x86\xdd" + struct.pack(">IHBB", 6 << 28, length, 17, 64) + addresses
+    value = checksum(addresses + struct.pack(">II", length, 17) + segment) or 0xFFFF
+    return destination + source + ip + segment[:6] + struct.pack(">H", value) + segment[8:]
 
 
 def _tcp_segment(

@@ -58,7 +58,7 @@ class UplinkActor(NetworkActor):
     @rule(
         pick=picks,
         vnet_header=st.booleans(),
-        accepts=st.sampled_from((0, 1, 7)),
+        accepts=st.sampled_from((0, 1, 7, 23)),
         direct=st.booleans(),
     )
     def plug(self, pick: int, vnet_header: bool, accepts: int, direct: bool) -> None:
@@ -95,7 +95,7 @@ class UplinkActor(NetworkActor):
         source=picks,
         count=st.integers(1, 8),
         size=st.sampled_from((60, 1514)),
-        kind=st.sampled_from(("plain", "udp", "tcp4")),
+        kind=st.sampled_from(("plain", "udp", "tcp4", "uso6")),
     )
     def uplink_brings(
         self, pick: int, to: int, source: int, count: int, size: int, kind: str

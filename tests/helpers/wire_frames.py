@@ -70,7 +70,10 @@ def unfinished(packet: Any, gso_size: int = 0, *, ecn: bool = False) -> bytes:
     plain[start + offset : start + offset + 2] = b"\xde\xad"
     gso_type = 0
     hdr_len = 0
-    if gso_size:
+    if gso_size and not is_tcp:
+        gso_type = virtio_net.GSO_UDP_L4
+        hdr_len = start + 8
+    elif gso_size:
         gso_type = virtio_net.GSO_TCPV4 if packet.haslayer(IP) else virtio_net.GSO_TCPV6
         gso_type |= virtio_net.GSO_ECN if ecn else 0
         hdr_len = start + len(packet[TCP]) - len(packet[TCP].payload)

@@ -23,8 +23,8 @@ from hypervisor.links.packet_socket import (
     NicLink,
 )
 from hypervisor.wire import checksum, ethernet, ipv4, protocols, udp, virtio_net
-from hypervisor.wire.offload import check
-from hypervisor.wire.virtio_net import PLAIN_HEADER, VNET_HEADER_BYTES
+from hypervisor.wire.offload import check, finish
+from hypervisor.wire.virtio_net import ALL_OFFLOADS, PLAIN_HEADER, VNET_HEADER_BYTES, Offload
 from tests.helpers import packets
 from tests.helpers.data_paths import PATHS, compiled
 from tests.helpers.kernel_objects import EXPERIMENTAL, Namespace, namespace, readable
@@ -54,7 +54,7 @@ class CompiledNicLink(NicLink):
         self._burst = CompiledBurst(self, FlowTable(), LONGEST, compiled(), FOREVER_S)
 
     def read_burst(self, max_frames: int, max_bytes: int) -> list[bytes]:
-        frames = super().read_burst(0, 0)
+        frames: list[bytes] = []
         while len(frames) < max_frames:
             self._burst.begin(False)
             what, _, _, why, _ = self._burst.run()
@@ -63,8 +63,7 @@ class CompiledNicLink(NicLink):
             if isinstance(why, LinkGone):
                 raise why
             if what in (What.UNKNOWN, What.UNFIT):
-                first = self._burst.take()
-                frames += [] if first is None else [first, *super().read_burst(0, 0)]
+                frames.append(self._burst.take())
         return frames
 
     def write(self, frame: bytes | memoryview, header_bytes: int) -> str | None:
@@ -148,20 +147,32 @@ def test_what_is_undone_in_a_tagged_frame_is_still_right_behind_the_tag(
     assert check(got, 1500) == check(frame, 1500)
 
 
-@pytest.mark.parametrize("kind", ["udp", "tcp4", "tcp6"])
-def test_offloads_pass_as_they_are(wire: Wire, kind: str) -> None:
+KINDS_OF_WORK = ["udp", "tcp4", "tcp6", "uso4", "uso6"]
+
+
+def undone(kind: str, to: bytes, source: bytes) -> packets.Sent:
+    """Return a frame whose sender has left something undone."""
     if kind == "udp":
-        sent = packets.udp(MAC, FAR_MAC, 1, 600)
-    else:
-        sent = packets.tcp(MAC, FAR_MAC, 1, 5, version=int(kind[3]), gso_size=1400)
+        return packets.udp(to, source, 1, 600)
+    make = packets.tcp if kind.startswith("tcp") else packets.uso
+    return make(to, source, 1, 5, version=int(kind[3]), gso_size=1400)
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_WORK)
+def test_offloads_pass_as_they_are(wire: Wire, kind: str) -> None:
+    sent = undone(kind, MAC, FAR_MAC)
+    assert not sent.needs & ~wire.far.accepts
     assert wire.far.write(sent.raw, VNET_HEADER_BYTES) is None
     (got,) = arrived(wire.near)
     assert check(got, 1500) == check(sent.raw, 1500)
 
 
-def test_compiled_code_does_not_take_the_kernels_hint_for_the_length_of_headers(wire: Wire) -> None:
+@pytest.mark.parametrize("kind", ["tcp4", "uso6"])
+def test_compiled_code_does_not_take_the_kernels_hint_for_the_length_of_headers(
+    wire: Wire, kind: str
+) -> None:
     """How much of a frame lies in one piece varies from driver to driver: no reason to ask."""
-    sent = packets.tcp(MAC, FAR_MAC, 1, 5, version=4, gso_size=1400)
+    sent = undone(kind, MAC, FAR_MAC)
     hint = sent.raw[:2] + (300).to_bytes(2, sys.byteorder) + sent.raw[4:]
     os.write(wire.far.shared[port.FD], hint)
     (got,) = arrived(wire.near)
@@ -182,15 +193,12 @@ def seeded(frame: bytes) -> bytes:
     return frame[:field] + (total % 0xFFFF).to_bytes(2, "big") + frame[field + 2 :]
 
 
-@pytest.mark.parametrize("kind", ["udp", "tcp4", "tcp6"])
+@pytest.mark.parametrize("kind", KINDS_OF_WORK)
 def test_an_interface_without_offloads_gets_its_frames_finished(wire: Wire, kind: str) -> None:
-    off = ("tx", "off", "tso", "off", "gso", "off")
+    off = ("tx", "off", "tso", "off", "gso", "off", "tx-udp-segmentation", "off")
     wire.space.run("ethtool", "-K", NEAR, *off)
     wire.space.run("ethtool", "-K", FAR, "gro", "off")
-    if kind == "udp":
-        sent = packets.udp(FAR_MAC, MAC, 1, 600)
-    else:
-        sent = packets.tcp(FAR_MAC, MAC, 1, 5, version=int(kind[3]), gso_size=1400)
+    sent = undone(kind, FAR_MAC, MAC)
     assert wire.near.write(seeded(sent.raw), VNET_HEADER_BYTES) is None
     got = [check(frame, 1500) for frame in arrived(wire.far)]
     assert [needs for _, needs in got] == [0] * len(sent.plain)
@@ -206,16 +214,18 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
 """
 
 
-def test_udp_segmentation_is_undone(wire: Wire) -> None:
+def test_datagrams_come_as_their_sender_gave_them_to_his_kernel(wire: Wire) -> None:
     wire.space.run("ip", "addr", "add", "10.9.0.2/24", "dev", FAR)
     neighbour = ("10.9.0.1", "lladdr", MAC.hex(":"), "dev", FAR)
     wire.space.run("ip", "neigh", "add", *neighbour)
     wire.space.call(lambda: exec(compile(SEGMENTED, "sender", "exec"), {}))
-    frames = arrived(wire.near)
+    (frame,) = arrived(wire.near)
+    checked, needs = check(frame, 1500)
+    assert needs == Offload.CSUM | Offload.USO
+    assert virtio_net.parse(checked).gso_size == 700
+    datagrams = finish(checked, needs)
     payload = b""
-    for frame in frames:
-        assert frame.startswith(PLAIN_HEADER)
-        bare = frame[VNET_HEADER_BYTES:]
+    for bare in datagrams:
         packet_view = ipv4.parse(bare, ethernet.ETHERNET_HEADER_BYTES)
         datagram = bare[packet_view.payload_offset : packet_view.payload_end]
         pseudo = checksum.pseudo_header(
@@ -224,20 +234,17 @@ def test_udp_segmentation_is_undone(wire: Wire) -> None:
         assert checksum.is_right(datagram, pseudo)
         assert udp.parse(datagram, 0, len(datagram)).destination_port == 5000
         payload += datagram[8:]
-    assert [len(frame) for frame in frames] == [12 + 42 + 700] * 9 + [12 + 42 + 203]
+    assert [len(each) for each in datagrams] == [42 + 700] * 9 + [42 + 203]
     assert payload == bytes(range(250)) * 26 + b"odd"
     assert wire.near.take_missed() == {}
 
 
-def test_of_a_frame_that_was_cut_nothing_is_left_behind(wire: Wire) -> None:
-    wire.space.run("ip", "addr", "add", "10.9.0.2/24", "dev", FAR)
-    neighbour = ("10.9.0.1", "lladdr", MAC.hex(":"), "dev", FAR)
-    wire.space.run("ip", "neigh", "add", *neighbour)
-    wire.space.call(lambda: exec(compile(SEGMENTED, "sender", "exec"), {}))
-    assert readable(wire.near)
-    assert wire.near.read_view() is not None
-    assert not readable(wire.near, 0)
-    assert len(wire.near.read_burst(1, 1)) == 9
+def test_an_old_kernel_is_not_given_what_it_may_not_know(wire: Wire) -> None:
+    """A packet socket whose offload header has 10 bytes is that of a kernel before 6.6."""
+    assert wire.near.accepts == ALL_OFFLOADS
+    old = NicLink(wire.near_socket, NEAR, 1500, 10)
+    old.close()
+    assert old.accepts == ALL_OFFLOADS & ~Offload.USO
 
 
 def test_what_found_no_room_in_the_kernel_is_counted(wire: Wire) -> None:

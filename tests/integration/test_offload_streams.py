@@ -92,9 +92,15 @@ def test_a_third_device_without_offloads_sees_no_bad_checksum(folder: Path) -> N
 
 def device(node: Path, name: str) -> dict[str, Any]:
     """Return what the server says of a device; nothing if it is not open."""
+    return next((row for row in devices(node) if row["name"] == name), {})
+
+
+def devices(node: Path) -> list[dict[str, Any]]:
+    """Return what the server says of all devices."""
     asking = [sys.executable, "-m", "hypervisor", "devices", "--device", str(node), "--json"]
     done = subprocess.run(asking, capture_output=True, text=True, check=True)
-    return next((row for row in json.loads(done.stdout)["devices"] if row["name"] == name), {})
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["devices"]
+    return rows
 
 
 def checksums(capture: Path) -> Counter[str]:
@@ -118,6 +124,71 @@ def checksums(capture: Path) -> Counter[str]:
         seen[f"tcp full over {version}"] += tcp_sum == "1" and int(length) == 1514
         seen[f"udp over {version}"] += udp_sum == "1"
     return seen
+
+
+#: Listens by IPv4 and IPv6, and says of the datagrams that came how long they were, and what.
+COLLECT = """
+import hashlib, socket
+for family in (socket.AF_INET, socket.AF_INET6):
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sock.bind(("", 5001))
+        sock.settimeout(20)
+        print("up", flush=True)
+        for count in (41, 65):
+            got = [sock.recv(1 << 16) for _ in range(count)]
+            lengths = ",".join(str(len(each)) for each in (got[0], got[-2], got[-1]))
+            print(lengths, hashlib.sha256(b"".join(got)).hexdigest(), flush=True)
+"""
+
+#: Sends many datagrams in one call, long ones and short ones, whenever it is told to.
+MANY_IN_ONE = """
+import hashlib, os, socket, sys
+for family, host in ((socket.AF_INET, "10.5.0.2"), (socket.AF_INET6, "fd05::2")):
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        for size, count in ((1400, 41), (100, 65)):
+            sys.stdin.readline()
+            data = os.urandom(size * (count - 1) + 7)
+            sock.setsockopt(17, 103, size)  # UDP_SEGMENT
+            sock.sendto(data, (host, 5001))
+            print(f"{size},{size},7", hashlib.sha256(data).hexdigest(), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("stranger", [False, True], ids=["one owner", "strangers"])
+def test_many_datagrams_sent_as_one_arrive_each_by_itself(folder: Path, stranger: bool) -> None:
+    capture = folder / "seen.pcapng"
+    node = folder / "veth0"
+    uid = a_fresh_uid() if stranger else None
+    to = ("--address", "10.5.0.2/24", "--address", "fd05::2/64", "--", PYTHON, "-c", COLLECT)
+    by = ("--address", "10.5.0.1/24", "--address", "fd05::1/64", "--", PYTHON, "-c", MANY_IN_ONE)
+    with (
+        server(folder, "--translator", f"{node},mode=0666", "--network", "default,mode=hub"),
+        running("listen", "--device", str(node), "-w", str(capture)) as monitor,
+        running("run", "--device", str(node), *to, uid=uid) as sink,
+        running("run", "--device", str(node), *by) as source,
+    ):
+        while not device(node, "listen"):
+            pass
+        for _ in range(2):
+            assert sink.line() == "up"
+            for _ in range(2):
+                source.tell("go")
+                assert source.line() == sink.line()
+        (sender,) = [row for row in devices(node) if row["tx_bytes"] > 2 * 41 * 1400]
+        while device(node, "listen")["rx_slots_used"]:
+            pass
+        monitor.send_signal(signal.SIGINT)
+        monitor.wait(60)
+        source.tell("done")
+    assert sender["link_status"]["offloads"] == ["csum", "tso4", "tso6", "ecn", "uso"]
+    # The long ones were one frame, 41 times two of them; the short ones never were.
+    assert 2 + 2 * 65 <= sender["tx_frames"] < 2 * 41 + 2 * 65
+    # Who takes plain frames only has seen each datagram, of the right length and sum.
+    seen = checksums(capture)
+    assert not seen["bad"], seen
+    assert (seen["udp over 4"], seen["udp over 6"]) == (106, 106)
 
 
 def test_curl_fetches_100_megabytes_from_a_stranger(folder: Path) -> None:

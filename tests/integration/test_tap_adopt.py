@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -15,7 +17,7 @@ import pytest
 from hypervisor.errors import DeviceError, InvalidArgument, InvalidOperation
 from hypervisor.kernel import tap
 from hypervisor.links.lent_tap import LentTap
-from hypervisor.wire.virtio_net import ALL_OFFLOADS
+from hypervisor.wire.virtio_net import ALL_OFFLOADS, Offload
 from tests.helpers.kernel_objects import lent_tap, namespace, open_descriptors
 
 MAC = bytes.fromhex("525400000001")
@@ -132,7 +134,47 @@ def test_a_tap_is_made_ready_whatever_its_maker_set() -> None:
         features = lent.namespace.run("ethtool", "-k", lent.name).stdout
         link.close()
     assert "tcp-segmentation-offload: on" in features
+    assert "tx-udp-segmentation: on" in features
     assert "tx-checksumming: on" in features
+
+
+def test_a_kernel_that_knows_no_udp_segmentation_is_asked_for_the_rest() -> None:
+    with lent_tap(mac=MAC) as lent:
+
+        def adopted() -> int:
+            without_udp_segmentation()
+            return LentTap.adopt(os.dup(lent.fd), MAC).accepts
+
+        assert lent.namespace.call(adopted) == ALL_OFFLOADS & ~Offload.USO
+        features = lent.namespace.run("ethtool", "-k", lent.name).stdout
+    assert "tcp-segmentation-offload: on" in features
+    assert "tx-udp-segmentation: off" in features
+
+
+def without_udp_segmentation() -> None:
+    """Have this process's kernel answer as those before Linux 6.2: a seccomp filter for ioctl()."""
+    allow, refuse = 0x7FFF0000, 0x00050000 | errno.EINVAL
+    # struct seccomp_data: nr at 0, the low words of the arguments at 16, 24, 32 (little endian).
+    ioctl_number = {"x86_64": 16, "aarch64": 29}[os.uname().machine]
+    program = b"".join(
+        struct.pack("=HBBI", *each)
+        for each in (
+            (0x20, 0, 0, 0),
+            (0x15, 0, 4, ioctl_number),
+            (0x20, 0, 0, 24),
+            (0x15, 0, 2, tap.TUNSETOFFLOAD),
+            (0x20, 0, 0, 32),
+            (0x45, 1, 0, tap.USO),
+            (0x06, 0, 0, allow),
+            (0x06, 0, 0, refuse),
+        )
+    )
+    code = ctypes.create_string_buffer(program, len(program))
+    filters = ctypes.create_string_buffer(struct.pack("@HP", 8, ctypes.addressof(code)), 16)
+    libc = ctypes.CDLL(None, use_errno=True)
+    no_new_privileges, set_seccomp, with_filter = 38, 22, 2
+    assert libc.prctl(no_new_privileges, 1, 0, 0, 0) == 0
+    assert libc.prctl(set_seccomp, with_filter, filters, 0, 0) == 0, ctypes.get_errno()
 
 
 def test_without_an_offload_header_no_offload_is_left_on() -> None:

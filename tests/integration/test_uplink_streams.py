@@ -39,6 +39,12 @@ for host in sys.argv[1:]:
         for _ in range(3):
             data, peer = datagrams.recvfrom(1 << 16)
             datagrams.sendto(data, peer)
+        for size, count in ((1000, 21), (100, 11)):
+            got = [datagrams.recv(1 << 16) for _ in range(count)]
+            assert {len(each) for each in got[:-1]} == {size}
+            datagrams.setsockopt(17, 103, size)  # UDP_SEGMENT
+            datagrams.sendto(b"".join(got), peer)
+            datagrams.setsockopt(17, 103, 0)
 """
 
 #: Calls each address once it is told to, and says what came back.
@@ -59,6 +65,14 @@ for host in sys.argv[1:]:
             sent = os.urandom(size)
             datagram.sendto(sent, (host, 5000))
             equal = equal and datagram.recv(1 << 16) == sent
+        # Many in one: long ones stay so on the way, short ones do not.
+        for size, count in ((1000, 21), (100, 11)):
+            sent = os.urandom(size * count - 50)
+            datagram.setsockopt(17, 103, size)
+            datagram.sendto(sent, (host, 5000))
+            got = [datagram.recv(1 << 16) for _ in range(count)]
+            equal = equal and b"".join(got) == sent and {len(each) for each in got[:-1]} == {size}
+            datagram.setsockopt(17, 103, 0)
     print("equal" if equal else "not equal", flush=True)
 """
 
@@ -155,7 +169,7 @@ def test_streams_pass_with_all_offloads(folder: Path, mtu: int) -> None:
             both_ways(server, far)
             row = server.link()
     # Large frames both ways, or it would not be fast: two times 600 kB each way.
-    assert row["offloads"] == ["csum", "tso4", "tso6", "ecn"]
+    assert row["offloads"] == ["csum", "tso4", "tso6", "ecn", "uso"]
     assert row["tx_bytes"] / row["tx_frames"] > 1500
     assert row["missed"] == {}
     assert not {"csum_bad", "gso_bad", "giant"} & row["tx_drops"].keys()
@@ -167,7 +181,8 @@ def test_on_a_wire_without_offloads_every_checksum_is_right(folder: Path, mtu: i
         give_addresses(far)
         # The far end finishes what it sends; the near one what the switch sends by it.
         for place, name in ((near, NEAR), (far, FAR)):
-            place.run("ethtool", "-K", name, "tx", "off", "tso", "off", "gso", "off", "gro", "off")
+            off = ("tx", "off", "tso", "off", "gso", "off", "tx-udp-segmentation", "off")
+            place.run("ethtool", "-K", name, *off, "gro", "off")
         with (
             uplink_server(near, folder, "--network", f"default,mtu={mtu}") as server,
             captured(far, folder / "seen.pcapng"),

@@ -1,7 +1,8 @@
 """What a Linux sender leaves undone passes check(), and what finish() makes of it Linux accepts.
 
-Two namespaces: the sender's TAP offers partial checksums and TCP segmentation; the receiver's TAP
-offers nothing, so its kernel verifies every checksum itself. The test is the cable between them.
+Two namespaces: the sender's TAP offers partial checksums and segmentation of TCP and UDP; the
+receiver's TAP offers nothing, so its kernel verifies every checksum itself, but for one that takes
+datagrams as they are. The test is the cable between them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from hypervisor.guard import spread
 from hypervisor.kernel import tap
 from hypervisor.wire import offload, virtio_net
 from hypervisor.wire.virtio_net import Offload
@@ -38,18 +40,28 @@ class Cable:
     receiver: int
     needs: list[int] = field(default_factory=list)
     longest_bytes: int = 0
+    #: The receiver has offload headers too, and is given frames as they are.
+    whole: bool = False
 
     def carry(self, fd: int) -> None:
         """Take the one frame that is there."""
         if fd == self.receiver:
-            os.write(self.sender, virtio_net.PLAIN_HEADER + os.read(fd, FRAME_BYTES))
+            answer = os.read(fd, FRAME_BYTES)
+            os.write(self.sender, answer if self.whole else virtio_net.PLAIN_HEADER + answer)
             return
-        frame = os.read(fd, FRAME_BYTES)
+        for frame in spread([os.read(fd, FRAME_BYTES)]):
+            self.pass_on(frame)
+
+    def pass_on(self, frame: bytes) -> None:
+        """Judge a frame, and give it to the receiver in its form."""
         checked, needs = offload.check(frame, MTU)
         # Linux writes the canonical header, so nothing is copied. (Not every kernel writes the
         # last two bytes.)
         assert checked[:10] == frame[:10]
         self.needs.append(needs)
+        if self.whole:
+            os.write(self.receiver, checked)
+            return
         for plain in offload.finish(checked, needs):
             self.longest_bytes = max(self.longest_bytes, len(plain))
             os.write(self.receiver, plain)
@@ -68,7 +80,7 @@ def ends() -> Iterator[tuple[Lent, Lent, Cable]]:
                 vnet_header=False,
             )
         )
-        tap.set_offload(sender.fd)
+        assert tap.set_best_offload(sender.fd)
         yield sender, receiver, Cable(sender.fd, receiver.fd)
 
 
@@ -186,3 +198,67 @@ def test_datagrams_with_partial_checksums_arrive_at_a_kernel_without_offloads(
     assert got == [TRANSFER[:size] for size in sizes]
     assert cable.needs.count(int(Offload.CSUM)) >= len(sizes)
     assert not any(checksum_errors(receiver.namespace).values())
+
+
+@pytest.mark.parametrize("size", [1, 200, 1000, 1400])
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])
+def test_datagrams_sent_in_one_frame_arrive_at_a_kernel_without_offloads(
+    ends: tuple[Lent, Lent, Cable], family: int, size: int
+) -> None:
+    sender, receiver, cable = ends
+    sent = TRANSFER[-40 * size - 1 :]
+    with (
+        socket_in(
+            receiver.namespace, family, socket.SOCK_DGRAM, ADDRESSES[family][1], 5001
+        ) as sink,
+        socket_in(sender.namespace, family, socket.SOCK_DGRAM, ADDRESSES[family][0], 0) as source,
+    ):
+        send_as_one(source, sent, size, ADDRESSES[family][1])
+        got = collect(cable, sink, 41)
+    assert got == [sent[at : at + size] for at in range(0, len(sent), size)]
+    # A frame for each only if they are short.
+    assert cable.needs.count(int(Offload.CSUM | Offload.USO)) == (size >= 500)
+    assert not any(checksum_errors(receiver.namespace).values())
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])
+def test_datagrams_sent_in_one_frame_are_taken_so_by_a_kernel(family: int) -> None:
+    here, there = ADDRESSES[family]
+    with (
+        lent_tap(mac=bytes.fromhex("525400000001"), addresses=["10.9.0.1/24", "fd00:9::1/64"]) as a,
+        lent_tap(mac=bytes.fromhex("525400000002"), addresses=["10.9.0.2/24", "fd00:9::2/64"]) as b,
+        socket_in(b.namespace, family, socket.SOCK_DGRAM, there, 5001) as sink,
+        socket_in(a.namespace, family, socket.SOCK_DGRAM, here, 0) as source,
+    ):
+        assert tap.set_best_offload(a.fd)
+        cable = Cable(a.fd, b.fd, whole=True)
+        sent = TRANSFER[-45 * 1400 + 5 :]
+        send_as_one(source, sent, 1400, there)
+        got = collect(cable, sink, 45)
+        errors = checksum_errors(b.namespace)
+    assert got == [sent[at : at + 1400] for at in range(0, len(sent), 1400)]
+    assert cable.needs.count(int(Offload.CSUM | Offload.USO)) == 1
+    assert not any(errors.values()), errors
+
+
+def send_as_one(source: socket.socket, data: bytes, size: int, to: str) -> None:
+    """Have the kernel make datagrams of ``size`` bytes of all data (UDP_SEGMENT)."""
+    source.setsockopt(17, 103, size)
+    source.sendto(data, (to, 5001))
+
+
+def collect(cable: Cable, sink: socket.socket, count: int) -> list[bytes]:
+    """Return what comes to ``sink``, carried over the cable."""
+    got: list[bytes] = []
+    poll = select.poll()
+    for fd in (cable.sender, cable.receiver, sink.fileno()):
+        poll.register(fd, select.POLLIN)
+    while len(got) < count:
+        ready = poll.poll(QUIET_MS)
+        assert ready, f"only {len(got)} datagrams came"
+        for fd, _ in ready:
+            if fd == sink.fileno():
+                got.append(sink.recv(2000))
+            else:
+                cable.carry(fd)
+    return got

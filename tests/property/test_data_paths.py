@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervisor.guard import GuardPolicy, Template, Templates, templates
+from hypervisor.links.burst import What
 from hypervisor.wire.offload import quick_check
 from tests.helpers import packets
 from tests.helpers.burst_bench import Bench, LaneBench, sender_mac
@@ -16,7 +17,7 @@ from tests.helpers.data_paths import PATHS, compiled
 
 MTU = 1500
 PLUG = 3
-KINDS = ("plain", "giant", "udp", "tcp4", "tcp6", "runt")
+KINDS = ("plain", "giant", "udp", "tcp4", "tcp6", "uso4", "uso6", "runt")
 IPV4 = bytes(12) + b"\x08\x00\x45"
 IPV6 = bytes(12) + b"\x86\xdd\x60"
 TCP = Template(bytes(12) + b"\xff\xff\xff" + bytes(8) + b"\xff", IPV4 + bytes(8) + b"\x06")
@@ -58,10 +59,11 @@ class Shape:
 def made(kind: str, to: bytes, source: bytes, number: int, length: int) -> bytes:
     if kind == "udp":
         return packets.udp(to, source, number, 60 + length).raw
-    if kind.startswith("tcp"):
+    if kind.startswith(("tcp", "uso")):
         segments = 2 + length % 7 if length < 99 else 70
         version = int(kind[3])
-        return packets.tcp(to, source, number, segments, version=version, gso_size=500).raw
+        make = packets.tcp if kind.startswith("tcp") else packets.uso
+        return make(to, source, number, segments, version=version, gso_size=500).raw
     size = {"plain": 22 + length, "giant": 1500 + length, "runt": 30}[kind]
     frame = packets.plain(to, source, number, size).behind_header().raw
     return frame[: 1 + length % 26] if kind == "runt" else frame
@@ -158,7 +160,7 @@ def test_hostile_frames_in_every_place(way: str, forms: Templates) -> None:
     try:
         number = 0
         for at in (*range(12), 24, 25, 26, 28, 29, 32, 35, 44, 58, 65, 78):
-            for kind in ("udp", "tcp4", "tcp6", "runt", "plain"):
+            for kind in ("udp", "tcp4", "tcp6", "uso4", "uso6", "runt", "plain"):
                 shapes = [Shape(whom, kind, 5, ((at, 255),), False) for whom in range(6)]
                 bench.bring([each.make(bench, number + n) for n, each in enumerate(shapes)])
                 number += len(shapes)
@@ -184,6 +186,39 @@ def test_nearly_all_of_a_bulk_transfer_is_passed_on_where_it_lies(
         assert bench.record == []
         assert [len(place.received) for place in bench.receivers] == [20, 0, 10, 0]
         bench.books()
+    finally:
+        bench.close()
+
+
+@pytest.mark.parametrize("way", PATHS)
+@pytest.mark.parametrize("kind", ["uso4", "uso6"])
+def test_datagrams_in_one_frame_are_passed_on_to_who_takes_them_so(way: str, kind: str) -> None:
+    bench = Bench(way, None, only_one=False)
+    try:
+        for number in range(20):
+            bench.bring([Shape(number % 2 * 2, kind, 99, (), forged=False).make(bench, number)])
+        assert [len(place.received) for place in bench.receivers] == [10, 0, 0, 0]
+        # Who does not has them cut by those that can.
+        assert len(bench.record) == 10
+        bench.books()
+    finally:
+        bench.close()
+
+
+@pytest.mark.parametrize("way", PATHS)
+def test_a_burst_is_no_longer_for_what_may_become_128_frames(way: str) -> None:
+    """Little frames of many datagrams count in a burst as what they may be cut into."""
+    bench = Bench(way, None, only_one=False)
+    try:
+        to, source = bench.destinations()[0], bench.sender.port.mac
+        sent = [packets.uso(to, source, n, 3, version=4, gso_size=500).raw for n in range(40)]
+        bench.bring(sent[:1])
+        for frame in sent[1:]:
+            bench.sender.far.send(frame)
+        bench.begin()
+        assert bench.burst.run()[0] == What.FULL
+        bench.gather()
+        assert len(bench.receivers[0].received) == 1 + 4
     finally:
         bench.close()
 

@@ -254,7 +254,7 @@ class NetworkRules(UplinkActor):
     @rule(
         pick=picks,
         vnet_header=st.booleans(),
-        accepts=st.sampled_from((0, 1, 3, 7, 15)),
+        accepts=st.sampled_from((0, 1, 3, 7, 15, 31)),
         direct=st.booleans(),
     )
     def attach(self, pick: int, vnet_header: bool, accepts: int, direct: bool) -> None:
@@ -329,7 +329,7 @@ class NetworkRules(UplinkActor):
     @rule(
         pick=picks,
         vector=vectors,
-        kind=st.sampled_from(("plain", "udp", "tcp4", "tcp6")),
+        kind=st.sampled_from(("plain", "udp", "tcp4", "tcp6", "uso4", "uso6")),
         express=st.booleans(),
     )
     def link_brings(self, pick: int, vector: Runs, kind: str, express: bool) -> None:
@@ -348,7 +348,7 @@ class NetworkRules(UplinkActor):
         pick=picks,
         to=picks,
         count=st.integers(1, 6),
-        kind=st.sampled_from(("plain", "udp", "tcp4", "tcp6")),
+        kind=st.sampled_from(("plain", "udp", "tcp4", "tcp6", "uso4", "uso6")),
     )
     def link_talks_to_link(self, pick: int, to: int, count: int, kind: str) -> None:
         for index in range(len(self.live)):

@@ -15,8 +15,8 @@ from hypervisor.requests import AttachLink, Offer
 from tests.helpers.core import BROADCAST, Port, World
 from tests.helpers.wire_frames import payload, recomputed, tcp, unfinished
 
-CSUM, TSO4, TSO6 = 1, 2, 4
-ALL = 15
+CSUM, TSO4, TSO6, USO = 1, 2, 4, 16
+ALL = 31
 GSO_SIZE = 1400
 SEGMENTS = 5
 STREAM = payload(GSO_SIZE * (SEGMENTS - 1) + 333)
@@ -128,6 +128,36 @@ def test_a_link_that_accepts_less_gets_what_it_accepts(
     else:
         # Finished frames come without a header, also to a link that could take one.
         assert_right_segments([data for data, _ in frames])
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_datagrams_in_one_frame_are_so_for_who_takes_them_and_right_ones_for_all_others(
+    version: int,
+) -> None:
+    world = World()
+    a, b = linked(world, "uid:1"), linked(world, "uid:2")
+    poor, reader = linked(world, "uid:3", accepts=ALL & ~USO), world.open("eth0", "uid:4")
+    ip = IP(src="10.0.0.1", dst="10.0.0.9") if version == 4 else IPv6(src="fd00::1", dst="fd00::9")
+    packet = Ether(dst=BROADCAST, src=a.mac) / ip / UDP(sport=9, dport=10) / STREAM
+    frame = unfinished(packet, GSO_SIZE)
+    bring(a, frame)
+    assert takes(b) == [(frame, 12)]
+    cut = reader.take()
+    assert [data for data, _ in takes(poor)] == cut
+    assert [recomputed(each) for each in cut] == cut
+    assert b"".join(bytes(Ether(each)[UDP].payload) for each in cut) == STREAM
+    assert len(cut) == SEGMENTS
+    assert world.audit().live_frames == 0
+
+
+def test_a_frame_of_short_datagrams_counts_as_what_it_stands_for() -> None:
+    world = World()
+    a, b = linked(world, "uid:1"), linked(world, "uid:2")
+    packet = Ether(dst=b.mac, src=a.mac) / IP(src="10.0.0.1", dst="10.0.0.2")
+    bring(a, unfinished(packet / UDP(sport=9, dport=10) / bytes(1000), 100))
+    frames = takes(b)
+    assert [len(data) - header for data, header in frames] == [142] * 10
+    assert (a.handle.open.sent_frames, a.handle.open.sent_bytes) == (10, 1420)
 
 
 def test_one_burst_reaches_each_receiver_in_its_own_form_and_order() -> None:

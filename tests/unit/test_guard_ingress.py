@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hypervisor.guard import inspect_burst, longest_frame
+from hypervisor.guard import inspect_burst, longest_frame, spread
 from tests.helpers import packets
 
 A, B = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
@@ -62,6 +62,8 @@ def test_needs_are_those_of_the_offload_header() -> None:
         packets.udp(B, A, 2, 60),
         packets.tcp(B, A, 3, 4, version=4, gso_size=1000),
         packets.tcp(B, A, 4, 4, version=6, gso_size=1000),
+        packets.uso(B, A, 9, 4, version=4, gso_size=1000),
+        packets.uso(B, A, 19, 4, version=6, gso_size=1000),
     ]
     passed, needs, discards = inspect_burst([each.raw for each in sent], True, 1500, False)
     assert passed == [each.raw for each in sent]
@@ -111,3 +113,63 @@ def test_headers_that_aim_elsewhere_are_discarded(change: tuple[int, int], reaso
     assert passed == []
     assert sum(discards.values()) == 1
     assert discards == {reason: 1}
+
+
+# --- UDP segmentation -------------------------------------------------------------------------
+
+
+def test_long_datagrams_stay_one_frame_and_all_else_is_left_alone() -> None:
+    burst = [packets.uso(B, A, 1, 4, version=version, gso_size=500).raw for version in (4, 6)] + [
+        packets.plain(B, A, 9, 60).behind_header().raw,
+        b"",
+        b"\0\x05",
+        bytes(12),
+    ]
+    assert spread(burst) is burst
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("gso_size", [11, 499])
+def test_short_datagrams_are_a_frame_each_before_anything_counts_them(
+    version: int, gso_size: int
+) -> None:
+    before = packets.plain(B, A, 1, 60).behind_header().raw
+    sent = packets.uso(B, A, 2, 128, version=version, gso_size=gso_size)
+    cut = spread([before, sent.raw, before])
+    assert cut == [before, *(bytes(12) + each for each in sent.plain), before]
+    passed, needs, discards = inspect_burst(cut, True, 1500, False)
+    assert (passed, needs, discards) == (cut, [0] * 130, {})
+
+
+@pytest.mark.parametrize("port", [67, 68, 546, 547])
+@pytest.mark.parametrize("place", [0, 2], ids=["from", "to"])
+def test_each_message_of_dhcp_is_a_frame_to_be_read(port: int, place: int) -> None:
+    sent = packets.uso(B, A, 1, 3, version=4, gso_size=700)
+    raw = bytearray(sent.raw)
+    raw[12 + 34 + place : 12 + 34 + place + 2] = port.to_bytes(2, "big")
+    cut = spread([bytes(raw)])
+    assert len(cut) == 3
+    assert all(each[:12] == bytes(12) and each[46 + place + 1] == port & 255 for each in cut)
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(0, 0), (0, 4), (6, 33), (6, 200), (8, 16), (4, 0), (28, 0), (12 + 34 + 4, 9)],
+    ids=["no checksum", "flag", "start", "far start", "offset", "no size", "length", "udp length"],
+)
+def test_what_cannot_be_cut_stays_and_is_discarded(at: int, value: int) -> None:
+    raw = bytearray(packets.uso(B, A, 1, 3, version=4, gso_size=200).raw)
+    raw[at] = value
+    cut = spread([bytes(raw)])
+    if at == 0:
+        # What a datagram is does not hang on the flags.
+        assert len(cut) == 3
+        return
+    assert cut == [bytes(raw)]
+    assert sum(inspect_burst(cut, True, 1500, False)[2].values()) == 1
+
+
+def test_more_than_128_short_datagrams_are_discarded() -> None:
+    raw = packets.uso(B, A, 1, 129, version=4, gso_size=100).raw
+    assert spread([raw]) == [raw]
+    assert inspect_burst([raw], True, 1500, False)[2] == {"gso_bad": 1}

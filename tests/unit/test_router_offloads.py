@@ -24,7 +24,7 @@ from tests.helpers.routed import drops, host, packet, parsed, routed, router
 ONE, TWO, ONE6, TWO6 = "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"
 
 
-def linked(port: Port, accepts: int = 15) -> Any:
+def linked(port: Port, accepts: int = 31) -> Any:
     """Put a link with offload headers behind a port; return its handle."""
     world = port.world
     offer = world.call(AttachLink(world.number(), port.caller, port.port))
@@ -33,7 +33,7 @@ def linked(port: Port, accepts: int = 15) -> Any:
     return handle
 
 
-def two(mtu: int = 0, accepts: int = 15) -> tuple[World, Port, Any, Any, bytes]:
+def two(mtu: int = 0, accepts: int = 31) -> tuple[World, Port, Any, Any, bytes]:
     """Two hosts with links that know the addresses of the frames, without subnets."""
     policy = DevicePolicy("uid:2", "eth0", mtu=mtu)
     world = routed(policy, subnets=(), own=())
@@ -122,6 +122,59 @@ def test_a_datagram_without_its_checksum_gets_it_before_it_is_cut() -> None:
     assert all(HEADER.unpack_from(frame)[0] == 0 for frame in got)
     whole = put_together([frame[26:] for frame in got])
     assert whole[20:] == sent.plain[0][34:], "with the checksum that its receiver needs"
+    world.audit()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_many_datagrams_in_one_frame_stay_so_for_who_takes_them(version: int) -> None:
+    world, one, left, right, mac = two()
+    frame = packets.uso(mac, one.mac, 1, 5, version=version, gso_size=1_000).raw
+    for _ in range(2):
+        bring(world, left, frame)
+        ((got, header_bytes),) = taken(world, right)
+        assert (header_bytes, got[:12]) == (12, frame[:12])
+        assert got[26:] == one_hop_on_tcp(frame[26:])
+    world.audit()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_datagrams_are_cut_for_who_does_not_take_them_in_one_frame(version: int) -> None:
+    world, one, left, right, mac = two(accepts=15)
+    sent = packets.uso(mac, one.mac, 1, 5, version=version, gso_size=1_000)
+    bring(world, left, sent.raw)
+    got = taken(world, right)
+    assert [header for _, header in got] == [0] * len(sent.plain)
+    for (frame, _), plain in zip(got, sent.plain, strict=True):
+        assert frame[14:] == one_hop_on_tcp(plain[14:])
+    world.audit()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_datagrams_too_big_for_the_way_on_are_told_and_smaller_ones_pass(version: int) -> None:
+    world, one, left, right, mac = two(mtu=1_000)
+    bring(world, left, packets.uso(mac, one.mac, 1, 5, version=version, gso_size=1_000).raw)
+    assert world.network.engine.discards == {"too_big": 1}
+    assert taken(world, right) == []
+    ((told, _),) = taken(world, left)
+    assert Ether(told).haslayer(ICMP if version == 4 else ICMPv6PacketTooBig)
+    bring(world, left, packets.uso(mac, one.mac, 9, 5, version=version, gso_size=900).raw)
+    assert len(taken(world, right)) == 1
+    world.audit()
+
+
+def test_datagrams_in_one_frame_that_may_be_fragmented_are_each_by_itself() -> None:
+    world, one, left, right, mac = two(mtu=600)
+    sent = packets.uso(mac, one.mac, 7, 3, version=4, gso_size=1_400)
+    may_cut = bytearray(sent.raw)
+    may_cut[12 + 14 + 6] = 0
+    may_cut[36:38] = bytes(2)
+    may_cut[36:38] = checksum(bytes(may_cut[26:46])).to_bytes(2, "big")
+    bring(world, left, bytes(may_cut))
+    got = [frame[26:] for frame, _ in taken(world, right)]
+    for number, plain in enumerate(sent.plain):
+        mine = [each for each in got if each[4:6] == (7 + number).to_bytes(2, "big")]
+        assert len(mine) > 1
+        assert put_together(mine)[20:] == plain[34:]
     world.audit()
 
 

@@ -285,7 +285,7 @@ def test_what_fits_one_segment_needs_only_its_checksum(network: Any, size: int) 
         ({"flags": 2}, "segmentation with a checksum said to be valid"),
         ({"gso_type": 4}, "TCPv6 on IPv4"),
         ({"gso_type": 3}, "UDP fragmentation"),
-        ({"gso_type": 5}, "UDP segmentation, never offered"),
+        ({"gso_type": 5}, "UDP segmentation of TCP"),
         ({"gso_type": 2}, "no type at all"),
         ({"gso_type": 0x80}, "ECN of nothing"),
         ({"gso_type": 0x41}, "a tunnel"),
@@ -300,10 +300,94 @@ def test_segmentation_that_does_not_fit_is_refused(fields: dict[str, int], why: 
     assert refusal(with_header(frame, **fields)) == "gso_bad", why
 
 
-def test_segmentation_of_udp_is_refused() -> None:
+def test_udp_is_cut_in_no_other_way_than_its_own() -> None:
     frame = unfinished(ETHER / V4 / udp() / Raw(payload(5000)))
-    for gso_type in (1, 3, 4, 5):
+    for gso_type in (1, 3, 4, 0x85):
         assert refusal(with_header(frame, gso_type=gso_type, gso_size=1200)) == "gso_bad"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [1201, 2400, 2401, 40_001])
+def test_datagrams_are_what_scapy_would_build_and_carry_the_same_bytes(
+    shape: str, size: int
+) -> None:
+    packet = NETWORKS[shape] / udp() / Raw(payload(size))
+    frame = unfinished(packet, gso_size=1200)
+    checked, needs = check(frame, MTU)
+    assert checked is frame
+    assert needs == Offload.CSUM | Offload.USO
+    datagrams = finish(checked, needs)
+    assert datagrams == [recomputed(datagram) for datagram in datagrams]
+    parsed = [Ether(datagram) for datagram in datagrams]
+    # What follows is what its program sent, and no padding of the Ethernet's.
+    bodies = [bytes(each[UDP].payload)[: each[UDP].len - 8] for each in parsed]
+    assert b"".join(bodies) == payload(size)
+    assert {len(body) for body in bodies[:-1]} == {1200}
+    if packet.haslayer(IP):
+        assert [each[IP].id for each in parsed] == [
+            (packet[IP].id + number) % 2**16 for number in range(len(parsed))
+        ]
+    assert {bytes(datagram[:12]) for datagram in datagrams} == {bytes(packet)[:12]}
+
+
+def test_a_datagrams_checksum_of_zero_is_sent_as_ffff() -> None:
+    bare = ETHER / V6 / udp() / Raw(bytes(1000))
+    value = bytes(bare)[transport_start(bare) + 6 :][:2]
+    body = value + bytes(998)
+    first, second = finish(*check(unfinished(ETHER / V6 / udp() / Raw(body * 2), 1000), MTU))
+    assert first[60:62] == second[60:62] == b"\xff\xff"
+    assert first == bytes(ETHER / V6 / udp() / Raw(body))
+
+
+@pytest.mark.parametrize("size", [1, 999, 1000])
+@pytest.mark.parametrize("network", [V4, V6], ids=["ipv4", "ipv6"])
+def test_what_fits_one_datagram_needs_only_its_checksum(network: Any, size: int) -> None:
+    packet = ETHER / network / udp() / Raw(payload(size))
+    checked, needs = check(unfinished(packet, gso_size=1000), MTU)
+    assert needs == Offload.CSUM
+    assert checked == unfinished(packet)
+    assert finish(checked, needs) == [bytes(packet)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"flags": 0}, "segmentation without a checksum"),
+        ({"flags": 2}, "segmentation with a checksum said to be valid"),
+        ({"gso_size": 0}, "datagrams of nothing"),
+        ({"gso_size": 499}, "datagrams too small to be one frame"),
+        ({"gso_size": 1473}, "datagrams over the MTU"),
+        ({"gso_size": 0xFFFF}, "datagrams over the MTU by far"),
+    ],
+)
+def test_segmentation_of_udp_that_does_not_fit_is_refused(fields: dict[str, int], why: str) -> None:
+    frame = unfinished(ETHER / V4 / udp() / Raw(payload(5000)), gso_size=1472)
+    assert check(frame, MTU)[1] == Offload.CSUM | Offload.USO
+    assert refusal(with_header(frame, **fields)) == "gso_bad", why
+
+
+@pytest.mark.parametrize("fields", [{"csum_start": 33}, {"csum_offset": 16}, {"csum_start": 0}])
+def test_segmentation_of_udp_aimed_elsewhere_is_refused(fields: dict[str, int]) -> None:
+    frame = unfinished(ETHER / V4 / udp() / Raw(payload(5000)), gso_size=1472)
+    assert refusal(with_header(frame, **fields)) == "csum_bad"
+
+
+def test_more_than_128_datagrams_are_refused() -> None:
+    for network in (V4, V6):
+        packet = ETHER / network / udp() / Raw(payload(500 * 128))
+        assert len(finish(*check(unfinished(packet, gso_size=500), MTU))) == 128
+        packet = ETHER / network / udp() / Raw(payload(500 * 128 + 1))
+        assert refusal(unfinished(packet, gso_size=500)) == "gso_bad"
+
+
+@pytest.mark.parametrize("network", [V4, V6], ids=["ipv4", "ipv6"])
+def test_a_frame_of_datagrams_with_a_wrong_length_is_refused(network: Any) -> None:
+    frame = unfinished(ETHER / network / udp() / Raw(payload(5000)), gso_size=1400)
+    assert refusal(frame[:-1]) == "gso_bad"
+    assert refusal(frame + b"\0") == "gso_bad"
+    own = VNET_HEADER_BYTES + transport_start(ETHER / network / udp()) + 4
+    # UDP's own length is that of all datagrams together.
+    assert refusal(frame[:own] + b"\x05\x80" + frame[own + 2 :]) == "gso_bad"
 
 
 def test_a_vlan_tag_may_stick_out_over_the_mtu() -> None:
@@ -371,17 +455,18 @@ def test_no_changed_byte_of_a_udp_frame_is_judged_otherwise_on_the_fast_path(net
     frame = unfinished(ETHER / network / UDP(sport=1, dport=2) / Raw(payload(500)))
     assert quick_check(frame[:HEAD_BYTES], len(frame), MTU) == int(Offload.CSUM)
     headers = VNET_HEADER_BYTES + transport_start(ETHER / network / UDP()) + 8
-    for at in range(headers):
-        for change in (1, 2, 4, 8, 16, 32, 64, 128, 255):
-            changed = frame[:at] + bytes((frame[at] ^ change,)) + frame[at + 1 :]
-            assert verdict(check, changed) == verdict(_check_any, changed), (at, change)
-    for size in range(headers + 40):
-        assert verdict(check, frame[:size]) == verdict(_check_any, frame[:size]), size
+    for whole in (frame, unfinished(ETHER / network / udp() / Raw(payload(2000)), gso_size=1000)):
+        for at in range(headers):
+            for change in (1, 2, 4, 8, 16, 32, 64, 128, 255):
+                changed = whole[:at] + bytes((whole[at] ^ change,)) + whole[at + 1 :]
+                assert verdict(check, changed) == verdict(_check_any, changed), (at, change)
+        for size in range(headers + 40):
+            assert verdict(check, whole[:size]) == verdict(_check_any, whole[:size]), size
 
 
 @pytest.mark.parametrize("network", [V4, V6], ids=["ipv4", "ipv6"])
 def test_the_head_of_a_frame_is_judged_as_the_whole(network: Any) -> None:
-    for packet in (tcp() / Raw(payload(5000)), UDP() / Raw(payload(900))):
-        gso_size = 1400 if packet.haslayer("TCP") else 0
-        frame = unfinished(ETHER / network / packet, gso_size)
+    tried = ((tcp(), 5000, 1400), (udp(), 900, 0), (udp(), 5000, 1400))
+    for transport, size, gso_size in tried:
+        frame = unfinished(ETHER / network / transport / Raw(payload(size)), gso_size)
         assert quick_check(frame[:HEAD_BYTES], len(frame), MTU) == check(frame, MTU)[1]

@@ -26,6 +26,6 @@ def test_eleven_bytes_are_no_header() -> None:
         virtio_net.parse(bytes(11))
 
 
-def test_offload_bits_are_those_of_tunsetoffload() -> None:
-    assert [int(bit) for bit in Offload] == [1, 2, 4, 8]
-    assert virtio_net.ALL_OFFLOADS == 15
+def test_offload_bits_are_those_of_tunsetoffload_and_one_for_udp_of_both_versions() -> None:
+    assert [int(bit) for bit in Offload] == [1, 2, 4, 8, 16]
+    assert (virtio_net.ALL_OFFLOADS, virtio_net.OLD_OFFLOADS, virtio_net.SEGMENTED) == (31, 15, 22)

@@ -44,7 +44,7 @@ static bool is_fit(const struct burst *burst, const struct flow *flow, const str
     size_t longest = VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES + burst->mtu;
     int needs = quick_check(frame->data, frame->size, burst->mtu);
     return needs >= 0 && (needs & flow->refuses) == 0
-           && (frame->size <= longest || (needs & (NEEDS_TSO4 | NEEDS_TSO6)) != 0)
+           && (frame->size <= longest || (needs & SEGMENTED) != 0)
            && (flow->templates == NULL
                || templates_pass(PyBytes_AS_STRING(flow->templates),
                                  PyBytes_GET_SIZE(flow->templates),
@@ -80,7 +80,9 @@ enum outcome burst_read(struct burst *burst, int *number)
     }
     port->read_errors = 0;
     burst->frames_left--;
-    burst->bytes_left -= burst->pending->size;
+    /* Cut, a short frame of UDP segmentation may be as many as the longest. */
+    bool udp = burst->pending->size > 1 && burst->pending->data[1] == GSO_UDP_L4;
+    burst->bytes_left -= udp ? BUFFER_BYTES : burst->pending->size;
     return ANSWERED;
 }
 

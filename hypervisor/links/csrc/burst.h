@@ -28,7 +28,10 @@ enum {
 };
 
 /* Offloads as in hypervisor.wire.virtio_net.Offload. */
-enum { NEEDS_CSUM = 1, NEEDS_TSO4 = 2, NEEDS_TSO6 = 4 };
+enum { NEEDS_CSUM = 1, NEEDS_TSO4 = 2, NEEDS_TSO6 = 4, NEEDS_USO = 16 };
+/* A frame that needs one of these is as long as all the packets that it stands for. */
+enum { SEGMENTED = NEEDS_TSO4 | NEEDS_TSO6 | NEEDS_USO };
+enum { GSO_UDP_L4 = 5 }; /* gso_type, byte 1 of an offload header: UDP segmentation */
 
 /* --- frames.c: memory ----------------------------------------------------------------------- */
 

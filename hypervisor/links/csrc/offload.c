@@ -13,6 +13,7 @@ enum {
     UDP_CSUM = 6,
     TCP = 6,
     UDP = 17,
+    UDP_BYTES = 8,
     IPV4_BYTES = 20,
     IPV6_BYTES = 40,
     MIN_GSO_SIZE_BYTES = 500,
@@ -51,6 +52,13 @@ unsigned plain_packet(const unsigned char *ethernet, size_t length, unsigned pro
     }
 }
 
+/* Whether segmentation asks for two packets or more, none of them too short or too long. */
+static bool is_right_size(unsigned gso_size, unsigned headers, size_t payload, unsigned mtu)
+{
+    return gso_size >= MIN_GSO_SIZE_BYTES && gso_size + headers <= ETHERNET_HEADER_BYTES + mtu
+           && payload > gso_size && payload <= (size_t)gso_size * MAX_GSO_SEGMENTS;
+}
+
 int quick_check(const unsigned char *head, size_t size, unsigned mtu)
 {
     static const unsigned char plain[VNET_HEADER_BYTES];
@@ -74,9 +82,14 @@ int quick_check(const unsigned char *head, size_t size, unsigned mtu)
     size_t rest = length - ip_bytes;
 
     if (offset == UDP_CSUM) {
-        bool whole = rest >= 8 && net16(transport + 4) == rest;
-        return whole && gso_type == GSO_NONE && header_bytes == 0 && gso_size == 0 ? NEEDS_CSUM
-                                                                                  : -1;
+        if (rest < UDP_BYTES || net16(transport + 4) != rest)
+            return -1;
+        if (gso_type == GSO_NONE && header_bytes == 0 && gso_size == 0)
+            return NEEDS_CSUM;
+        if (gso_type != GSO_UDP_L4 || header_bytes != start + UDP_BYTES
+            || !is_right_size(gso_size, header_bytes, rest - UDP_BYTES, mtu))
+            return -1;
+        return NEEDS_CSUM | NEEDS_USO;
     }
     if (offset != TCP_CSUM || rest < 20)
         return -1;
@@ -86,11 +99,9 @@ int quick_check(const unsigned char *head, size_t size, unsigned mtu)
     if (gso_type == GSO_NONE && header_bytes == 0 && gso_size == 0)
         return NEEDS_CSUM;
     unsigned headers = start + tcp_bytes;
-    size_t payload = rest - tcp_bytes;
     bool is_ipv4 = ip_bytes == IPV4_BYTES;
     if (gso_type != (is_ipv4 ? GSO_TCPV4 : GSO_TCPV6) || header_bytes != headers
-        || gso_size < MIN_GSO_SIZE_BYTES || gso_size + headers > ETHERNET_HEADER_BYTES + mtu
-        || payload <= gso_size || payload > (size_t)gso_size * MAX_GSO_SEGMENTS)
+        || !is_right_size(gso_size, headers, rest - tcp_bytes, mtu))
         return -1;
     return NEEDS_CSUM | (is_ipv4 ? NEEDS_TSO4 : NEEDS_TSO6);
 }

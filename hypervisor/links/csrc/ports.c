@@ -21,6 +21,7 @@ enum {
     GSO_TCPV4 = 1,
     GSO_TCPV6 = 4,
     TCP_BYTES = 20,
+    UDP_BYTES = 8,
     TAG_BYTES = 4,
     DEFAULT_TPID = 0x8100,
     SERVICE_TPID = 0x88a8,
@@ -57,6 +58,8 @@ static void make_canonical(const struct frame *frame, struct offload_header *hea
     if (header->flags == FLAG_DATA_VALID && header->gso_type == 0) {
         /* Whoever gets it looks at the sum himself. */
         memset(header, 0, sizeof *header);
+    } else if (header->flags == FLAG_NEEDS_CSUM && header->gso_type == GSO_UDP_L4) {
+        header->header_bytes = (uint16_t)(header->csum_start + UDP_BYTES);
     } else if (header->flags == FLAG_NEEDS_CSUM
                && (header->gso_type == GSO_TCPV4 || header->gso_type == GSO_TCPV6)) {
         /* The kernel says how many bytes lie in one piece, which is a hint and no more. */
