@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -105,24 +106,33 @@ def bench() -> Iterator[Paced]:
         made.close()
 
 
-def test_frames_of_known_flows_are_carried_without_the_loop_compiled(bench: Paced) -> None:
-    for whom in (INLINE, SUNK):
-        bench.know(whom)
-    bench.give()
-    bench.send(INLINE, 100)
-    bench.wait_for(INLINE, 100)
-    for _ in range(3):
-        bench.send(SUNK)
-        bench.entered()
-        bench.let()
-    bench.wait_for(SUNK, 3)
-    bench.settle()
-    assert bench.lane.recall(bench.burst.compiled)
-    assert not bench.lane.recall(bench.burst.compiled)
-    bench.books()
-    assert bench.network.engine.frames_switched == 103
-    assert 0 < bench.lane.cpu_ns < 10 * 10**9
-    assert bench.lane.handovers == 0
+def test_frames_of_known_flows_are_carried_without_the_loop_compiled() -> None:
+    # Where this process is kept from the processor for 20 ms, the stranger is slow by the clock.
+    assert any(carried_without_the_loop() for _ in range(10))
+
+
+def carried_without_the_loop() -> bool:
+    """Carry frames to both; false if a write to the stranger took too long for that."""
+    with contextlib.closing(Paced()) as bench:
+        for whom in (INLINE, SUNK):
+            bench.know(whom)
+        bench.give()
+        bench.send(INLINE, 100)
+        bench.wait_for(INLINE, 100)
+        for number in range(3):
+            bench.send(SUNK)
+            bench.entered()
+            bench.let()
+            bench.wait_for(SUNK, number + 1)
+            bench.settle()
+            if bench.lane.handovers > 0:
+                return False
+        assert bench.lane.recall(bench.burst.compiled)
+        assert not bench.lane.recall(bench.burst.compiled)
+        bench.books()
+        assert bench.network.engine.frames_switched == 103
+        assert 0 < bench.lane.cpu_ns < 10 * 10**9
+        return True
 
 
 def test_a_write_that_does_not_end_holds_nobody_else_up_compiled(bench: Paced) -> None:
@@ -165,7 +175,7 @@ def test_changes_do_not_wait_for_a_write_that_does_not_end_compiled(bench: Paced
     assert bench.back()[0] is What.UNKNOWN
     bench.let()
     bench.wait_for(SUNK, 1)
-    bench.lane.await_writes(bench.receivers[SUNK].link.fileno())
+    bench.settle()
     # The frame is counted, though its flow was forgotten while it was written.
     assert bench.books()["engine"][:2] == (1, 60)  # type: ignore[index]
 
@@ -385,6 +395,10 @@ class Bare:
     def send(self, to: bytes) -> None:
         self.sender.send(bytes(12) + ethernet(to, MAC, bytes(46)))
 
+    def written(self) -> None:
+        """Wait until what has arrived is counted: a recall does not wait for that."""
+        self.lane.await_writes(self._to.fileno())
+
     def carried(self) -> dict[bytes, int]:
         return {to: frames for to, frames, *_ in self.burst.fold()}
 
@@ -414,20 +428,27 @@ def test_rules_that_take_100_ms_a_frame_stall_nobody_else_compiled(bare: Bare) -
         bare.learn(MAC, sink)
         bare.lane.give(bare.burst, None)
         assert sink.ready
-        bare.send(MAC)
-        # Nothing but the lane reads what is sent: the quick one's frames are behind the slow one's.
-        for _ in range(50):
-            bare.send(FAR_MAC)
-            assert readable(bare.quick)
-            assert len(bare.quick.recv(2048)) == 72
+        sent, left_to_its_sink = 0, False
+        # On a busy machine the watch may have its turn when the write has ended: once more then.
+        while bare.lane.handovers == 0:
+            assert sent < 10
+            bare.send(MAC)
+            sent += 1
+            # Nothing but the lane reads what is sent: what is for the quick one is behind that.
+            for _ in range(50):
+                bare.send(FAR_MAC)
+                assert readable(bare.quick)
+                assert len(bare.quick.recv(2048)) == 72
+                left_to_its_sink = left_to_its_sink or not sink.ready
         assert bare.lane.handovers == 1
-        assert not sink.ready
+        assert left_to_its_sink
         bare.lane.await_writes(link.shared[0])
         sink.stop()
         assert sink.join(10)
-        while (carried := bare.carried()).get(MAC) != 1:
-            assert carried.get(MAC, 0) == 0
+        while sent > 0:
+            sent -= bare.carried().get(MAC, 0)
             os.sched_yield()
+        assert sent == 0
 
 
 def test_frames_that_came_as_part_of_others_are_counted_apart_compiled(bare: Bare) -> None:
@@ -439,7 +460,7 @@ def test_frames_that_came_as_part_of_others_are_counted_apart_compiled(bare: Bar
     while sum(each[0] for each in counted) < len(frames):
         os.sched_yield()
         counted += [each[1:] for each in bare.burst.fold()]
-    bare.lane.recall(bare.burst)
+    bare.written()
     counted += [each[1:] for each in bare.burst.fold()]
     totals = map(sum, zip(*counted, strict=True))
     count, size_bytes, lost_frames, _, joined_frames, joined_bytes = totals
