@@ -9,7 +9,6 @@ Many panels stand in two columns. No library: bars are rectangles.
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -22,7 +21,7 @@ from benchmarks.text import short
 _ROW, _TITLE, _TOP, _BARS = 22, 30, 64, 420
 #: What a letter of a label and of a figure takes, on the safe side.
 _LETTER, _SMALL_LETTER, _MARGIN = 7.2, 6.8, 24
-#: A bar is broken off beyond so many times the middle one of its panel.
+#: A bar is broken off beyond so many times that which three quarters of its panel do not exceed.
 _FAR = 8.0
 #: Panels that stand in one column.
 _COLUMN = 6
@@ -50,8 +49,8 @@ class Panel:
     @property
     def longest(self) -> float:
         """What the whole width stands for: the highest round that is not far beyond the others."""
-        highs = [max(series.values) for _, series in self.bars]
-        far = _FAR * statistics.median(highs)
+        highs = sorted(max(series.values) for _, series in self.bars)
+        far = _FAR * highs[(3 * len(highs) - 1) // 4]
         return max((high for high in highs if high <= far), default=0.0) or 1.0
 
 

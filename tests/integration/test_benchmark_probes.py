@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ from benchmarks.processes import BenchmarkError, Crew
 from benchmarks.race import Contestant, Turn, all_series, failures, race
 from benchmarks.report import Report, Series
 from benchmarks.topologies import join_veth
+from tests.helpers.kernel_objects import readable
 
 
 def test_every_probe_of_two_joined_namespaces_finds_something() -> None:
@@ -31,6 +33,18 @@ def test_every_probe_of_two_joined_namespaces_finds_something() -> None:
         times, sent = probes.loaded(joined, 1)
         assert 0 < len(times) <= sent == 100
         assert probes.connections(joined, 0.1) > 0
+
+
+def test_a_server_that_is_busy_with_the_stream_before_is_waited_for() -> None:
+    with Crew() as crew:
+        joined = join_veth(crew, 93, 1500)
+        before = joined.left.spawn("iperf3", "--client", joined.v4, "--time", "2", "--forceflush")
+        assert before.process.stdout is not None
+        said = b""
+        while b"connected to" not in said:
+            assert readable(before.process.stdout)
+            said += os.read(before.process.stdout.fileno(), 4096)
+        assert probes.tcp(joined.left, joined.v4, 1)[1] > 0
 
 
 def test_a_crew_leaves_signals_as_they_were() -> None:
