@@ -41,7 +41,9 @@ from hypervisor.links.lane import Lane
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.packet_socket import NicLink
 from hypervisor.links.sink import CompiledSink, Sink, ThreadedSink
+from hypervisor.links.stream import StreamLink
 from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
+from hypervisor.wire.framing import LENGTH_BYTES
 from hypervisor.wire.offload import HEAD_BYTES, quick_check
 from hypervisor.wire.virtio_net import GSO_UDP_L4, PLAIN_HEADER, SEGMENTED, VNET_HEADER_BYTES
 
@@ -75,7 +77,7 @@ class What(enum.IntEnum):
 
 
 #: Links that compiled code can read and write; TAPs only with offload headers.
-PortLink = LentTap | NicLink | DgramLink
+PortLink = LentTap | NicLink | DgramLink | StreamLink
 
 #: What went to sinks in one run: (flow, frames, bytes with offload headers).
 Sunk = Sequence[tuple[Flow, int, int]]
@@ -251,7 +253,7 @@ class PythonBurst:
         patient = receiver.patient
         if patient is None:
             return receiver.link.write(view, self._header_bytes)
-        shared, size_bytes = patient.shared, len(view) - self._header_bytes
+        shared, size_bytes = patient.shared, len(view) - self._header_bytes + LENGTH_BYTES
         if shared[port.WAITS] or not (
             (patient.whole_frames or size_bytes <= shared[port.WHOLE_BYTES])
             and patient.write_run([(bytes(view), self._header_bytes)])

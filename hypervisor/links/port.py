@@ -45,6 +45,11 @@ def share_socket(
     return shared
 
 
+def places_of(shared: array[int]) -> memoryview:
+    """Return where in a stream's buffer that begins and ends which was received and not cut."""
+    return memoryview(shared)[START : END + 1]
+
+
 def is_served(shared: array[int]) -> bool:
     """Tell whether compiled code reads and writes this: not a TAP without offload headers."""
     return shared[KIND] != TAP or shared[HEADER_BYTES] != 0

@@ -23,12 +23,26 @@ from collections.abc import Sequence
 from hypervisor.links import port
 from hypervisor.links.base import RUN_FRAMES, LinkGone, Outgoing
 from hypervisor.wire.errors import WireError
-from hypervisor.wire.framing import MAX_FRAME_BYTES, StreamFrames, length_prefix
+from hypervisor.wire.framing import BUFFER_BYTES, MAX_FRAME_BYTES, StreamFrames, length_prefix
 
 #: What the kernel may hold for a guest that does not read. The socket polls writable again when a
 #: quarter is left, so that a guest that reads is seen to do so after some 64 KiB, which is what
 #: the engine calls progress. Linux doubles the number, and counts its own overhead.
 SEND_BUFFER_BYTES = 48 << 10
+
+
+#: A message of a Unix stream is cut only where it is longer than half of the buffer, or than what
+#: the kernel puts in one piece of memory: the least it can be, all tried on Linux 6.18.
+_MOST_WHOLE_BYTES = 16 << 10
+_OVERHEAD_BYTES = 64
+
+
+def _whole_bytes(sock: socket.socket) -> int:
+    """Return up to how many bytes a message goes whole or not at all; 0: it may always be cut."""
+    if sock.family != socket.AF_UNIX:
+        return 0
+    room = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2 - _OVERHEAD_BYTES
+    return min(max(room, 0), _MOST_WHOLE_BYTES)
 
 
 class StreamLink:
@@ -53,8 +67,12 @@ class StreamLink:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._socket = sock
         #: See :class:`~hypervisor.links.base.PatientLink`.
-        self.shared = port.share_socket(sock.fileno(), port.STREAM, max_frame_bytes, b"")
-        self._frames = StreamFrames(max_frame_bytes)
+        self.shared = port.share_socket(
+            sock.fileno(), port.STREAM, max_frame_bytes, bytes(BUFFER_BYTES), _whole_bytes(sock)
+        )
+        self._frames = StreamFrames(
+            max_frame_bytes, port.more_of(self.shared), port.places_of(self.shared)
+        )
         #: Bytes of a frame that the kernel has the beginning of.
         self._rest = memoryview(b"")
         self._ended = ""
@@ -133,8 +151,13 @@ class StreamLink:
         """See :class:`PatientLink`: the end of a connection shows by itself."""
 
     def read_failed(self, number: int | None) -> None:
-        """See :class:`PatientLink`; each failure is the end."""
-        raise self._gone(OSError(number, os.strerror(number or errno.EIO)))
+        """See :class:`PatientLink`.
+
+        ENODATA stands for the end and EPROTO for a length that is none: both are found here again.
+        """
+        if number not in (errno.ENODATA, errno.EPROTO):
+            raise self._gone(OSError(number, os.strerror(number or errno.EIO)))
+        self._next()
 
     def write_failed(self, number: int | None) -> str:
         """See :class:`PatientLink`; each failure is the end."""

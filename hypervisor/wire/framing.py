@@ -42,47 +42,56 @@ class StreamFrames:
     ``max_frame_bytes`` is the longest frame that is believed, at most :data:`MAX_FRAME_BYTES`.
     """
 
-    __slots__ = ("_buffer", "_end", "_longest", "_start")
+    __slots__ = ("_buffer", "_longest", "_places")
 
-    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(
+        self,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+        buffer: memoryview | None = None,
+        places: memoryview | list[int] | None = None,
+    ) -> None:
+        """``buffer``, of :data:`BUFFER_BYTES`, and two ``places`` in it may be somebody's who reads
+        the same stream: what was received and not handed out begins at the first, ends at the last.
+        """
         if not MIN_FRAME_BYTES <= max_frame_bytes <= MAX_FRAME_BYTES:
             raise ValueError(f"max_frame_bytes is {MIN_FRAME_BYTES} to {MAX_FRAME_BYTES}")
         self._longest = max_frame_bytes
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
-        self._start = 0
-        self._end = 0
+        self._buffer = memoryview(bytearray(BUFFER_BYTES)) if buffer is None else buffer
+        self._places: memoryview | list[int] = [0, 0] if places is None else places
 
     @property
     def waiting(self) -> bool:
         """Whether next_frame() has something to say: a frame, or that there will be none."""
-        begin = self._start + LENGTH_BYTES
-        if begin > self._end:
+        start, end = self._places
+        begin = start + LENGTH_BYTES
+        if begin > end:
             return False
-        size = int.from_bytes(self._buffer[self._start : begin], "big")
-        return size <= self._end - begin or not MIN_FRAME_BYTES <= size <= self._longest
+        size = int.from_bytes(self._buffer[start:begin], "big")
+        return size <= end - begin or not MIN_FRAME_BYTES <= size <= self._longest
 
     @property
     def pending_bytes(self) -> int:
         """How many bytes were received and not handed out yet."""
-        return self._end - self._start
+        start, end = self._places
+        return end - start
 
     def room(self) -> memoryview:
         """Return the free part of the buffer, to be read into; frames seen before are void.
 
         Empty only while whole frames wait to be taken.
         """
-        start, end = self._start, self._end
+        start, end = self._places
         if start:
             # Both may overlap; memoryview copies as if there were a third place.
             self._buffer[: end - start] = self._buffer[start:end]
-            self._start, self._end = 0, end - start
-        return self._buffer[self._end :]
+            self._places[0], self._places[1] = 0, end - start
+        return self._buffer[end - start :]
 
     def received(self, count: int) -> None:
         """Say that the first ``count`` bytes of :meth:`room` were filled."""
-        if not 0 <= count <= BUFFER_BYTES - self._end:
+        if not 0 <= count <= BUFFER_BYTES - self._places[1]:
             raise ValueError(f"{count} bytes do not fit into what room() gave")
-        self._end += count
+        self._places[1] += count
 
     def next_frame(self) -> memoryview | None:
         """Return the next whole frame in place, None if it is not there yet.
@@ -90,16 +99,17 @@ class StreamFrames:
         It is valid until :meth:`room` is called. Raises WireError for a length that is none, and
         then for ever: where the next frame would begin is not known.
         """
-        begin = self._start + LENGTH_BYTES
-        if begin > self._end:
+        start, received = self._places
+        begin = start + LENGTH_BYTES
+        if begin > received:
             return None
-        size = int.from_bytes(self._buffer[self._start : begin], "big")
+        size = int.from_bytes(self._buffer[start:begin], "big")
         if not MIN_FRAME_BYTES <= size <= self._longest:
             # Nothing is taken, so the same bytes are found here for ever.
             expected = f"{MIN_FRAME_BYTES} to {self._longest}"
             raise WireError("stream", "frame length", size, expected)
         end = begin + size
-        if end > self._end:
+        if end > received:
             return None
-        self._start = end
+        self._places[0] = end
         return self._buffer[begin:end]

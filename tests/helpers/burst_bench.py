@@ -6,6 +6,7 @@ frames can be tried; the code under test cannot tell them from TAPs. Others are 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -21,7 +22,10 @@ from hypervisor.links.data_path import DataPath
 from hypervisor.links.dgram import DgramLink
 from hypervisor.links.lent_tap import LentTap
 from hypervisor.links.sink import CompiledSink, Sink
+from hypervisor.links.stream import StreamLink
 from hypervisor.mach.policy import Rule
+from hypervisor.wire.ethernet import ETHERNET_HEADER_BYTES
+from hypervisor.wire.framing import StreamFrames, frame_message
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 from tests.helpers.core import World
 from tests.helpers.data_paths import compiled
@@ -41,6 +45,7 @@ RECEIVERS = (
     ("poor", "tap", CSUM, True),
     ("sunk", "tap", EVERY & ~USO, False),
     ("plug", "dgram", 0, False),
+    ("stream", "stream", 0, False),
 )
 
 
@@ -61,15 +66,20 @@ class Place:
         self.port = world.open("eth0", owner=f"uid:{name}")
         self.folder: tempfile.TemporaryDirectory[str] | None = None
         self.far: socket.socket
-        self.link: LentTap | DgramLink
+        self.link: LentTap | DgramLink | StreamLink
+        #: What cuts what the far end gets, if that is a stream.
+        self.frames = StreamFrames() if kind == "stream" else None
         if kind == "tap":
             self.far, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self.link = LentTap(near.detach(), name, vnet_header=True)
+        elif kind == "stream":
+            self.far, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.link = StreamLink(near)
         else:
             self.link = self._plug_in()
         #: Bytes of offload header that frames have at the far end.
         self.header_bytes = VNET_HEADER_BYTES if self.link.vnet_header else 0
-        self.patient = None if kind == "tap" else self.link
+        self.patient = None if isinstance(self.link, LentTap) else self.link
         world.network.attach(
             self.port.handle,
             kind,
@@ -97,9 +107,27 @@ class Place:
             self.far.connect(near.getsockname())
             return DgramLink(near, self.far.getsockname(), os.geteuid(), stays_bound=False)
 
+    @property
+    def fd(self) -> int:
+        """What compiled code reads and writes."""
+        return self.link.shared[port.FD]
+
     def receive(self) -> None:
         while self.far.fileno() >= 0 and readable(self.far, 0):
-            self.received.append(self.far.recv(70_000))
+            if self.frames is None:
+                self.received.append(self.far.recv(70_000))
+                continue
+            self.frames.received(self.far.recv_into(self.frames.room()))
+            while (frame := self.frames.next_frame()) is not None:
+                self.received.append(bytes(frame))
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame with an offload header from the far end, as the link has them there."""
+        frame = frame[VNET_HEADER_BYTES - self.header_bytes :]
+        if self.frames is None:
+            self.far.send(frame)
+        elif len(frame) >= ETHERNET_HEADER_BYTES:  # anything less would be the end
+            self.far.sendall(frame_message(frame))
 
     def close(self) -> None:
         if self.sink is not None:
@@ -153,6 +181,8 @@ class Bench:
         ]
         self.places = {place.port.handle.open: place for place in self.receivers}
         self.sender.port.handle.nic.guard = Formed(self.sender.port.mac, templates)
+        #: Read on by the link itself after a frame that the burst loop leaves.
+        self.greedy = False
         #: What the burst loop left to others, in order.
         self.record: list[tuple[object, ...]] = []
         flows = self.network.flows_of(self.sender.port.handle)
@@ -178,7 +208,7 @@ class Bench:
             if sent_bytes and sent_bytes + len(frame) > CHUNK_BYTES:
                 self.drive()
                 sent_bytes = 0
-            self.sender.far.send(frame[VNET_HEADER_BYTES - self.sender.header_bytes :])
+            self.sender.send(frame)
             sent_bytes += len(frame)
         self.drive()
 
@@ -200,9 +230,30 @@ class Bench:
             elif what == What.NO_ROOM:
                 assert flow is not None
                 self.grant_or_take(self.places[flow.receiver], size)
+            elif what == What.UNREAD:
+                self.record.append((what, str(why)))
+                break
             elif what != What.UNKNOWN or not self.learn(self.burst.peek()):
-                self.record.append((what, self.burst.take()))
+                self.leave(What(what))
         self.gather()
+
+    def leave(self, what: What) -> None:
+        """Leave a frame to others; with :attr:`greedy` what comes right behind it too."""
+        self.record.append((what, self.burst.take()))
+        if self.greedy:
+            with contextlib.suppress(LinkGone):  # which is said again
+                behind = self.sender.link.read_burst(3, 4_000)
+                self.record.append((what, *behind))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the sender's link has."""
+        return bool(self.record) and self.record[-1][0] == What.UNREAD
+
+    def feed(self, data: bytes) -> None:
+        """Let the sender's stream bring some bytes, and see what comes of them."""
+        self.sender.far.sendall(data)
+        self.drive()
 
     def lose(self, flow: Flow, size: int, why: object) -> None:
         reason = "link_gone" if isinstance(why, LinkGone) else str(why)
@@ -232,9 +283,9 @@ class Bench:
         frames, size_bytes = self.network.express_room(place.port.handle)
         if place.sink is None:
             assert place.patient is not None
-            self.record.append((What.NO_ROOM, self.burst.take()))
+            self.leave(What.NO_ROOM)
         elif frames < 1 or size_bytes < size:
-            self.record.append((What.NO_ROOM, self.burst.take()))
+            self.leave(What.NO_ROOM)
         else:
             # Few at a time, so that grants end in the middle of bursts.
             place.sink.grant(min(frames, 3), size_bytes)
@@ -331,12 +382,12 @@ class LaneBench(Bench):
         """Give the sender to the lane until he comes back or has nothing more; False then."""
         self.lane.give(self.burst.compiled, self)
         while not (returned := self.returned()):
-            if not readable(self.sender.link.fileno(), 0) and self.take_back():
+            if not readable(self.sender.fd, 0) and self.take_back():
                 return self.in_hand()
         for _, what, flow, number, frames, size_bytes in returned:
             assert frames <= 1, "sockets have nothing to lose several frames by"
             self.decide(What(what), flow, number, size_bytes + VNET_HEADER_BYTES)
-        return True
+        return not self.ended
 
     def returned(self) -> Any:
         """Return who has come back; nobody if the lane rang for one who was recalled meanwhile."""
@@ -349,13 +400,17 @@ class LaneBench(Bench):
         """Recall a sender who has nothing more to send; False if he has come back meanwhile."""
         # What is still being written was read before, so afterwards there is no more to be seen.
         for place in (self.sender, *self.receivers):
-            self.lane.await_writes(place.link.fileno())
-        if readable(self.sender.link.fileno(), 0) or readable(self.lane.fileno(), 0):
+            self.lane.await_writes(place.fd)
+        if readable(self.sender.fd, 0) or readable(self.lane.fileno(), 0):
             return False
         return bool(self.lane.recall(self.burst.compiled))
 
     def in_hand(self) -> bool:
         """Whether there is a frame that the lane was given and has not come to look at."""
+        if self.sender.patient is not None:
+            self.sender.patient.settle()
+            if readable(self.sender.link.fileno(), 0):
+                return True
         try:
             return bool(self.burst.peek())
         except RuntimeError:
@@ -363,14 +418,16 @@ class LaneBench(Bench):
 
     def decide(self, what: What, flow: Flow | None, number: int, size: int) -> None:
         """What a carrier does with a sender that came back."""
-        if what == What.UNWRITTEN:
+        if what == What.UNREAD:
+            self.record.append((what, str(self.burst.reason(what, flow, number))))
+        elif what == What.UNWRITTEN:
             assert flow is not None
             self.lose(flow, size, self.burst.reason(what, flow, number))
         elif what == What.NO_ROOM:
             assert flow is not None
-            self.record.append((what, self.burst.take()))
+            self.leave(what)
         elif what != What.UNKNOWN or not self.learn(self.burst.peek()):
-            self.record.append((what, self.burst.take()))
+            self.leave(what)
 
     def close(self) -> None:
         self.lane.recall(self.burst.compiled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
@@ -10,13 +11,16 @@ from hypothesis import strategies as st
 
 from hypervisor.guard import GuardPolicy, Template, Templates, templates
 from hypervisor.links.burst import What
+from hypervisor.wire.framing import frame_message
 from hypervisor.wire.offload import quick_check
 from tests.helpers import packets
 from tests.helpers.burst_bench import Bench, LaneBench, sender_mac
 from tests.helpers.data_paths import PATHS, compiled
 
 MTU = 1500
-PLUG = 3
+#: The ways of moving frames, with the lane where there is one.
+WAYS = (*PATHS, "lane") if "compiled" in PATHS else PATHS
+PLUG, STREAM = 3, 4
 KINDS = ("plain", "giant", "udp", "tcp4", "tcp6", "uso4", "uso6", "runt")
 IPV4 = bytes(12) + b"\x08\x00\x45"
 IPV6 = bytes(12) + b"\x86\xdd\x60"
@@ -84,7 +88,7 @@ changes = st.lists(
 ).map(tuple)
 shapes = st.builds(
     Shape,
-    st.sampled_from((0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5)),
+    st.sampled_from((0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 6)),
     st.sampled_from(KINDS),
     st.integers(0, 99),
     st.sampled_from(((), (), ())) | changes,
@@ -97,8 +101,8 @@ shapes = st.builds(
     bursts=st.lists(st.lists(shapes, min_size=1, max_size=30), min_size=1, max_size=4),
     forms=st.sampled_from(TEMPLATES),
     only_one=st.booleans(),
-    cut=st.sampled_from((None, None, None, 0, 2, 3)),
-    kind=st.sampled_from(("tap", "tap", "dgram")),
+    cut=st.sampled_from((None, None, None, 0, 2, 3, 4)),
+    kind=st.sampled_from(("tap", "tap", "dgram", "stream")),
     waits=st.booleans(),
     rates=st.sampled_from(((0, 0), (0, 0), (20, 0), (0, 9_000), (16, 70_000))),
 )
@@ -111,7 +115,7 @@ def test_both_paths_do_the_same(
     waits: bool,
     rates: tuple[int, int],
 ) -> None:
-    """``kind`` is the sender's; ``waits`` has frames wait for the plug from the second burst on."""
+    """``kind`` is the sender's; ``waits`` has frames wait for sockets from the second burst on."""
     seen = []
     # A lane does not carry who has quotas; a sink whose link breaks tells of it in its own time.
     lane = ("lane",) if "compiled" in PATHS and not any(rates) and cut != 2 else ()
@@ -127,6 +131,7 @@ def test_both_paths_do_the_same(
                     bench.cut(cut)
                 if index == 1 and waits:
                     bench.hold(PLUG)
+                    bench.hold(STREAM)
                 bench.bring([shape.make(bench, number + n) for n, shape in enumerate(burst)])
                 number += len(burst)
                 bench.world.now += 0.25
@@ -161,12 +166,12 @@ def test_hostile_frames_in_every_place(way: str, forms: Templates) -> None:
         number = 0
         for at in (*range(12), 24, 25, 26, 28, 29, 32, 35, 44, 58, 65, 78):
             for kind in ("udp", "tcp4", "tcp6", "uso4", "uso6", "runt", "plain"):
-                shapes = [Shape(whom, kind, 5, ((at, 255),), False) for whom in range(6)]
+                shapes = [Shape(whom, kind, 5, ((at, 255),), False) for whom in range(7)]
                 bench.bring([each.make(bench, number + n) for n, each in enumerate(shapes)])
                 number += len(shapes)
-        for index in range(4):
+        for index in range(5):
             bench.cut(index)
-        bench.bring([Shape(n % 4, "tcp4", 99, (), False).make(bench, 9999 + n) for n in range(9)])
+        bench.bring([Shape(n % 5, "tcp4", 99, (), False).make(bench, 9999 + n) for n in range(9)])
         assert bench.record
         bench.books()
     finally:
@@ -184,7 +189,7 @@ def test_nearly_all_of_a_bulk_transfer_is_passed_on_where_it_lies(
             shape = Shape(number % 3 % 2 * 2, "tcp4", 99, (), forged=False)
             bench.bring([shape.make(bench, number)])
         assert bench.record == []
-        assert [len(place.received) for place in bench.receivers] == [20, 0, 10, 0]
+        assert [len(place.received) for place in bench.receivers] == [20, 0, 10, 0, 0]
         bench.books()
     finally:
         bench.close()
@@ -197,7 +202,7 @@ def test_datagrams_in_one_frame_are_passed_on_to_who_takes_them_so(way: str, kin
     try:
         for number in range(20):
             bench.bring([Shape(number % 2 * 2, kind, 99, (), forged=False).make(bench, number)])
-        assert [len(place.received) for place in bench.receivers] == [10, 0, 0, 0]
+        assert [len(place.received) for place in bench.receivers] == [10, 0, 0, 0, 0]
         # Who does not has them cut by those that can.
         assert len(bench.record) == 10
         bench.books()
@@ -241,3 +246,74 @@ def test_no_more_is_passed_on_than_quotas_let_pass(
         bench.books()
     finally:
         bench.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["tap", "dgram", "stream"])
+def test_frames_that_need_nothing_pass_from_and_to_sockets(way: str, kind: str) -> None:
+    if way == "lane":
+        bench: Bench = LaneBench(None, kind=kind)
+    else:
+        bench = Bench(way, None, only_one=False, kind=kind)
+    try:
+        whom = (0, 2, PLUG, STREAM)
+        for start in range(0, 40, 8):
+            shapes = [Shape(each, "plain", 80, ()) for each in whom * 2]
+            bench.bring([each.make(bench, start + n) for n, each in enumerate(shapes)])
+        assert bench.record == []
+        assert [len(bench.receivers[each].received) for each in whom] == [10] * 4
+        bench.books()
+    finally:
+        bench.close()
+
+
+#: A piece of a stream: a frame for somebody, or a length that is none with something behind it.
+pieces = st.tuples(st.sampled_from((0, 2, PLUG, STREAM, 5)), st.integers(22, 1_500)) | st.tuples(
+    st.just(-1), st.sampled_from((0, 1, 13, 65_544, 2**31, 2**32 - 1))
+)
+good = st.tuples(st.sampled_from((0, 0, 2, PLUG, STREAM, 5)), st.integers(22, 1_500))
+
+
+def piece(bench: Bench, number: int, whom: int, length: int) -> bytes:
+    if whom < 0:
+        return length.to_bytes(4, "big") + bytes(20)
+    return frame_message(Shape(whom, "plain", length, ()).make(bench, number)[12:])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    stream=st.lists(good, max_size=40).flatmap(
+        lambda first: st.lists(pieces, max_size=2).map(lambda last: [*first, *last])
+    ),
+    cuts=st.lists(st.integers(0, 20_000), max_size=12),
+    slowly=st.sampled_from((False, False, False, True)),
+    lost=st.sampled_from((None, 0, 1, 3, 30)),
+)
+def test_streams_are_cut_alike_however_they_come(
+    stream: list[tuple[int, int]], cuts: list[int], slowly: bool, lost: int | None
+) -> None:
+    """``slowly``: the last bytes one by one; ``lost`` of them never come: the other side closes."""
+    seen = []
+    for way in WAYS:
+        bench = (
+            LaneBench(None, kind="stream")
+            if way == "lane"
+            else Bench(way, None, only_one=False, kind="stream")
+        )
+        bench.greedy = True
+        try:
+            data = b"".join(piece(bench, n, *each) for n, each in enumerate(stream))
+            places = sorted({min(each, len(data)) for each in cuts} | {0, len(data) - (lost or 0)})
+            if slowly:
+                places = sorted({*places, *range(max(0, places[-1] - 70), places[-1])})
+            for start, end in itertools.pairwise(places):
+                if not bench.ended:
+                    bench.feed(data[start:end])
+            if lost is not None and not bench.ended:
+                bench.sender.far.close()
+                bench.drive()
+            received = [place.received for place in bench.receivers]
+            seen.append((bench.record, received, bench.books()))
+        finally:
+            bench.close()
+    assert all(each == seen[0] for each in seen)

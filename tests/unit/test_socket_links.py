@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from hypervisor.links import port
 from hypervisor.links.base import LinkGone
 from hypervisor.links.dgram import DgramLink
 from hypervisor.links.stream import StreamLink
-from hypervisor.wire.framing import MAX_FRAME_BYTES, frame_message, length_prefix
+from hypervisor.wire.framing import LENGTH_BYTES, MAX_FRAME_BYTES, frame_message, length_prefix
 from tests.helpers.kernel_objects import a_fresh_uid, as_uid, readable
 
 FRAME = bytes(range(60))
@@ -209,3 +210,33 @@ def test_a_guest_whose_socket_may_not_be_written_is_told() -> None:
             return ""
 
         assert as_uid(uid, try_it).endswith(f"guest may not be written by uid {uid}")
+
+
+@pytest.mark.parametrize("size", [14, 60, 1_514, 9_014, 0])
+def test_a_message_of_a_stream_goes_whole_or_not_at_all_up_to_what_is_said(
+    pair: Pair, size: int
+) -> None:
+    """What compiled code goes by; 0 stands for the longest such message."""
+    link, far = pair
+    longest = link.shared[port.WHOLE_BYTES]
+    assert longest >= 9_014 + LENGTH_BYTES
+    message = bytes(size + LENGTH_BYTES if size else longest)
+    far.setblocking(False)
+    with socket.socket(fileno=os.dup(link.shared[port.FD])) as near:
+        for drained in (1, 700, 5_000, 40_000, 10**6):
+            refused = 0
+            while not refused:
+                try:
+                    assert near.send(message) == len(message)
+                except BlockingIOError:
+                    refused += 1
+            far.recv(drained)
+
+
+def test_a_stream_that_is_not_of_this_machine_is_always_written_by_the_loop() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        far = socket.create_connection(server.getsockname())
+        link = StreamLink(server.accept()[0])
+    assert link.shared[port.WHOLE_BYTES] == 0
+    link.close()
+    far.close()

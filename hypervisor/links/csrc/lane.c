@@ -163,9 +163,19 @@ static void look_at(struct lane *lane, struct slot *slot)
     if (slot->given)
         return;
     slot->given = true;
-    slot->next = lane->given;
-    lane->given = lane_index_of(lane, slot);
+    slot->next = -1;
+    /* The last of all: who has more waiting in memory goes through here again and again. */
+    int *place = &lane->given;
+    while (*place >= 0)
+        place = &lane->slots[*place].next;
+    *place = lane_index_of(lane, slot);
     lane_ring(lane->wake_in);
+}
+
+void lane_look_if_more(struct lane *lane, struct slot *slot)
+{
+    if (slot->burst->pending != NULL || port_has_more(slot->burst->port))
+        look_at(lane, slot);
 }
 
 void lane_look_at_hands(struct lane *lane)
@@ -214,8 +224,7 @@ int lane_give(struct lane *lane, struct burst *burst, PyObject *owner, PyObject 
         errno = number;
         return -1;
     }
-    if (burst->pending != NULL)
-        look_at(lane, slot);
+    lane_look_if_more(lane, slot);
     lane_unlock(lane);
     return 0;
 }

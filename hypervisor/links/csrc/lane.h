@@ -68,6 +68,8 @@ static inline uint64_t lane_data_of(const struct lane *lane, const struct slot *
 
 /* All of these under the lock. */
 void lane_look_at_hands(struct lane *lane); /* have the runner see to frames that are in hands */
+/* Have the runner see to frames of a sender that no poll tells of, if there are any. */
+void lane_look_if_more(struct lane *lane, struct slot *slot);
 struct slot *lane_slot_of(struct lane *lane, uint64_t data); /* NULL: it is not there any more */
 void lane_give_back(struct lane *lane, struct slot *slot, const struct returned *why);
 /* Have a sender wait until there is room at a socket; false if it has waited long enough. */

@@ -312,10 +312,13 @@ static void carry(struct worker *worker, uint64_t data, bool in_error)
         step = carry_one(worker, burst, &ride, &why);
     while (step == GO_ON
            && (burst->pending != NULL || ride.flow != NULL || now_ns() < burst->until_ns));
+    slot = lane_slot_of(lane, data);
     if (step == BACK) {
         if (why.flow != NULL)
             why.flow->pins++;
-        lane_give_back(lane, lane_slot_of(lane, data), &why);
+        lane_give_back(lane, slot, &why);
+    } else if (lane->runner == worker && slot != NULL && !slot->waits) {
+        lane_look_if_more(lane, slot);
     }
 }
 
@@ -325,7 +328,11 @@ static void carry_given(struct worker *worker)
     uint64_t count;
     ssize_t got = read(lane->wake_in, &count, sizeof count);
     (void)got;
-    while (lane->given >= 0 && lane->runner == worker && !lane->stopping) {
+    /* Who has more in memory afterwards is behind them, and comes after those whom polls tell of. */
+    int turns = 0;
+    for (int index = lane->given; index >= 0; index = lane->slots[index].next)
+        turns++;
+    while (turns-- > 0 && lane->given >= 0 && lane->runner == worker && !lane->stopping) {
         struct slot *slot = &lane->slots[lane->given];
         uint64_t data = lane_data_of(lane, slot);
         lane->given = slot->next;

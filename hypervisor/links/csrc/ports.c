@@ -7,6 +7,7 @@
 
 #include "burst.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_packet.h>
 #include <poll.h>
@@ -23,6 +24,7 @@ enum {
     TCP_BYTES = 20,
     UDP_BYTES = 8,
     TAG_BYTES = 4,
+    LENGTH_BYTES = 4, /* in front of a stream's frames */
     DEFAULT_TPID = 0x8100,
     SERVICE_TPID = 0x88a8,
 };
@@ -187,6 +189,71 @@ static ssize_t dgram_write(const struct port *port, const struct frame *frame)
     return put;
 }
 
+/* How long the next frame of a stream is; 0 if it is not there whole, -1 if its length is none
+   (hypervisor/wire/framing.py). */
+static ssize_t next_length(const struct port *port)
+{
+    const unsigned char *at = port->more + port->start;
+    int there = port->end - port->start;
+    if (there < LENGTH_BYTES)
+        return 0;
+    uint32_t size = (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+    if (size < ETHERNET_HEADER_BYTES || size > (uint32_t)port->longest_bytes)
+        return -1;
+    return size <= (uint32_t)(there - LENGTH_BYTES) ? (ssize_t)size : 0;
+}
+
+static ssize_t stream_read(struct port *port, struct frame *frame)
+{
+    ssize_t size;
+    while ((size = next_length(port)) == 0) {
+        int there = port->end - port->start;
+        memmove(port->more, port->more + port->start, (size_t)there);
+        port->start = 0;
+        port->end = there;
+        ssize_t got = recv(port->fd, port->more + there, (size_t)(port->more_bytes - there),
+                           MSG_DONTWAIT);
+        if (got == 0)
+            errno = ENODATA; /* the end */
+        else if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return -1;
+        port->end = there + (int)got;
+    }
+    if (size < 0) {
+        errno = EPROTO;
+        return -1;
+    }
+    memset(frame->data, 0, VNET_HEADER_BYTES);
+    memcpy(frame->data + VNET_HEADER_BYTES, port->more + port->start + LENGTH_BYTES, (size_t)size);
+    port->start += LENGTH_BYTES + (int)size;
+    frame->size = (uint32_t)size + VNET_HEADER_BYTES;
+    return size;
+}
+
+static ssize_t stream_write(const struct port *port, const struct frame *frame)
+{
+    uint32_t size = frame->size - VNET_HEADER_BYTES, length = htonl(size);
+    struct iovec parts[] = {
+        {&length, LENGTH_BYTES},
+        {(void *)(frame->data + VNET_HEADER_BYTES), size},
+    };
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    ssize_t put;
+    if (size + LENGTH_BYTES > (uint32_t)port->whole_bytes) {
+        errno = EAGAIN; /* the kernel might take a part: that is for who keeps the rest */
+        return -1;
+    }
+    do
+        put = sendmsg(port->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (put < 0 && errno == EINTR);
+    if (put < 0 || (size_t)put == size + LENGTH_BYTES)
+        return put;
+    errno = EPROTO; /* nothing after it would be understood */
+    return -1;
+}
+
 ssize_t port_read(struct port *port, struct frame *frame)
 {
     switch (port->kind) {
@@ -194,6 +261,8 @@ ssize_t port_read(struct port *port, struct frame *frame)
         return nic_read(port, frame);
     case PORT_DGRAM:
         return dgram_read(port, frame);
+    case PORT_STREAM:
+        return stream_read(port, frame);
     default:
         return frame_read(port->fd, frame);
     }
@@ -206,6 +275,8 @@ ssize_t port_write(const struct port *port, const struct frame *frame)
         return nic_write(port, frame);
     case PORT_DGRAM:
         return dgram_write(port, frame);
+    case PORT_STREAM:
+        return stream_write(port, frame);
     default:
         return frame_write(port->fd, frame);
     }
@@ -223,8 +294,7 @@ bool port_waits(const struct port *port)
 
 bool port_has_more(const struct port *port)
 {
-    (void)port;
-    return false;
+    return port->kind == PORT_STREAM && next_length(port) != 0;
 }
 
 bool port_is_gone(const struct port *port)
