@@ -21,19 +21,18 @@ from hypervisor.errors import (
     InvalidOperation,
     ReadOnly,
 )
-from hypervisor.flows import MAX_FLOWS, Flow, FlowTable
-from hypervisor.forwarding import Port
 from hypervisor.guard import inspect_burst, spread
 from hypervisor.infos import LinkState
+from hypervisor.known_flows import KnownFlows
 from hypervisor.mach.policy import Identity
 from hypervisor.nic import Handle, LinkRecord, Nic
 from hypervisor.requests import Completion, EventKind, Role
-from hypervisor.rooms import NetworkOptions, Rooms
+from hypervisor.rooms import NetworkOptions
 from hypervisor.wire.virtio_net import VNET_HEADER_BYTES
 
 
-class Linkage(Rooms):
-    """The rooms of a network, with what its links may ask of them."""
+class Linkage(KnownFlows):
+    """The rooms of a network and its flows, with what its links may ask of them."""
 
     def __init__(self, options: NetworkOptions) -> None:
         super().__init__(options)
@@ -273,82 +272,6 @@ class Linkage(Rooms):
         """Take a frame that a joined network's router has made ready for this network."""
         if self.routing is not None:
             self.routing.enter(frame, header_bytes, need, now)
-
-    # --- known flows --------------------------------------------------------------------------
-
-    def flows_of(self, handle: Handle) -> FlowTable:
-        """Return the table of a link's known flows; it is emptied whenever anything changes."""
-        return self.flows.setdefault(handle.open, FlowTable())
-
-    def learn_flow(self, handle: Handle, addresses: bytes, now: float) -> Flow | None:
-        """Find the flow of a link's frames that begin with these 12 ``addresses``.
-
-        There is one from the device's own address, or from one that was seen behind it a moment
-        ago, to where the other address is, if both have links that may be in flows (all but TAPs
-        without offload headers) and there is one open there. It is then in :meth:`flows_of`.
-        None: call :meth:`ingress`.
-        """
-        sender, nic = handle.open, handle.nic
-        flows = self.flows_of(handle)
-        port, learned = self._only_port(nic, addresses, now)
-        if (
-            not sender.in_flows
-            or not nic.device.up
-            or port is None
-            or port is nic.port
-            or len(flows) >= MAX_FLOWS
-            or len(port.receivers) != 1
-            or not port.receivers[0].in_flows
-            or port.taps
-            or sender.tap is not None
-        ):
-            return None
-        guard, addressed = nic.guard, self.screens.addressed_in(nic.port.vlan)
-        to: Nic = port.receivers[0].device
-        if self.probes.pending and self.probes.is_for(to.device):
-            return None  # somebody may answer a probe
-        full = guard if guard.full else None
-        forms = guard.forms(addressed.get(addresses[:6]), untagged=nic.gate is not None)
-        flow = Flow(sender, port.receivers[0], forms, full, addressed)
-        flows[addresses] = flow
-        self.lean_on(learned, now)
-        return flow
-
-    def _only_port(
-        self, nic: Nic, addresses: bytes, now: float
-    ) -> tuple[Port | None, Sequence[bytes]]:
-        """Return who alone gets what a NIC sends with these addresses, as long as nothing changes.
-
-        Also the addresses of which it was learned where they are; None: there is nobody, or the
-        source has not been seen lately.
-        """
-        to, source = addresses[:6], addresses[6:]
-        learned: list[bytes] = []
-        if source != nic.guard.source:
-            if not nic.guard.lenient or not nic.forwarder.has_lately_learned(nic.port, source, now):
-                return None, learned
-            learned.append(source)
-        port = nic.table.get(to)
-        if port is None and nic.has_table:
-            port = nic.forwarder.find_learned(nic.port, to, now)
-            learned.append(to)
-        return port, learned
-
-    def express_room(self, handle: Handle) -> tuple[int, int]:
-        """Return how many frames and bytes of known flows the open's RX slots take now.
-
-        Whoever puts some there calls :meth:`stored` before anything else.
-        """
-        return self.engine.express_room(handle.open)
-
-    def stored(self, flow: Flow, frames: int, size_bytes: int) -> None:
-        """Frames of a flow, offload headers included in their bytes, wait at a link's sink."""
-        self.engine.store_express(flow.sender, flow.receiver, frames, size_bytes)
-
-    def lost(self, flow: Flow, size_bytes: int, reason: str, frames: int = 1) -> None:
-        """A flow's ``frames`` were not taken by the direct link that they were written to."""
-        self.engine.count_direct(flow.sender, flow.receiver, frames, size_bytes)
-        self.engine.count_lost(flow.receiver, {reason: frames}, size_bytes)
 
     def can_ingress(self, handle: Handle) -> bool:
         """Tell whether the open has a free TX slot, so that reading its link makes sense."""

@@ -13,11 +13,6 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-/* A sender waits here so long for a socket that is full, and anew if that has taken so many frames
-   meanwhile; then the loop has to see to it, and he is not held up by who reads slowly. */
-static const int64_t patience_ns = 10 * 1000 * 1000;
-enum { PROGRESS_FRAMES = 64, RECOVERY = 10 /* times his patience, and he has it again */ };
-
 /* --- its life ------------------------------------------------------------------------------- */
 
 void lane_hold(struct lane *lane)
@@ -158,7 +153,7 @@ static void unlink_from(struct lane *lane, int *place, int index)
         *place = lane->slots[index].next;
 }
 
-static void look_at(struct lane *lane, struct slot *slot)
+void lane_look_at(struct lane *lane, struct slot *slot)
 {
     if (slot->given)
         return;
@@ -175,7 +170,7 @@ static void look_at(struct lane *lane, struct slot *slot)
 void lane_look_if_more(struct lane *lane, struct slot *slot)
 {
     if (slot->burst->pending != NULL || port_has_more(slot->burst->port))
-        look_at(lane, slot);
+        lane_look_at(lane, slot);
 }
 
 void lane_look_at_hands(struct lane *lane)
@@ -183,17 +178,17 @@ void lane_look_at_hands(struct lane *lane)
     for (int i = 0; i < lane->slots_count; i++) {
         struct slot *slot = &lane->slots[i];
         if (slot->burst != NULL && !slot->returned && !slot->waits && slot->burst->pending != NULL)
-            look_at(lane, slot);
+            lane_look_at(lane, slot);
     }
 }
 
-static int start_polling(struct lane *lane, struct slot *slot)
+int lane_start_polling(struct lane *lane, struct slot *slot)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = lane_data_of(lane, slot)};
     return epoll_ctl(lane->epoll_fd, EPOLL_CTL_ADD, slot->burst->port->fd, &event);
 }
 
-static void stop_polling(struct lane *lane, struct slot *slot)
+void lane_stop_polling(struct lane *lane, struct slot *slot)
 {
     if (!slot->waits)
         epoll_ctl(lane->epoll_fd, EPOLL_CTL_DEL, slot->burst->port->fd, NULL);
@@ -217,7 +212,7 @@ int lane_give(struct lane *lane, struct burst *burst, PyObject *owner, PyObject 
     slot->burst = burst;
     slot->burst_object = burst_object;
     slot->owner = owner;
-    if (start_polling(lane, slot) < 0) {
+    if (lane_start_polling(lane, slot) < 0) {
         int number = errno;
         free_slot(lane, slot);
         lane_unlock(lane);
@@ -231,7 +226,7 @@ int lane_give(struct lane *lane, struct burst *burst, PyObject *owner, PyObject 
 
 void lane_give_back(struct lane *lane, struct slot *slot, const struct returned *why)
 {
-    stop_polling(lane, slot);
+    lane_stop_polling(lane, slot);
     slot->returned = true;
     slot->why = *why;
     slot->next = -1;
@@ -241,58 +236,6 @@ void lane_give_back(struct lane *lane, struct slot *slot, const struct returned 
         place = &lane->slots[*place].next;
     *place = lane_index_of(lane, slot);
     lane_ring(lane->wake_out);
-}
-
-/* --- senders that wait for room; under the lock ------------------------------------------------ */
-
-bool lane_await_room(struct lane *lane, struct slot *slot, const struct port *port)
-{
-    int64_t at_ns = now_ns();
-    if (slot->until_ns == 0 || at_ns - slot->until_ns > RECOVERY * patience_ns) {
-        slot->until_ns = at_ns + patience_ns;
-        slot->taken = 0;
-    }
-    /* Once: what is closed meanwhile cannot be taken out of the set any more, and says nothing. */
-    struct epoll_event event = {.events = EPOLLOUT | EPOLLONESHOT, .data.fd = port->fd};
-    if (at_ns >= slot->until_ns
-        || (epoll_ctl(lane->room_fd, EPOLL_CTL_ADD, port->fd, &event) < 0
-            && (errno != EEXIST || epoll_ctl(lane->room_fd, EPOLL_CTL_MOD, port->fd, &event) < 0)))
-        return false;
-    stop_polling(lane, slot);
-    slot->waits = true;
-    slot->waits_fd = port->fd;
-    lane->waiting++;
-    return true;
-}
-
-void lane_note_taken(struct slot *slot, int fd)
-{
-    if (slot->until_ns != 0 && fd == slot->waits_fd && ++slot->taken >= PROGRESS_FRAMES)
-        slot->until_ns = 0;
-}
-
-void lane_end_waits(struct lane *lane, int fd)
-{
-    int64_t at_ns = now_ns();
-    for (int i = 0; lane->waiting > 0 && i < lane->slots_count; i++) {
-        struct slot *slot = &lane->slots[i];
-        if (!slot->waits || (slot->waits_fd != fd && at_ns < slot->until_ns))
-            continue;
-        slot->waits = false;
-        lane->waiting--;
-        if (start_polling(lane, slot) < 0)
-            lane_give_back(lane, slot, &(struct returned){.outcome = FULL});
-        else
-            look_at(lane, slot);
-    }
-}
-
-void lane_see_room(struct lane *lane)
-{
-    struct epoll_event events[16];
-    int count = epoll_wait(lane->room_fd, events, 16, 0);
-    for (int i = 0; i < count; i++)
-        lane_end_waits(lane, events[i].data.fd);
 }
 
 /* --- senders, back to the loop ------------------------------------------------------------------ */
@@ -331,7 +274,7 @@ bool lane_recall(struct lane *lane, const struct burst *burst, struct returned *
         if (slot->returned)
             unlink_from(lane, &lane->returned, i);
         else
-            stop_polling(lane, slot);
+            lane_stop_polling(lane, slot);
         take_over(lane, slot, returned);
         found = true;
     }

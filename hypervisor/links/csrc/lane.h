@@ -1,4 +1,5 @@
-/* What the two halves of a lane share: lane.c, which knows the senders, and lane_workers.c. */
+/* What the parts of a lane share: lane.c, which knows the senders, lane_room.c, where some of them wait,
+   lane_workers.c and lane_runner.c, the threads. */
 
 #ifndef HYPERVISOR_LANE_H
 #define HYPERVISOR_LANE_H
@@ -10,6 +11,7 @@
 
 #define WAKE UINT64_MAX       /* epoll's data for wake_in */
 #define ROOM (UINT64_MAX - 1) /* and for room_fd */
+#define LANE_TICK_NS INT64_C(2000000) /* of the watch */
 
 struct worker {
     struct worker *next;
@@ -72,13 +74,20 @@ void lane_look_at_hands(struct lane *lane); /* have the runner see to frames tha
 void lane_look_if_more(struct lane *lane, struct slot *slot);
 struct slot *lane_slot_of(struct lane *lane, uint64_t data); /* NULL: it is not there any more */
 void lane_give_back(struct lane *lane, struct slot *slot, const struct returned *why);
+void lane_look_at(struct lane *lane, struct slot *slot); /* have the runner look at a sender */
+int lane_start_polling(struct lane *lane, struct slot *slot); /* -1 and errno */
+void lane_stop_polling(struct lane *lane, struct slot *slot);
 /* Have a sender wait until there is room at a socket; false if it has waited long enough. */
 bool lane_await_room(struct lane *lane, struct slot *slot, const struct port *port);
 void lane_note_taken(struct slot *slot, int fd); /* a frame was written there */
 void lane_see_room(struct lane *lane);          /* some of the sockets waited for have room */
 void lane_end_waits(struct lane *lane, int fd); /* for that socket, and those of no more patience */
+void lane_run(struct worker *worker);                            /* as the runner */
 int lane_start_worker(struct lane *lane, struct worker **role); /* 0, or an errno */
 void lane_set_timer(struct lane *lane, int64_t in_ns);
 void lane_ring(int fd);
+
+
+int64_t lane_clock_ns(clockid_t clock);
 
 #endif
