@@ -65,10 +65,11 @@ def udp_socket(space: Namespace, address: str) -> socket.socket:
     def make() -> int:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.bind((address, PORT))
-        sock.setblocking(False)
         return sock.detach()
 
-    return socket.socket(fileno=space.descriptor(make))
+    made = socket.socket(fileno=space.descriptor(make))
+    made.setblocking(False)
+    return made
 
 
 @contextmanager
