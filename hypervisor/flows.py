@@ -7,8 +7,9 @@ need one look-up and no judgement but of their offload header, and with a guard 
 frames, of whether they are among their device's common ones. Any change forgets all flows; every
 miss takes the long way through :class:`hypervisor.network.Network`, which remains the reference.
 What is learned from the frames themselves (who is where, and since when silent) must be learned
-from some of them: flows that lean on learned addresses are forgotten every few seconds, and found
-again only when one of their frames has gone the long way.
+from some of them: flows from learned addresses are forgotten every few seconds, and found again
+only when one of their frames has gone the long way. Those to learned addresses lean on them for as
+long as the forwarder would without hearing of them.
 
 A guard that looks beyond the addresses, on either side, gives a flow its templates, see
 :mod:`hypervisor.guard.template`: a frame that they do not let pass takes the long way too. That is
@@ -26,6 +27,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from hypervisor.engine.drops import LINK_ERROR
 from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import Open
+from hypervisor.forwarding.fdb import AGEING_S, FRESH_S
 from hypervisor.guard import Guard, Templates
 
 #: The most flows of one sender: pairs of addresses, of which a trunk or an uplink has many.
@@ -118,8 +120,8 @@ class FlowTable(dict[bytes, Flow]):
     """One sender's flows, by the 12 bytes of destination and source that begin a frame.
 
     There are at most :data:`MAX_FLOWS`; frames of others take the long way until all are forgotten,
-    which happens every few seconds where addresses are learned. ``compiled`` is the copy of this
-    table in compiled code, if there is one.
+    which time does where addresses are learned. ``compiled`` is the copy of this table in compiled
+    code, if there is one.
     """
 
     __slots__ = ("compiled",)
@@ -143,6 +145,58 @@ class FlowTable(dict[bytes, Flow]):
         self.clear()
         if self.compiled is not None:
             _enter(engine, self.compiled.forget())
+
+
+class Leaning:
+    """Which learned addresses there are flows from and to, and until when. Monotonic seconds."""
+
+    __slots__ = ("_addresses", "_fresh_until", "_senders", "_until")
+
+    def __init__(self) -> None:
+        self._addresses: set[bytes] = set()
+        #: Senders of flows from learned addresses, and when these flows are stale.
+        self._senders: dict[Open, None] = {}
+        self._fresh_until: float | None = None
+        self._until: float | None = None
+
+    def note(self, sender: Open, source: bytes | None, to: bytes | None, now: float) -> None:
+        """There is a flow of a sender's: from ``source``, and to ``to``, if these were learned."""
+        self._addresses.update(each for each in (source, to) if each is not None)
+        if source is not None:
+            self._senders[sender] = None
+            if self._fresh_until is None:
+                self._fresh_until = now + FRESH_S
+        if to is not None and self._until is None:
+            self._until = now + AGEING_S
+
+    def on(self, address: bytes) -> bool:
+        """Tell whether there may be a flow from or to a learned address."""
+        return address in self._addresses
+
+    @property
+    def due(self) -> float | None:
+        """When :meth:`is_over` or :meth:`take_stale` has something to say; None: never."""
+        dues = (self._fresh_until, self._until)
+        return min((due for due in dues if due is not None), default=None)
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether all flows to learned addresses are to be found anew."""
+        return self._until is not None and now >= self._until
+
+    def take_stale(self, now: float) -> list[Open]:
+        """Return whose flows from learned addresses are to be found anew, once."""
+        if self._fresh_until is None or now < self._fresh_until:
+            return []
+        stale = list(self._senders)
+        self._senders.clear()
+        self._fresh_until = None
+        return stale
+
+    def clear(self) -> None:
+        """There are no flows any more."""
+        self._addresses.clear()
+        self._senders.clear()
+        self._fresh_until = self._until = None
 
 
 def _enter(engine: Engine, carried: Iterable[Carried]) -> None:

@@ -6,8 +6,6 @@ one at all: each condition is something that only the long way can see to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hypervisor.flows import MAX_FLOWS, Flow, FlowTable
 from hypervisor.forwarding import Port
 from hypervisor.nic import Handle, Nic
@@ -31,7 +29,7 @@ class KnownFlows(Rooms):
         """
         sender, nic = handle.open, handle.nic
         flows = self.flows_of(handle)
-        port, learned = self._only_port(nic, addresses, now)
+        port, seen_from, seen_at = self._only_port(nic, addresses, now)
         if (
             not sender.in_flows
             or not nic.device.up
@@ -52,28 +50,27 @@ class KnownFlows(Rooms):
         forms = guard.forms(addressed.get(addresses[:6]), untagged=nic.gate is not None)
         flow = Flow(sender, port.receivers[0], forms, full, addressed)
         flows[addresses] = flow
-        self.lean_on(learned, now)
+        self.leaning.note(sender, seen_from, seen_at, now)
         return flow
 
     def _only_port(
         self, nic: Nic, addresses: bytes, now: float
-    ) -> tuple[Port | None, Sequence[bytes]]:
+    ) -> tuple[Port | None, bytes | None, bytes | None]:
         """Return who alone gets what a NIC sends with these addresses, as long as nothing changes.
 
-        Also the addresses of which it was learned where they are; None: there is nobody, or the
-        source has not been seen lately.
+        Also the source, and the destination, if it was learned where they are. No port: there is
+        nobody, or the source has not been seen lately.
         """
         to, source = addresses[:6], addresses[6:]
-        learned: list[bytes] = []
+        seen_from = seen_at = None
         if source != nic.guard.source:
             if not nic.guard.lenient or not nic.forwarder.has_lately_learned(nic.port, source, now):
-                return None, learned
-            learned.append(source)
+                return None, None, None
+            seen_from = source
         port = nic.table.get(to)
         if port is None and nic.has_table:
-            port = nic.forwarder.find_learned(nic.port, to, now)
-            learned.append(to)
-        return port, learned
+            port, seen_at = nic.forwarder.find_learned(nic.port, to, now), to
+        return port, seen_from, seen_at
 
     def express_room(self, handle: Handle) -> tuple[int, int]:
         """Return how many frames and bytes of known flows the open's RX slots take now.

@@ -147,7 +147,7 @@ class Network(Linkage):
 
     def poll_at(self) -> float | None:
         """Return when tick() is due, in monotonic seconds, or None."""
-        dues = [self.engine.poll_at(), self.addresses.due, self.probes.due, self.flows_until]
+        dues = [self.engine.poll_at(), self.addresses.due, self.probes.due, self.leaning.due]
         if self.routing is not None:
             dues.append(self.routing.poll_at())
         return min((due for due in dues if due is not None), default=None)
@@ -157,8 +157,7 @@ class Network(Linkage):
         that are over.
         """
         self.engine.tick(now)
-        if self.flows_until is not None and now >= self.flows_until:
-            self.forget_flows()
+        self.forget_stale_flows(now)
         self.expire_leases(now)
         self._claiming.tick(now)
         if self.routing is not None:

@@ -16,9 +16,8 @@ from hypervisor.engine.engine import Engine
 from hypervisor.engine.opens import HEAD_BYTES, Choice, Open
 from hypervisor.engine.quotas import Limits
 from hypervisor.errors import DeviceError
-from hypervisor.flows import FlowTable
+from hypervisor.flows import FlowTable, Leaning
 from hypervisor.forwarding import Forwarder, Hub, Switch
-from hypervisor.forwarding.fdb import FRESH_S
 from hypervisor.guard import Preset
 from hypervisor.infos import DeviceState, MemberInfo, Notification
 from hypervisor.mach import mac
@@ -103,9 +102,7 @@ class Rooms:
         self.roster = 0
         #: Known flows of the opens that have links.
         self.flows: dict[Open, FlowTable] = {}
-        #: The learned addresses that flows lean on, and when these flows are to be forgotten.
-        self._leaned_on: set[bytes] = set()
-        self.flows_until: float | None = None
+        self.leaning = Leaning()
         #: Opens that are gone and whose link the caller must close.
         self.closed_links: list[Handle] = []
         self.probes = Probes()
@@ -368,18 +365,18 @@ class Rooms:
         """Something changed: every flow must be found anew."""
         for table in self.flows.values():
             table.forget(self.engine)
-        self._leaned_on.clear()
-        self.flows_until = None
+        self.leaning.clear()
 
-    def lean_on(self, learned: Sequence[bytes], now: float) -> None:
-        """Note that a flow is right only while learned addresses are where they are."""
-        if learned:
-            self._leaned_on.update(learned)
-            if self.flows_until is None:
-                self.flows_until = now + FRESH_S
+    def forget_stale_flows(self, now: float) -> None:
+        """Forget the flows that have leaned on learned addresses for long enough."""
+        if self.leaning.is_over(now):
+            self.forget_flows()
+        for sender in self.leaning.take_stale(now):
+            if sender in self.flows:
+                self.flows[sender].forget(self.engine)
 
     def _address_lost(self, address: bytes) -> None:
-        if address in self._leaned_on:
+        if self.leaning.on(address):
             self.forget_flows()
 
     def event(self, kind: str, device: Device, detail: str, repetitions: int = 0) -> None:

@@ -170,6 +170,22 @@ def test_flows_between_devices_alone_are_not_forgotten_by_time() -> None:
     assert known(world) == 1
 
 
+def test_only_flows_from_learned_addresses_are_forgotten_every_few_seconds() -> None:
+    world = World()
+    one, two, uplink = stack(world), stack(world, "eth0", "uid:2"), Uplink(world)
+    uplink.bring(one.mac)
+    for found in (flow(one, two.mac), flow(one, OUTSIDE), uplink.flow(one.mac)):
+        assert found is not None
+    pass_time(world, FRESH_S)
+    assert known(world) == 2
+    assert len(world.network.flows_of(one.handle)) == 2
+    assert world.network.poll_at() == world.now - FRESH_S + AGEING_S
+    pass_time(world, AGEING_S - FRESH_S)
+    assert known(world) == 0
+    assert world.network.poll_at() is None
+    assert flow(one, OUTSIDE) is None, "silent for as long as the table remembers"
+
+
 def test_nothing_passes_between_two_uplinks_by_a_flow() -> None:
     world = World()
     stack(world)
