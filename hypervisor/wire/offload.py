@@ -140,61 +140,59 @@ def quick_check(head: bytes, size: int, mtu: int) -> int:
     if offset == _UDP_CSUM:
         if not _is_udp(head, size, start):
             return -1
-        if not gso_type and not hdr_len and not gso_size:
-            return _CSUM
-        headers = start + UDP_HEADER_BYTES
-        payload = size - VNET_HEADER_BYTES - headers
-        return (
-            _USO
-            if gso_type == GSO_UDP_L4
-            and hdr_len == headers
-            and MIN_GSO_SIZE_BYTES <= gso_size <= ETHERNET_HEADER_BYTES + mtu - headers
-            and gso_size < payload <= gso_size * MAX_GSO_SEGMENTS
-            else -1
-        )
-    if offset != _TCP_CSUM or size < _FAST_TCP4_BYTES:
-        return -1
-    if start == _TCP4_START:
-        ethertype, version, length, fragment, protocol, data_offset = _FAST_TCP4.unpack_from(
-            head, _ETHERTYPE_AT
-        )
-        if (
-            ethertype != ETHERTYPE_IPV4
-            or version != 0x45
-            or fragment & 0x3FFF
-            or protocol != protocols.TCP
-            or length != size - (VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES)
-        ):
-            return -1
-        tso_type, tso = GSO_TCPV4, _TSO4
-    elif start == _TCP6_START and size >= _FAST_TCP6_BYTES:
-        ethertype, version, length, protocol, data_offset = _FAST_TCP6.unpack_from(
-            head, _ETHERTYPE_AT
-        )
-        if (
-            ethertype != ETHERTYPE_IPV6
-            or version >> 4 != 6
-            or protocol != protocols.TCP
-            or length != size - (VNET_HEADER_BYTES + _TCP6_START)
-        ):
-            return -1
-        tso_type, tso = GSO_TCPV6, _TSO6
+        whole_type, whole, headers = GSO_UDP_L4, _USO, start + UDP_HEADER_BYTES
+    elif offset == _TCP_CSUM:
+        whole_type, whole, headers = _quick_tcp(head, size, start)
     else:
         return -1
-    headers = start + (data_offset >> 4 << 2)
     payload = size - VNET_HEADER_BYTES - headers
-    if data_offset < 0x50 or payload < 0:
+    if not headers or payload < 0:
         return -1
     if gso_type == GSO_NONE and not hdr_len and not gso_size:
         return _CSUM
     if (
-        gso_type == tso_type
+        gso_type == whole_type
         and hdr_len == headers
         and MIN_GSO_SIZE_BYTES <= gso_size <= ETHERNET_HEADER_BYTES + mtu - headers
         and gso_size < payload <= gso_size * MAX_GSO_SEGMENTS
     ):
-        return tso
+        return whole
     return -1
+
+
+def _quick_tcp(head: bytes, size: int, start: int) -> tuple[int, int, int]:
+    """Return how a TCP packet in the common form is segmented, its header at ``start``.
+
+    That is its type of segmentation, what that needs, and the end of its headers, which is 0 for
+    all other packets.
+    """
+    if start == _TCP4_START and size >= _FAST_TCP4_BYTES:
+        ethertype, version, length, fragment, protocol, data_offset = _FAST_TCP4.unpack_from(
+            head, _ETHERTYPE_AT
+        )
+        common = (
+            ethertype == ETHERTYPE_IPV4
+            and version == 0x45
+            and not fragment & 0x3FFF
+            and protocol == protocols.TCP
+            and length == size - (VNET_HEADER_BYTES + ETHERNET_HEADER_BYTES)
+        )
+        whole_type, whole = GSO_TCPV4, _TSO4
+    elif start == _TCP6_START and size >= _FAST_TCP6_BYTES:
+        ethertype, version, length, protocol, data_offset = _FAST_TCP6.unpack_from(
+            head, _ETHERTYPE_AT
+        )
+        common = (
+            ethertype == ETHERTYPE_IPV6
+            and version >> 4 == 6
+            and protocol == protocols.TCP
+            and length == size - (VNET_HEADER_BYTES + _TCP6_START)
+        )
+        whole_type, whole = GSO_TCPV6, _TSO6
+    else:
+        return 0, 0, 0
+    headers = start + (data_offset >> 4 << 2) if common and data_offset >= 0x50 else 0
+    return whole_type, whole, headers
 
 
 def _is_udp(head: bytes, size: int, start: int) -> bool:

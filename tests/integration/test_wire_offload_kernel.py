@@ -177,24 +177,13 @@ def test_datagrams_with_partial_checksums_arrive_at_a_kernel_without_offloads(
     sender, receiver, cable = ends
     here, there = ADDRESSES[family]
     sizes = [0, 1, 2, 511, 1400]
-    got: list[bytes] = []
     with (
         socket_in(receiver.namespace, family, socket.SOCK_DGRAM, there, 5001) as sink,
         socket_in(sender.namespace, family, socket.SOCK_DGRAM, here, 0) as source,
     ):
-        poll = select.poll()
-        for fd in (cable.sender, cable.receiver, sink.fileno()):
-            poll.register(fd, select.POLLIN)
         for size in sizes:
             source.sendto(TRANSFER[:size], (there, 5001))
-        while len(got) < len(sizes):
-            ready = poll.poll(QUIET_MS)
-            assert ready, f"only {len(got)} datagrams came"
-            for fd, _ in ready:
-                if fd == sink.fileno():
-                    got.append(sink.recv(2000))
-                else:
-                    cable.carry(fd)
+        got = collect(cable, sink, len(sizes))
     assert got == [TRANSFER[:size] for size in sizes]
     assert cable.needs.count(int(Offload.CSUM)) >= len(sizes)
     assert not any(checksum_errors(receiver.namespace).values())

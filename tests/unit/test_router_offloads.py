@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypervisor.forwarding import RouteTable
 from hypervisor.interconnect import Interconnect
 from hypervisor.mach.policy import DevicePolicy
 from hypervisor.requests import AttachLink
-from hypervisor.wire.virtio_net import HEADER
+from hypervisor.wire.virtio_net import HEADER, OLD_OFFLOADS
 from tests.helpers import packets
 from tests.helpers.core import Port, World
 from tests.helpers.naive_router import put_together
@@ -62,7 +63,7 @@ def test_a_large_segment_stays_whole_for_who_takes_it(version: int, again: bool)
         ((got, header_bytes),) = taken(world, right)
         assert header_bytes == 12
         assert got[:12] == frame[:12]
-        assert got[26:] == one_hop_on_tcp(frame[26:])
+        assert got[26:] == one_hop_on(frame[26:])
     world.audit()
 
 
@@ -72,19 +73,24 @@ def large(mac: bytes, one: Port, version: int, gso_size: int = 1_000) -> bytes:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_it_is_cut_for_who_does_not(version: int) -> None:
-    world, one, left, right, mac = two(accepts=0)
-    sent = packets.tcp(mac, one.mac, 1, 5, version=version, gso_size=1_000)
+@pytest.mark.parametrize(
+    ("make", "accepts"), [(packets.tcp, 0), (packets.uso, OLD_OFFLOADS)], ids=["tcp", "udp"]
+)
+def test_it_is_cut_for_who_does_not(
+    make: Callable[..., packets.Sent], accepts: int, version: int
+) -> None:
+    world, one, left, right, mac = two(accepts=accepts)
+    sent = make(mac, one.mac, 1, 5, version=version, gso_size=1_000)
     bring(world, left, sent.raw)
     got = taken(world, right)
     assert [header for _, header in got] == [0] * len(sent.plain)
     for (frame, _), plain in zip(got, sent.plain, strict=True):
-        assert frame[14:] == one_hop_on_tcp(plain[14:])
+        assert frame[14:] == one_hop_on(plain[14:])
     world.audit()
 
 
-def one_hop_on_tcp(whole: bytes) -> bytes:
-    """Return a TCP packet as the next host gets it."""
+def one_hop_on(whole: bytes) -> bytes:
+    """Return a packet as the next host gets it."""
     if whole[0] >> 4 == 6:
         return whole[:7] + bytes((whole[7] - 1,)) + whole[8:]
     header = whole[:8] + bytes((whole[8] - 1,)) + whole[9:10] + bytes(2) + whole[12:20]
@@ -133,19 +139,7 @@ def test_many_datagrams_in_one_frame_stay_so_for_who_takes_them(version: int) ->
         bring(world, left, frame)
         ((got, header_bytes),) = taken(world, right)
         assert (header_bytes, got[:12]) == (12, frame[:12])
-        assert got[26:] == one_hop_on_tcp(frame[26:])
-    world.audit()
-
-
-@pytest.mark.parametrize("version", [4, 6])
-def test_datagrams_are_cut_for_who_does_not_take_them_in_one_frame(version: int) -> None:
-    world, one, left, right, mac = two(accepts=15)
-    sent = packets.uso(mac, one.mac, 1, 5, version=version, gso_size=1_000)
-    bring(world, left, sent.raw)
-    got = taken(world, right)
-    assert [header for _, header in got] == [0] * len(sent.plain)
-    for (frame, _), plain in zip(got, sent.plain, strict=True):
-        assert frame[14:] == one_hop_on_tcp(plain[14:])
+        assert got[26:] == one_hop_on(frame[26:])
     world.audit()
 
 
